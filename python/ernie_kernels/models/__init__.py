@@ -1,0 +1,1 @@
+"""Model definitions: configuration, weights, layers, forward passes."""

@@ -1,0 +1,1 @@
+"""Execution of models: batches, cache blocks, sampling."""
