@@ -1,0 +1,69 @@
+#include <pybind11/pybind11.h>
+
+#include <new>
+
+#include "core/error.h"
+#include "core/isa.h"
+#include "core/memory.h"
+#include "core/parallel.h"
+
+namespace py = pybind11;
+
+namespace ernie::bindings {
+void bind_tensor(py::module_&);
+void bind_norm(py::module_&);
+}  // namespace ernie::bindings
+
+namespace {
+
+// The Python class of the same meaning, from ernie_kernels.errors.
+void raise(const char* class_name, const char* message) {
+  const py::object cls = py::module_::import("ernie_kernels.errors").attr(class_name);
+  PyErr_SetString(cls.ptr(), message);
+}
+
+void translate(std::exception_ptr p) {
+  try {
+    if (p) std::rethrow_exception(p);
+  } catch (const ernie::ArgumentError& e) {
+    raise("ArgumentError", e.what());
+  } catch (const ernie::TypeError& e) {
+    PyErr_SetString(PyExc_TypeError, e.what());
+  } catch (const ernie::UnsupportedError& e) {
+    raise("UnsupportedError", e.what());
+  } catch (const ernie::FormatError& e) {
+    raise("FormatError", e.what());
+  } catch (const ernie::CudaError& e) {
+    raise("DeviceError", e.what());
+  } catch (const ernie::OutOfMemoryError& e) {
+    raise("OutOfMemoryError", e.what());
+  } catch (const std::bad_alloc&) {
+    raise("OutOfMemoryError", "host memory: an allocation of the C++ runtime failed");
+  }
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Private: the compiled ops. Use ernie_kernels.ops.";
+  py::register_exception_translator(&translate);
+
+  m.def("has_cuda", [] { return static_cast<bool>(ERNIE_WITH_CUDA); });
+  m.def("device_count", [] {
+#if ERNIE_WITH_CUDA
+    return ernie::cuda::device_count();
+#else
+    return 0;
+#endif
+  });
+  m.def("cpu_tier", [] { return ernie::name_of(ernie::active_isa()); });
+  m.def("detected_cpu_tier", [] { return ernie::name_of(ernie::detected_isa()); });
+  m.def("num_threads", &ernie::num_threads);
+  m.def("set_num_threads", &ernie::set_num_threads, py::arg("n"));
+  m.def("cpu_bytes_allocated", &ernie::cpu_bytes_allocated);
+  m.def("cpu_bytes_peak", &ernie::cpu_bytes_peak);
+  m.def("reset_cpu_bytes_peak", &ernie::reset_cpu_bytes_peak);
+
+  ernie::bindings::bind_tensor(m);
+  ernie::bindings::bind_norm(m);
+}

@@ -1,0 +1,25 @@
+#include "ops/norm.h"
+
+#include "bindings/tensor_caster.h"
+
+namespace py = pybind11;
+
+namespace ernie::bindings {
+
+void bind_norm(py::module_& m) {
+  m.def(
+      "rms_norm",
+      [](TensorView out, TensorView x, TensorView weight, float eps) {
+        run(rms_norm, {.out = out, .x = x, .weight = weight, .eps = eps}, {&out, &x, &weight});
+      },
+      py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("eps"));
+  m.def(
+      "add_rms_norm",
+      [](TensorView out, TensorView residual, TensorView x, TensorView weight, float eps) {
+        run(add_rms_norm, {.out = out, .residual = residual, .x = x, .weight = weight, .eps = eps},
+            {&out, &residual, &x, &weight});
+      },
+      py::arg("out"), py::arg("residual"), py::arg("x"), py::arg("weight"), py::arg("eps"));
+}
+
+}  // namespace ernie::bindings

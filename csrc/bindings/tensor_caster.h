@@ -1,0 +1,55 @@
+// Lets a bound function take TensorView: pybind11 turns our Tensor, a numpy array or any DLPack
+// object (torch, CuPy, JAX) into one, without copying and without linking any of them. The view is
+// valid for the call only. What is no tensor at all becomes a view that says so, and the op's own
+// checks report it with the argument's name.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <initializer_list>
+#include <optional>
+#include <type_traits>
+
+#include "core/tensor.h"
+
+namespace ernie::bindings {
+
+// `keep_alive` receives whatever must outlive the view.
+TensorView view_of(pybind11::handle src, pybind11::object* keep_alive);
+
+// The stream a call runs on: that of its first CUDA argument. Arguments that another library made
+// ready on another stream are waited for by an event.
+Stream stream_of(std::initializer_list<const TensorView*> arguments);
+
+// Calls an op without the GIL, on the stream of its arguments.
+template <class Args>
+void run(void (*op)(const Args&, const Stream&), const std::type_identity_t<Args>& args,
+         std::initializer_list<const TensorView*> arguments) {
+  const Stream stream = stream_of(arguments);
+  pybind11::gil_scoped_release release;
+  op(args, stream);
+}
+
+inline const TensorView* pointer_to(const std::optional<TensorView>& t) {
+  return t ? &*t : nullptr;  // stream_of skips null
+}
+
+}  // namespace ernie::bindings
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<ernie::TensorView> {
+  PYBIND11_TYPE_CASTER(ernie::TensorView, const_name("Tensor"));
+
+  bool load(handle src, bool) {
+    value = ernie::bindings::view_of(src, &keep_alive_);
+    return true;
+  }
+
+ private:
+  object keep_alive_;
+};
+
+}  // namespace pybind11::detail

@@ -1,0 +1,60 @@
+// Attention of ragged query sequences over a paged key/value cache: prefill, decode and any mixture
+// in one call. The keys and values of the query tokens are in the cache already.
+//
+//   Sequence s owns query rows cu_seqlens_q[s] .. cu_seqlens_q[s+1] - 1, the LAST tokens of its
+//   seq_lens[s] tokens. Row i of n sees keys j < limit, limit = seq_len - n + i + 1 if causal, else
+//   seq_len. Query head h reads kv head h / (num_heads / num_kv_heads).
+//
+//   out[i] = sum_j p_j v_j / sum_j p_j,  p_j = exp(scale * q.k_j - max_j(scale * q.k_j))
+//
+// Scores, probabilities and sums are float32 throughout; out is rounded once. Keys are taken in
+// ascending order in splits of kAttentionSplit, each from a fresh start, and the splits' results
+// are merged in ascending order: what a row gets depends neither on the other rows, nor on
+// chunking, nor on the number of threads. A row that sees no key gets zeros. What lies in the cache
+// beyond seq_lens[s] is never read.
+// Source: Vaswani et al. 2017, arXiv:1706.03762; online softmax: Milakov & Gimelshein 2018,
+// arXiv:1805.02867; paged cache: Kwon et al. 2023, arXiv:2309.06180.
+#pragma once
+
+#include "core/tensor.h"
+
+namespace ernie {
+
+inline constexpr int64_t kAttentionSplit = 512;
+
+struct AttentionArgs {
+  TensorView out;      // [num_tokens, num_heads, head_dim], dtype of query, last stride 1
+  TensorView query;    // [num_tokens, num_heads, head_dim], float32 or bfloat16, last stride 1;
+                       // head_dim even, at most 256
+  TensorView k_cache;  // [num_blocks, num_kv_heads, block_size, head_dim], dtype of query,
+                       // contiguous; block_size 16, 32 or 64
+  TensorView v_cache;  // same shape and dtype as k_cache
+  TensorView cu_seqlens_q;  // [num_seqs + 1], int32, contiguous: 0, ..., num_tokens, non-decreasing
+  TensorView seq_lens;      // [num_seqs], int32, contiguous: tokens in the cache, >= the query rows
+  TensorView block_table;   // [num_seqs, max_blocks], int32, contiguous; the first
+                            // ceil(seq_len / block_size) ids of a row are valid
+  int64_t max_seqlen_q;     // >= the longest query sequence
+  int64_t max_seq_len;      // >= the largest of seq_lens
+  float scale;              // finite; head_dim^-0.5 is usual
+  bool causal;
+  TensorView workspace;  // uint8, contiguous, attention_workspace_size() bytes or more
+};
+
+// Bytes of device memory that the call needs for partial results: 0 on the CPU.
+int64_t attention_workspace_size(Device device, int64_t num_tokens, int64_t num_heads,
+                                 int64_t num_kv_heads, int64_t head_dim, int64_t num_seqs,
+                                 int64_t max_seqlen_q, int64_t max_seq_len);
+
+void attention(const AttentionArgs&, const Stream&);
+
+namespace cpu {
+void attention(const AttentionArgs&, const Stream&);
+}
+namespace cuda {
+void attention(const AttentionArgs&, const Stream&);
+int64_t attention_workspace_size(int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads,
+                                 int64_t head_dim, int64_t num_seqs, int64_t max_seqlen_q,
+                                 int64_t max_seq_len);
+}  // namespace cuda
+
+}  // namespace ernie

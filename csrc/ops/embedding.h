@@ -1,0 +1,28 @@
+// Token embedding: out[t] = weight[input_ids[t]].
+//
+// The table is [vocab_size, hidden_size], or what linear_pack makes of it (gemm.h): a model whose
+// head is tied to its embedding keeps one copy, packed. Values are converted to the dtype of out.
+#pragma once
+
+#include "core/tensor.h"
+
+namespace ernie {
+
+struct EmbeddingArgs {
+  TensorView out;        // [num_tokens, hidden_size], float32 or bfloat16, last stride 1
+  TensorView input_ids;  // [num_tokens], int64, contiguous, each in [0, vocab_size)
+  TensorView weight;     // [vocab_size, hidden_size], float32 or bfloat16, contiguous; or packed
+                         // (gemm.h), contiguous
+  int64_t vocab_size;    // rows of the table: a packed one is padded to a multiple of 16
+};
+
+void embedding(const EmbeddingArgs&, const Stream&);
+
+namespace cpu {
+void embedding(const EmbeddingArgs&, const Stream&);
+}
+namespace cuda {
+void embedding(const EmbeddingArgs&, const Stream&);  // [vocab_size, hidden_size] only
+}
+
+}  // namespace ernie

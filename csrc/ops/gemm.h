@@ -1,0 +1,47 @@
+// Linear layer: out[t, n] = round(sum_k x[t, k] * weight[n, k] + bias[n]).
+//
+// The sum is taken in float32, k ascending, one accumulator per output (the CPU tier with bfloat16
+// dot products adds two products at a time), and rounded once. A row's result does not depend on
+// the other rows, on how they are split or on the number of threads. On the CPU, products of two
+// bfloat16 values may treat denormal inputs and sums as zero.
+//
+// The weight is [out_features, in_features], or its packed form: a panel of 16 output rows after
+// the other, so that one vector register holds the same k of 16 outputs.
+//
+//   bfloat16: [ceil(N / 16), ceil(K / 2), 16, 2]   element [p, j, r, i] = weight[16p + r, 2j + i]
+//   float32:  [ceil(N / 16), K, 16]                element [p, k, r]    = weight[16p + r, k]
+//
+// Rows and columns beyond N and K are zero.
+#pragma once
+
+#include <optional>
+
+#include "core/tensor.h"
+
+namespace ernie {
+
+struct LinearArgs {
+  TensorView out;     // [num_tokens, out_features], dtype of x, or float32; last stride 1
+  TensorView x;       // [num_tokens, in_features], float32 or bfloat16, last stride 1
+  TensorView weight;  // [out_features, in_features], float32 or bfloat16, contiguous; or packed
+                      // (CPU). A float32 weight wants a float32 x.
+  std::optional<TensorView> bias;  // [out_features], dtype of weight, contiguous
+};
+
+struct LinearPackArgs {
+  TensorView out;     // packed, as above, contiguous
+  TensorView weight;  // [out_features, in_features], float32 or bfloat16, last stride 1
+};
+
+void linear(const LinearArgs&, const Stream&);
+void linear_pack(const LinearPackArgs&, const Stream&);
+
+namespace cpu {
+void linear(const LinearArgs&, const Stream&);
+void linear_pack(const LinearPackArgs&, const Stream&);
+}  // namespace cpu
+namespace cuda {
+void linear(const LinearArgs&, const Stream&);
+}
+
+}  // namespace ernie

@@ -1,0 +1,63 @@
+"""Normalisation ops. C++ contract: csrc/ops/norm.h."""
+
+from __future__ import annotations
+
+from ernie_kernels import _core
+from ernie_kernels._core import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, *, eps: float = 1e-5, out: Tensor | None = None) -> Tensor:
+    """Root-mean-square normalisation over the last dimension.
+
+    ``out[t, h] = weight[h] * round(x[t, h] / sqrt(mean_h(x[t, h]**2) + eps))``: float32 inside,
+    rounded to ``x.dtype`` before the weight multiplies and again after it.
+
+    Args:
+        x: ``[num_tokens, hidden_size]``, float32 or bfloat16, last stride 1.
+        weight: ``[hidden_size]``, dtype of ``x``.
+        eps: added to the mean square; > 0. ERNIE-4.5 configs call it ``rms_norm_eps`` (1e-5).
+        out: where to write, same shape and dtype as ``x``; may be ``x``. Allocated when omitted.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ArgumentError: a shape, dtype, device, stride or value differs from the above.
+        UnsupportedError: no kernel for this device in this build.
+
+    Source: Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4; the rounding before the weight is that
+    of ERNIE-4.5's reference implementation.
+    """
+    if out is None:
+        out = _core.empty_like(x, "rms_norm", "x")
+    _core.rms_norm(out, x, weight, eps)
+    return out
+
+
+def add_rms_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, *, eps: float = 1e-5, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Add to the residual stream, then normalise it: one pass over memory.
+
+    ``residual = round(residual + x)``, in place; ``out = rms_norm(residual, weight)``.
+
+    Args:
+        x: ``[num_tokens, hidden_size]``, float32 or bfloat16, last stride 1.
+        residual: same shape and dtype as ``x``; read and written.
+        weight: ``[hidden_size]``, dtype of ``x``.
+        eps: added to the mean square; > 0.
+        out: where to write, same shape and dtype as ``x``; may be ``x``. Allocated when omitted.
+
+    Returns:
+        ``(out, residual)``.
+
+    Raises:
+        ArgumentError: a shape, dtype, device, stride or value differs from the above.
+        UnsupportedError: no kernel for this device in this build.
+
+    Source: as ``rms_norm``; pre-norm residual layers as in the ERNIE-4.5 decoder.
+    """
+    if out is None:
+        out = _core.empty_like(x, "add_rms_norm", "x")
+    _core.add_rms_norm(out, residual, x, weight, eps)
+    return out, residual

@@ -1,0 +1,88 @@
+"""What each op means, in numpy and float64: slow, obvious, and the judge of every kernel.
+
+``check`` is the bound of every comparison: per element
+
+    |y - y64| <= unit(dtype) * |y64| + c * 2**-24 * S,   c = max(16, 2 sqrt(K))
+
+where ``S`` is the sum of the absolute values of the K terms that make the element. The first term
+is the rounding of the result, the second what any float32 summation order may add.
+"""
+
+from __future__ import annotations
+
+import math
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+import ernie_kernels as ek
+
+F32 = np.dtype(np.float32)
+BF16 = np.dtype(ml_dtypes.bfloat16)
+Array = npt.NDArray
+
+# Half the distance of neighbouring values, relative: the error of one rounding.
+UNIT = {F32: 2.0**-24, BF16: 2.0**-8}
+
+
+def random(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype, scale=1.0) -> Array:
+    return (rng.standard_normal(shape) * scale).astype(dtype)
+
+
+def on(array: Array, device: str) -> ek.Tensor | Array:
+    """The array itself on the CPU, so that numpy arguments are tested too; a Tensor on CUDA."""
+    return array if device == "cpu" else ek.from_numpy(array, device)
+
+
+def poisoned(shape: tuple[int, ...], dtype: np.dtype, device: str) -> ek.Tensor:
+    """An output full of NaN: an element that a kernel misses stays NaN and fails."""
+    return ek.from_numpy(np.full(shape, np.nan).astype(dtype), device)
+
+
+def f64(x) -> Array:
+    if isinstance(x, ek.Tensor):
+        x = x.numpy()
+    return np.asarray(x).astype(np.float64)
+
+
+def round_to(x: Array, dtype: np.dtype) -> Array:
+    """Rounds float64 values once to ``dtype``, as the op's header says that the op does."""
+    return (
+        x.astype(np.float32).astype(dtype).astype(np.float64)
+        if dtype == BF16
+        else (x.astype(dtype).astype(np.float64))
+    )
+
+
+def check(actual, expected: Array, *, magnitude: Array | float, terms: int = 1) -> None:
+    """Fails with the worst element unless ``actual`` is within the bound above of ``expected``."""
+    if isinstance(actual, ek.Tensor):
+        actual = actual.numpy()
+    assert actual.shape == expected.shape
+    if actual.size == 0:
+        return
+    c = max(16.0, 2.0 * math.sqrt(terms))
+    bound = UNIT[actual.dtype] * np.abs(expected) + c * 2.0**-24 * magnitude
+    error = np.abs(f64(actual) - expected)
+    excess = np.where(np.isnan(error), np.inf, error) - bound
+    worst = np.unravel_index(np.argmax(excess), excess.shape)
+    assert excess[worst] <= 0, (
+        f"element {tuple(int(i) for i in worst)}: got {float(f64(actual)[worst])!r}, expected "
+        f"{expected[worst]!r}, error {error[worst]:.3e} over the bound "
+        f"{np.broadcast_to(bound, expected.shape)[worst]:.3e}"
+    )
+
+
+# ------------------------------------------------------------------------------------------ norm
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> tuple[Array, Array]:
+    """Returns the result and the magnitude of its one term (the quotient's rounding included)."""
+    x64 = f64(x)
+    quotient = x64 / np.sqrt((x64**2).mean(-1, keepdims=True) + eps)
+    exact = quotient * f64(weight)
+    # The stated rounding of the quotient may fall either way where it is within float32 noise of
+    # a tie, so its unit counts towards the bound instead of being applied.
+    rounding = UNIT[x.dtype] / 2.0**-24 / 16 * np.abs(exact)
+    return exact, np.abs(exact) + rounding

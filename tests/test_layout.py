@@ -1,0 +1,51 @@
+"""Where things are and who may include whom. csrc/README.md explains; this file enforces."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+CSRC = ROOT / "csrc"
+
+# One name per op family, the same in every folder: `git ls-files | grep norm` finds all of it.
+FAMILY_FILES = [
+    "csrc/ops/{}.h",
+    "csrc/cpu/{}.cpp",
+    "csrc/bindings/{}.cpp",
+    "python/ernie_kernels/ops/{}.py",
+    "tests/ops/test_{}.py",
+]
+
+ALLOWED = {
+    "core": {"core"},
+    "io": {"core", "io"},
+    "ops": {"core", "ops"},
+    "cpu": {"core", "ops", "cpu"},
+    "cuda": {"core", "ops", "cuda"},
+    "bindings": {"core", "io", "ops", "bindings"},
+}
+# Inner loops are compiled with AVX-512 flags: whatever else they include is, too.
+LEAF_SYSTEM_HEADERS = {"math.h", "immintrin.h", "cstdint", "cstring"}
+
+INCLUDE = re.compile(r'^\s*#include ([<"])([^>"]+)[>"]', re.MULTILINE)
+
+
+def test_every_include_points_down():
+    wrong = []
+    for path in sorted(CSRC.rglob("*.*")):
+        if path.suffix not in {".h", ".cpp", ".cu", ".cuh"}:
+            continue
+        folder = path.relative_to(CSRC).parts[0]
+        for bracket, target in INCLUDE.findall(path.read_text()):
+            if bracket == '"' and target.split("/")[0] not in ALLOWED[folder]:
+                wrong.append(f"{path.relative_to(CSRC)} includes {target}")
+            if bracket == "<" and ".isa." in path.name and target not in LEAF_SYSTEM_HEADERS:
+                wrong.append(f"{path.relative_to(CSRC)} includes <{target}>")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_op_family_has_its_files():
+    families = [path.stem for path in (CSRC / "ops").glob("*.cpp")]
+    wanted = [pattern.format(family) for family in families for pattern in FAMILY_FILES]
+    assert [path for path in wanted if not (ROOT / path).exists()] == []
