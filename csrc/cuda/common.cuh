@@ -1,0 +1,97 @@
+// What every CUDA file needs: error check, launch, shared memory, warp and block reductions.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <string>
+
+#include "core/error.h"
+#include "core/tensor.h"
+
+#define ERNIE_CUDA_CHECK(call)                                                                    \
+  do {                                                                                            \
+    const cudaError_t err_ = (call);                                                              \
+    if (err_ != cudaSuccess)                                                                      \
+      throw ::ernie::CudaError(std::string(#call) + " failed: " + cudaGetErrorName(err_) + " (" + \
+                               cudaGetErrorString(err_) + ")");                                   \
+  } while (0)
+
+// The only ways to declare shared memory and (launch, below) to start a kernel: tests replace both
+// when they run kernels on a machine without a GPU.
+//   ERNIE_SHARED(float, partial, [kWarps]);    static
+//   ERNIE_DYNAMIC_SHARED(char, smem);          LaunchConfig::smem bytes, 128-byte aligned
+#define ERNIE_SHARED(type, name, extent) __shared__ type name extent
+#define ERNIE_DYNAMIC_SHARED(type, name)                      \
+  extern __shared__ __align__(128) char ernie_dynamic_smem[]; \
+  type* const name = reinterpret_cast<type*>(ernie_dynamic_smem)
+
+namespace ernie::cuda {
+
+constexpr int kWarpSize = 32;
+
+struct LaunchConfig {
+  dim3 grid, block;
+  size_t smem = 0;  // bytes of dynamic shared memory
+  cudaStream_t stream = nullptr;
+};
+
+// Raises the kernel's dynamic shared memory limit by itself where the config asks for more than
+// the 48 KiB that need no permission.
+template <class... Params, class... Args>
+void launch(void (*kernel)(Params...), const LaunchConfig& config, Args&&... args) {
+  constexpr size_t kFreeSharedMemory = 48 << 10;
+  if (config.smem > kFreeSharedMemory)
+    ERNIE_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                          static_cast<int>(config.smem)));
+  kernel<<<config.grid, config.block, config.smem, config.stream>>>(static_cast<Params>(args)...);
+  ERNIE_CUDA_CHECK(cudaGetLastError());
+}
+
+inline cudaStream_t stream_of(const Stream& s) { return static_cast<cudaStream_t>(s.handle); }
+
+// Makes `device` current for the enclosing scope; every launcher opens with one.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(Device device) {
+    ERNIE_CUDA_CHECK(cudaGetDevice(&previous_));
+    if (device.index != previous_) ERNIE_CUDA_CHECK(cudaSetDevice(device.index));
+  }
+  ~DeviceGuard() { cudaSetDevice(previous_); }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int previous_ = 0;
+};
+
+__device__ __forceinline__ float warp_sum(float v) {
+#pragma unroll
+  for (int offset = kWarpSize / 2; offset > 0; offset /= 2)
+    v += __shfl_xor_sync(0xffffffffu, v, offset);
+  return v;
+}
+
+__device__ __forceinline__ float warp_max(float v) {
+#pragma unroll
+  for (int offset = kWarpSize / 2; offset > 0; offset /= 2)
+    v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, offset));
+  return v;
+}
+
+// Every thread of the block gets the sum. kThreads is the block size, a multiple of 32. A second
+// call in one kernel needs a __syncthreads() between them.
+template <int kThreads>
+__device__ __forceinline__ float block_sum(float v) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  ERNIE_SHARED(float, partial, [kWarps]);
+  v = warp_sum(v);
+  if (threadIdx.x % kWarpSize == 0) partial[threadIdx.x / kWarpSize] = v;
+  __syncthreads();
+  v = 0.f;
+#pragma unroll
+  for (int i = 0; i < kWarps; ++i) v += partial[i];
+  return v;
+}
+
+}  // namespace ernie::cuda
