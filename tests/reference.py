@@ -86,3 +86,15 @@ def rms_norm(x: Array, weight: Array, eps: float) -> tuple[Array, Array]:
     # a tie, so its unit counts towards the bound instead of being applied.
     rounding = UNIT[x.dtype] / 2.0**-24 / 16 * np.abs(exact)
     return exact, np.abs(exact) + rounding
+
+
+# ------------------------------------------------------------------------------------------ gemm
+
+
+def linear(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array]:
+    expected = f64(x) @ f64(weight).T
+    magnitude = np.abs(f64(x)) @ np.abs(f64(weight)).T
+    if bias is not None:
+        expected = expected + f64(bias)
+        magnitude = magnitude + np.abs(f64(bias))
+    return expected, magnitude

@@ -1,0 +1,57 @@
+#include "ops/gemm.h"
+
+#include "bindings/tensor.h"
+#include "bindings/tensor_caster.h"
+#include "core/check.h"
+#include "core/checked.h"
+
+namespace py = pybind11;
+
+namespace ernie::bindings {
+
+namespace {
+
+Tensor linear_out(const TensorView& x, const TensorView& weight,
+                  std::optional<int64_t> out_features, const std::optional<std::string>& dtype) {
+  const Check check("linear");
+  check.rank("x", x, 2);
+  if (!out_features) {
+    check.rank("weight", weight, 2);
+    out_features = weight.size(0);
+  }
+  const DType wanted = dtype ? dtype_named(*dtype, "linear: dtype") : x.dtype;
+  return empty({x.size(0), *out_features}, wanted, stream_of({&x, &weight}));
+}
+
+Tensor linear_pack_out(const TensorView& weight) {
+  constexpr int64_t kPanelRows = 16;
+  const Check check("linear_pack");
+  check.rank("weight", weight, 2);
+  check.dtype("weight", weight, {DType::kF32, DType::kBF16});
+  const int64_t panels = ceil_div(weight.size(0), kPanelRows), k = weight.size(1);
+  if (weight.dtype == DType::kF32) return empty({panels, k, kPanelRows}, DType::kF32, {});
+  return empty({panels, ceil_div(k, 2), kPanelRows, 2}, DType::kBF16, {});
+}
+
+}  // namespace
+
+void bind_gemm(py::module_& m) {
+  m.def("linear_out", &linear_out, py::arg("x"), py::arg("weight"), py::arg("out_features"),
+        py::arg("dtype"));
+  m.def("linear_pack_out", &linear_pack_out, py::arg("weight"));
+  m.def(
+      "linear",
+      [](TensorView out, TensorView x, TensorView weight, std::optional<TensorView> bias) {
+        run(linear, {.out = out, .x = x, .weight = weight, .bias = bias},
+            {&out, &x, &weight, pointer_to(bias)});
+      },
+      py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("bias") = py::none());
+  m.def(
+      "linear_pack",
+      [](TensorView out, TensorView weight) {
+        run(linear_pack, {.out = out, .weight = weight}, {&out, &weight});
+      },
+      py::arg("out"), py::arg("weight"));
+}
+
+}  // namespace ernie::bindings

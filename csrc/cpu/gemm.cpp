@@ -1,0 +1,200 @@
+#include "ops/gemm.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/checked.h"
+#include "core/memory.h"
+#include "core/parallel.h"
+#include "cpu/gemm.isa.h"
+
+namespace ernie::cpu {
+namespace {
+
+using GemmFn = void (*)(const GemmBlock&);
+
+// Rows whose accumulators (512 bytes each) stay in L2 beside the weights of a k block.
+constexpr int64_t kRowBlock = 96;
+// 4 panels (the inner tile's width) of this many bfloat16 are 64 KiB: L1 and a little.
+constexpr int64_t kDepthBlock = 512;
+// Few tokens stream all of k at once: nothing is used twice.
+constexpr int64_t kStreamedRows = 6;
+
+// What the call needs to know of its operands.
+struct Plan {
+  GemmFn gemm;
+  bool x_is_float;     // what the leaf reads; else bfloat16
+  int64_t depth;       // in_features, padded to a whole pair for bfloat16 weights
+  int64_t panel_size;  // elements of one packed panel
+};
+
+Plan plan_of(const LinearArgs& a) {
+  static const auto f32_f32 = ERNIE_SELECT_ISA(GemmFn, gemm_f32_f32);
+  static const auto f32_bf16 = ERNIE_SELECT_ISA(GemmFn, gemm_f32_bf16);
+  static const auto bf16_bf16 = ERNIE_SELECT_ISA(GemmFn, gemm_bf16_bf16);
+  const int64_t k = a.x.size(1);
+  if (a.weight.dtype == DType::kF32) return {f32_f32, true, k, k * kPanelRows};
+  const int64_t depth = round_up(k, 2);
+  const bool dot = a.x.dtype == DType::kBF16 && prefers_bf16_dot();
+  return {dot ? bf16_bf16 : f32_bf16, !dot, depth, depth * kPanelRows};
+}
+
+// ------------------------------------------------------------------------------------- packing
+
+template <class T>
+void pack_panel(const T* weight, int64_t row_stride, int64_t rows, int64_t k, int64_t group,
+                T* out) {
+  // out[j, r, i] = weight[r, group * j + i]
+  for (int64_t j = 0; j < ceil_div(k, group); ++j)
+    for (int64_t r = 0; r < kPanelRows; ++r)
+      for (int64_t i = 0; i < group; ++i) {
+        const int64_t column = group * j + i;
+        *out++ = r < rows && column < k ? weight[r * row_stride + column] : T{};
+      }
+}
+
+// Whole pairs of 16 whole rows, which is nearly every panel: 32-bit words, 16 streams in, one out.
+void pack_full_bf16_panel(const bf16* weight, int64_t row_stride, int64_t k, bf16* out) {
+  for (int64_t j = 0; j < k; j += 2, out += 2 * kPanelRows)
+    for (int64_t r = 0; r < kPanelRows; ++r)
+      std::memcpy(out + 2 * r, weight + r * row_stride + j, sizeof(uint32_t));
+}
+
+// Panel `panel` of the [out_features, in_features] matrix `weight`.
+void pack_panel_of(const TensorView& weight, int64_t panel, void* out) {
+  const int64_t first = panel * kPanelRows, k = weight.size(1);
+  const int64_t rows = std::min(kPanelRows, weight.size(0) - first);
+  if (weight.dtype == DType::kF32) {
+    pack_panel(weight.ptr<float>() + first * weight.step(0), weight.step(0), rows, k, 1,
+               static_cast<float*>(out));
+    return;
+  }
+  const bf16* source = weight.ptr<bf16>() + first * weight.step(0);
+  if (rows == kPanelRows && k % 2 == 0)
+    pack_full_bf16_panel(source, weight.step(0), k, static_cast<bf16*>(out));
+  else
+    pack_panel(source, weight.step(0), rows, k, 2, static_cast<bf16*>(out));
+}
+
+// --------------------------------------------------------------------------------------- x, out
+
+// Rows [begin, end) of x as the leaf reads them: in place, or widened and padded into scratch.
+struct Rows {
+  const void* data;
+  int64_t stride;
+};
+
+Rows prepare_rows(const LinearArgs& a, const Plan& plan) {
+  const int64_t k = a.x.size(1), rows = a.x.size(0);
+  const bool as_is = (a.x.dtype == DType::kF32) == plan.x_is_float && k == plan.depth;
+  if (as_is) return {a.x.data, a.x.step(0)};
+  const int64_t itemsize = plan.x_is_float ? sizeof(float) : sizeof(bf16);
+  void* buffer = scratch(ScratchSlot::kRows, rows * plan.depth * itemsize);
+  using WidenF32 = void (*)(const float*, float*, int64_t, int64_t);
+  using WidenBf16 = void (*)(const bf16*, float*, int64_t, int64_t);
+  static const auto widen_f32 = ERNIE_SELECT_ISA(WidenF32, widen_row);
+  static const auto widen_bf16 = ERNIE_SELECT_ISA(WidenBf16, widen_row);
+  for (int64_t t = 0; t < rows; ++t) {
+    if (!plan.x_is_float) {
+      bf16* row = static_cast<bf16*>(buffer) + t * plan.depth;
+      std::memcpy(row, a.x.ptr<bf16>() + t * a.x.step(0), k * sizeof(bf16));
+      for (int64_t i = k; i < plan.depth; ++i) row[i] = bf16{};
+      continue;
+    }
+    float* row = static_cast<float*>(buffer) + t * plan.depth;
+    if (a.x.dtype == DType::kF32)
+      widen_f32(a.x.ptr<float>() + t * a.x.step(0), row, k, plan.depth);
+    else
+      widen_bf16(a.x.ptr<bf16>() + t * a.x.step(0), row, k, plan.depth);
+  }
+  return {buffer, plan.depth};
+}
+
+template <class B, class T>
+void finish_t(const LinearArgs& a, const float* acc, int64_t acc_stride, int64_t row, int64_t rows,
+              int64_t column, int64_t columns) {
+  using FinishFn = void (*)(const float*, const B*, T*, int64_t);
+  static const auto finish = ERNIE_SELECT_ISA(FinishFn, finish_row);
+  const B* bias = a.bias ? a.bias->ptr<B>() + column : nullptr;
+  for (int64_t r = 0; r < rows; ++r)
+    finish(acc + r * acc_stride, bias, a.out.ptr<T>() + (row + r) * a.out.step(0) + column,
+           columns);
+}
+
+void finish(const LinearArgs& a, const float* acc, int64_t acc_stride, int64_t row, int64_t rows,
+            int64_t column, int64_t columns) {
+  const bool f32_bias = a.weight.dtype == DType::kF32;
+  if (a.out.dtype == DType::kF32)
+    f32_bias ? finish_t<float, float>(a, acc, acc_stride, row, rows, column, columns)
+             : finish_t<bf16, float>(a, acc, acc_stride, row, rows, column, columns);
+  else
+    f32_bias ? finish_t<float, bf16>(a, acc, acc_stride, row, rows, column, columns)
+             : finish_t<bf16, bf16>(a, acc, acc_stride, row, rows, column, columns);
+}
+
+const char* offset(const void* p, int64_t elements, int64_t itemsize) {
+  return static_cast<const char*>(p) + elements * itemsize;
+}
+
+}  // namespace
+
+void linear(const LinearArgs& a, const Stream&) {
+  const Plan plan = plan_of(a);
+  const int64_t num_tokens = a.x.size(0), out_features = a.out.size(1);
+  const int64_t panels = ceil_div(out_features, kPanelRows);
+  const int64_t w_itemsize = size_of(a.weight.dtype);
+  const int64_t x_itemsize = plan.x_is_float ? sizeof(float) : sizeof(bf16);
+  const Rows x = prepare_rows(a, plan);
+  const int64_t depth_block =
+      num_tokens <= kStreamedRows ? std::max<int64_t>(plan.depth, 1) : kDepthBlock;
+
+  // Chunks: groups of kMaxPanels panels, times blocks of rows; the row block changes fastest, so
+  // that a thread finds its group of weights in its cache again.
+  const int64_t row_blocks = ceil_div(num_tokens, kRowBlock);
+  const int64_t groups = ceil_div(panels, kMaxPanels);
+  parallel_for(groups * row_blocks, 1, [&](int64_t chunk, int64_t) {
+    const int64_t first_panel = chunk / row_blocks * kMaxPanels;
+    const int64_t row = chunk % row_blocks * kRowBlock;
+    GemmBlock b;
+    b.panels = std::min(kMaxPanels, panels - first_panel);
+    b.rows = std::min(kRowBlock, num_tokens - row);
+    b.x_stride = x.stride;
+    b.w_stride = plan.panel_size;
+    b.acc_stride = kMaxPanels * kPanelRows;
+    b.acc = static_cast<float*>(
+        scratch(ScratchSlot::kAccumulator, b.rows * b.acc_stride * sizeof(float)));
+
+    const void* weights = a.weight.data;
+    if (a.weight.rank == 2) {
+      char* buffer =
+          static_cast<char*>(scratch(ScratchSlot::kPanel, b.panels * plan.panel_size * w_itemsize));
+      for (int64_t p = 0; p < b.panels; ++p)
+        pack_panel_of(a.weight, first_panel + p, buffer + p * plan.panel_size * w_itemsize);
+      weights = buffer;
+    } else {
+      weights = offset(weights, first_panel * plan.panel_size, w_itemsize);
+    }
+
+    b.accumulate = false;
+    for (int64_t k = 0; k < plan.depth || k == 0; k += depth_block) {
+      b.k = std::min(depth_block, plan.depth - k);
+      b.x = offset(x.data, row * x.stride + k, x_itemsize);
+      b.w = offset(weights, k * kPanelRows, w_itemsize);
+      plan.gemm(b);
+      b.accumulate = true;
+    }
+    const int64_t column = first_panel * kPanelRows;
+    finish(a, b.acc, b.acc_stride, row, b.rows, column,
+           std::min(b.panels * kPanelRows, out_features - column));
+  });
+}
+
+void linear_pack(const LinearPackArgs& a, const Stream&) {
+  const int64_t panel_bytes = a.out.step(0) * size_of(a.out.dtype);
+  parallel_for(a.out.size(0), 4, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p)
+      pack_panel_of(a.weight, p, a.out.ptr<char>() + p * panel_bytes);
+  });
+}
+
+}  // namespace ernie::cpu

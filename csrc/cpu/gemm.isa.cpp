@@ -1,0 +1,224 @@
+// Compiled once per CPU tier; see core/isa.h. No std::, no allocation, no TensorView in here.
+#include "cpu/gemm.isa.h"
+
+#include "cpu/simd.isa.h"
+
+namespace ernie::cpu::ERNIE_ISA {
+namespace {
+
+#define ERNIE_UNROLL _Pragma("GCC unroll 32")
+
+constexpr int64_t kVectors = kPanelRows / F32::kWidth;  // registers across one panel
+
+// Rows and panels of the largest tile whose accumulators stay in registers, and the widest tile for
+// a single row: there the panels are as many streams from memory.
+#if defined(__AVX512F__)
+constexpr int kTileRows = 6, kTilePanels = 4;
+constexpr int kRowPanels = 8;
+#elif defined(__AVX2__)
+constexpr int kTileRows = 6, kTilePanels = 1;
+constexpr int kRowPanels = 4;
+#else
+constexpr int kTileRows = 2, kTilePanels = 1;
+constexpr int kRowPanels = 2;
+#endif
+
+// Denormal operands cost some CPUs a hundred cycles each. Off for the scope, and restored.
+struct FlushDenormals {
+#if defined(__x86_64__)
+  unsigned before = _mm_getcsr();
+  FlushDenormals() { _mm_setcsr(before | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(before); }
+#endif
+};
+
+// -------------------------------------------------------------------------------- the inner loops
+
+// One step of k for float weights: NV registers of weights against ROWS broadcast values.
+template <int ROWS, int NV>
+inline void step(F32 (&acc)[ROWS][NV], const float* x, int64_t x_stride, const float* w,
+                 int64_t w_stride) {
+  F32 weight[NV];
+  ERNIE_UNROLL for (int v = 0; v < NV; ++v) weight[v] =
+      load(w + v / kVectors * w_stride + v % kVectors * F32::kWidth);
+  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+    const F32 value = set(x[r * x_stride]);
+    ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = fma(value, weight[v], acc[r][v]);
+  }
+}
+
+// kWidth pairs of bfloat16 as two registers: the first of each pair, and the second.
+struct Pair {
+  F32 first, second;
+};
+inline Pair load_pairs(const bf16* p) {
+#if defined(__AVX512F__)
+  const __m512i u = _mm512_loadu_si512(p);
+  return {{_mm512_castsi512_ps(_mm512_slli_epi32(u, 16))},
+          {_mm512_castsi512_ps(_mm512_and_si512(u, _mm512_set1_epi32(-65536)))}};
+#elif defined(__AVX2__)
+  const __m256i u = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {{_mm256_castsi256_ps(_mm256_slli_epi32(u, 16))},
+          {_mm256_castsi256_ps(_mm256_and_si256(u, _mm256_set1_epi32(-65536)))}};
+#else
+  Pair pair;
+  for (int i = 0; i < F32::kWidth; ++i) {
+    pair.first.v[i] = to_float(p[2 * i]);
+    pair.second.v[i] = to_float(p[2 * i + 1]);
+  }
+  return pair;
+#endif
+}
+
+// Two steps of k for bfloat16 weights.
+template <int ROWS, int NV>
+inline void step(F32 (&acc)[ROWS][NV], const float* x, int64_t x_stride, const bf16* w,
+                 int64_t w_stride) {
+  ERNIE_UNROLL for (int v = 0; v < NV; ++v) {
+    const Pair weight = load_pairs(w + v / kVectors * w_stride + v % kVectors * 2 * F32::kWidth);
+    ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+      acc[r][v] = fma(set(x[r * x_stride]), weight.first, acc[r][v]);
+      acc[r][v] = fma(set(x[r * x_stride + 1]), weight.second, acc[r][v]);
+    }
+  }
+}
+
+#if defined(__AVX512BF16__)
+template <int ROWS, int NV>
+inline void step(F32 (&acc)[ROWS][NV], const bf16* x, int64_t x_stride, const bf16* w,
+                 int64_t w_stride) {
+  __m512bh weight[NV];
+  ERNIE_UNROLL for (int v = 0; v < NV; ++v) weight[v] =
+      (__m512bh)_mm512_loadu_si512(w + v * w_stride);
+  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+    int32_t bits;
+    memcpy(&bits, x + r * x_stride, sizeof bits);
+    const __m512bh value = (__m512bh)_mm512_set1_epi32(bits);
+    ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v].v =
+        _mm512_dpbf16_ps(acc[r][v].v, weight[v], value);
+  }
+}
+#endif
+
+constexpr int64_t steps_of(const float*, int64_t k) { return k; }
+constexpr int64_t steps_of(const bf16*, int64_t k) { return k / 2; }
+constexpr int64_t kStepSize(const float*) { return 1; }
+constexpr int64_t kStepSize(const bf16*) { return 2; }
+
+// One register tile: ROWS x PANELS, all of k.
+template <int ROWS, int PANELS, class X, class W>
+inline void tile(const GemmBlock& b, int64_t row, int64_t panel) {
+  constexpr int NV = PANELS * static_cast<int>(kVectors);
+  const X* x = static_cast<const X*>(b.x) + row * b.x_stride;
+  const W* w = static_cast<const W*>(b.w) + panel * b.w_stride;
+  float* out = b.acc + row * b.acc_stride + panel * kPanelRows;
+  const int64_t x_stride = b.x_stride, w_stride = b.w_stride, acc_stride = b.acc_stride;
+  const int64_t steps = steps_of(w, b.k), advance = kStepSize(w);
+
+  F32 acc[ROWS][NV];
+  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+    ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] =
+        b.accumulate ? load(out + r * acc_stride + v * F32::kWidth) : set(0.f);
+  }
+  for (int64_t s = 0; s < steps; ++s, x += advance, w += advance * kPanelRows)
+    step(acc, x, x_stride, w, w_stride);
+  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+    ERNIE_UNROLL for (int v = 0; v < NV; ++v)
+        store(out + r * acc_stride + v * F32::kWidth, acc[r][v]);
+  }
+}
+
+// All rows of a block against PANELS panels; the last rows by smaller tiles of the same width.
+template <int PANELS, class X, class W>
+inline void rows_of(const GemmBlock& b, int64_t panel) {
+  int64_t row = 0;
+  for (; row + kTileRows <= b.rows; row += kTileRows) tile<kTileRows, PANELS, X, W>(b, row, panel);
+  switch (b.rows - row) {
+    case 5:
+      return tile < kTileRows<5 ? 1 : 5, PANELS, X, W>(b, row, panel);
+    case 4:
+      return tile < kTileRows<4 ? 1 : 4, PANELS, X, W>(b, row, panel);
+    case 3:
+      return tile < kTileRows<3 ? 1 : 3, PANELS, X, W>(b, row, panel);
+    case 2:
+      return tile < kTileRows<2 ? 1 : 2, PANELS, X, W>(b, row, panel);
+    case 1:
+      return tile<1, PANELS, X, W>(b, row, panel);
+  }
+}
+
+template <class X, class W>
+inline void gemm_t(const GemmBlock& b) {
+  int64_t panel = 0;
+  if (b.rows == 1)
+    for (; panel + kRowPanels <= b.panels; panel += kRowPanels)
+      tile<1, kRowPanels, X, W>(b, 0, panel);
+  for (; panel + kTilePanels <= b.panels; panel += kTilePanels)
+    rows_of<kTilePanels, X, W>(b, panel);
+  for (; panel < b.panels; ++panel) rows_of<1, X, W>(b, panel);
+}
+
+template <class B, class T>
+void finish_row_t(const float* acc, const B* bias, T* out, int64_t n) {
+  for_each_register(n, [&](int64_t i, int64_t m) {
+    const F32 sum = load_n(acc + i, m);
+    store_n(out + i, bias == nullptr ? sum : add(sum, load_n(bias + i, m)), m);
+  });
+}
+
+template <class T>
+void widen_row_t(const T* x, float* out, int64_t n, int64_t padded_n) {
+  for_each_register(n, [&](int64_t i, int64_t m) { store_n(out + i, load_n(x + i, m), m); });
+  for (int64_t i = n; i < padded_n; ++i) out[i] = 0.f;
+}
+
+}  // namespace
+
+void gemm_f32_f32(const GemmBlock& b) { gemm_t<float, float>(b); }
+
+void gemm_f32_bf16(const GemmBlock& b) {
+  const FlushDenormals scope;
+  gemm_t<float, bf16>(b);
+}
+
+void gemm_bf16_bf16(const GemmBlock& b) {
+#if defined(__AVX512BF16__)
+  gemm_t<bf16, bf16>(b);
+#else
+  const bf16* x = static_cast<const bf16*>(b.x);
+  const bf16* w = static_cast<const bf16*>(b.w);
+  for (int64_t r = 0; r < b.rows; ++r)
+    for (int64_t n = 0; n < b.panels * kPanelRows; ++n) {
+      float* out = b.acc + r * b.acc_stride + n;
+      float sum = b.accumulate ? *out : 0.f;
+      for (int64_t k = 0; k < b.k; ++k)
+        sum +=
+            to_float(x[r * b.x_stride + k]) *
+            to_float(
+                w[n / kPanelRows * b.w_stride + (k / 2 * kPanelRows + n % kPanelRows) * 2 + k % 2]);
+      *out = sum;
+    }
+#endif
+}
+
+void finish_row(const float* acc, const float* bias, float* out, int64_t n) {
+  finish_row_t(acc, bias, out, n);
+}
+void finish_row(const float* acc, const float* bias, bf16* out, int64_t n) {
+  finish_row_t(acc, bias, out, n);
+}
+void finish_row(const float* acc, const bf16* bias, float* out, int64_t n) {
+  finish_row_t(acc, bias, out, n);
+}
+void finish_row(const float* acc, const bf16* bias, bf16* out, int64_t n) {
+  finish_row_t(acc, bias, out, n);
+}
+
+void widen_row(const bf16* x, float* out, int64_t n, int64_t padded_n) {
+  widen_row_t(x, out, n, padded_n);
+}
+void widen_row(const float* x, float* out, int64_t n, int64_t padded_n) {
+  widen_row_t(x, out, n, padded_n);
+}
+
+}  // namespace ernie::cpu::ERNIE_ISA

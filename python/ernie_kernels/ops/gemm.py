@@ -1,0 +1,100 @@
+"""Linear layers. C++ contract: csrc/ops/gemm.h."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ernie_kernels import _core
+from ernie_kernels._core import Tensor
+from ernie_kernels.errors import ArgumentError
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeight:
+    """A weight in the order that the CPU's kernels read it; made by :func:`linear_pack`.
+
+    Attributes:
+        tensor: bfloat16 ``[ceil(N / 16), ceil(K / 2), 16, 2]`` or float32 ``[ceil(N / 16), K, 16]``,
+            zeros beyond N and K.
+        out_features: N.
+        in_features: K.
+    """
+
+    tensor: Tensor
+    out_features: int
+    in_features: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.nbytes
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor | PackedWeight,
+    bias: Tensor | None = None,
+    *,
+    out: Tensor | None = None,
+    dtype: str | None = None,
+) -> Tensor:
+    """``out[t, n] = sum_k x[t, k] * weight[n, k] + bias[n]``, summed in float32, rounded once.
+
+    A row's result does not depend on the other rows or on the number of threads. Packed and plain
+    weights give the same bits.
+
+    Args:
+        x: ``[num_tokens, in_features]``, float32 or bfloat16, last stride 1.
+        weight: ``[out_features, in_features]``, contiguous, float32 (then ``x`` is too) or
+            bfloat16; or a :class:`PackedWeight` (CPU only, and several times faster there).
+        bias: ``[out_features]``, dtype of the weight, or None.
+        out: where to write, ``[num_tokens, out_features]``, dtype of ``x`` or float32. Allocated
+            when omitted.
+        dtype: of the allocated ``out``: that of ``x`` (default) or ``"float32"``.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ArgumentError: a shape, dtype, device or stride differs from the above.
+        UnsupportedError: no kernel for this device in this build.
+
+    Source: y = x Wᵀ + b.
+    """
+    matrix, out_features = weight, None
+    if isinstance(weight, PackedWeight):
+        matrix, out_features = weight.tensor, weight.out_features
+        # Panels are padded, so the core cannot tell 17 features from 20.
+        _check_width("x", x, "in_features", weight.in_features)
+        _check_width("out", out, "out_features", out_features)
+    if out is None:
+        out = _core.linear_out(x, matrix, out_features, dtype)
+    _core.linear(out, x, matrix, bias)
+    return out
+
+
+def _check_width(name: str, tensor: Tensor | None, what: str, expected: int) -> None:
+    shape = getattr(tensor, "shape", None)
+    if shape is not None and len(shape) == 2 and shape[1] != expected:
+        message = f"linear: {name}: expected {what}={expected} columns, got shape {list(shape)}"
+        raise ArgumentError(message)
+
+
+def linear_pack(weight: Tensor) -> PackedWeight:
+    """Reorder a weight once for the CPU's kernels.
+
+    Args:
+        weight: ``[out_features, in_features]``, float32 or bfloat16, last stride 1, on the CPU.
+
+    Returns:
+        A :class:`PackedWeight` that owns a copy: the original can be released.
+
+    Raises:
+        ArgumentError: a shape, dtype or stride differs from the above.
+        UnsupportedError: the weight is not on the CPU.
+
+    Source: layout of csrc/ops/gemm.h.
+    """
+    out = _core.linear_pack_out(weight)
+    _core.linear_pack(out, weight)
+    out_features, in_features = weight.shape
+    return PackedWeight(out, out_features, in_features)
