@@ -98,3 +98,78 @@ def linear(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array]:
         expected = expected + f64(bias)
         magnitude = magnitude + np.abs(f64(bias))
     return expected, magnitude
+
+
+# ------------------------------------------------------------------------------------- attention
+
+
+def attention(
+    query: Array, keys: Array, values: Array, *, scale: float, causal: bool
+) -> tuple[Array, Array]:
+    """One sequence: query ``[n, H, D]``, its last n of the ``[L, K, D]`` keys and values."""
+    q, k, v = f64(query), f64(keys), f64(values)
+    (n, num_heads, _), (length, num_kv_heads, _) = q.shape, k.shape
+    group = num_heads // num_kv_heads
+    expected, magnitude = np.zeros(q.shape), np.zeros(q.shape)
+    for i in range(n):
+        limit = length - n + i + 1 if causal else length
+        if limit <= 0:
+            continue
+        for h in range(num_heads):
+            score = scale * (k[:limit, h // group] @ q[i, h])
+            size = scale * (np.abs(k[:limit, h // group]) @ np.abs(q[i, h]))
+            p = np.exp(score - score.max())
+            p /= p.sum()
+            expected[i, h] = p @ v[:limit, h // group]
+            magnitude[i, h] = (1 + np.max(size)) * (p @ np.abs(v[:limit, h // group]))
+    return expected, magnitude
+
+
+class PagedBatch:
+    """Ragged sequences in a paged cache whose unused slots are NaN, blocks in random order."""
+
+    def __init__(self, rng, lengths, *, num_heads, num_kv_heads, head_dim, block_size, dtype,
+                 scale=1.0):  # fmt: skip
+        self.lengths = lengths  # (query rows, tokens in the cache) of each sequence
+        queries = [n for n, _ in lengths]
+        blocks_of = [-(-total // block_size) for _, total in lengths]
+        num_blocks = sum(blocks_of) + 3
+        ids = rng.permutation(num_blocks)
+        shape = (num_blocks, num_kv_heads, block_size, head_dim)
+        self.k_cache = np.full(shape, np.nan, np.float32).astype(dtype)
+        self.v_cache = self.k_cache.copy()
+        self.block_table = np.full((len(lengths), max([*blocks_of, 1])), -1, np.int32)
+        self.keys, self.values = [], []
+        for s, ((_, total), count) in enumerate(zip(lengths, blocks_of, strict=True)):
+            self.block_table[s, :count], ids = ids[:count], ids[count:]
+            for cache, kept in ((self.k_cache, self.keys), (self.v_cache, self.values)):
+                tokens = random(rng, (total, num_kv_heads, head_dim), dtype, scale)
+                kept.append(tokens)
+                for t in range(total):
+                    block = self.block_table[s, t // block_size]
+                    cache[block, :, t % block_size] = tokens[t]
+        self.query = random(rng, (sum(queries), num_heads, head_dim), dtype, scale)
+        self.cu_seqlens_q = np.concatenate([[0], np.cumsum(queries)]).astype(np.int32)
+        self.seq_lens = np.array([total for _, total in lengths], np.int32)
+        self.max_seqlen_q = max([*queries, 0])
+        self.max_seq_len = max([total for _, total in lengths], default=0)
+
+    def arguments(self, device: str) -> dict:
+        names = ("query", "k_cache", "v_cache", "cu_seqlens_q", "seq_lens", "block_table")
+        return {name: on(getattr(self, name), device) for name in names} | {
+            "max_seqlen_q": self.max_seqlen_q,
+            "max_seq_len": self.max_seq_len,
+        }
+
+    def expected(self, *, scale: float, causal: bool) -> tuple[Array, Array]:
+        parts = [
+            attention(
+                self.query[self.cu_seqlens_q[s] : self.cu_seqlens_q[s + 1]],
+                self.keys[s],
+                self.values[s],
+                scale=scale,
+                causal=causal,
+            )
+            for s in range(len(self.lengths))
+        ]
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])

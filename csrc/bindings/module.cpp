@@ -11,6 +11,7 @@ namespace py = pybind11;
 
 namespace ernie::bindings {
 void bind_tensor(py::module_&);
+void bind_attention(py::module_&);
 void bind_gemm(py::module_&);
 void bind_norm(py::module_&);
 }  // namespace ernie::bindings
@@ -66,6 +67,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("reset_cpu_bytes_peak", &ernie::reset_cpu_bytes_peak);
 
   ernie::bindings::bind_tensor(m);
+  ernie::bindings::bind_attention(m);
   ernie::bindings::bind_gemm(m);
   ernie::bindings::bind_norm(m);
 }

@@ -24,7 +24,7 @@ void copy_bytes(void* to, Device to_device, const void* from, Device from_device
 // Memory that one CPU thread reuses between calls, for a kernel's panels and partial sums. Grows
 // to the largest size asked and is released with the thread. 64-byte aligned; contents unspecified.
 // Nested users take distinct slots.
-enum class ScratchSlot : uint8_t { kPanel, kAccumulator, kRows, kPartial, kCount };
+enum class ScratchSlot : uint8_t { kPanel, kAccumulator, kRows, kPartial, kSplits, kCount };
 void* scratch(ScratchSlot slot, int64_t nbytes);
 
 namespace cuda {

@@ -18,7 +18,7 @@ struct GemmBlock {
   int64_t rows;
   const void* w;       // panels
   int64_t w_stride;    // elements between panels
-  int64_t panels;      // 1 .. kMaxPanels
+  int64_t panels;      // >= 1
   int64_t k;           // even where w is bfloat16
   float* acc;          // [rows, 16 * panels]
   int64_t acc_stride;  // elements between rows

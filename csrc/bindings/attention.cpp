@@ -1,0 +1,53 @@
+#include "ops/attention.h"
+
+#include "bindings/tensor.h"
+#include "bindings/tensor_caster.h"
+
+namespace py = pybind11;
+
+namespace ernie::bindings {
+
+void bind_attention(py::module_& m) {
+  m.def(
+      "attention",
+      [](TensorView out, TensorView query, TensorView k_cache, TensorView v_cache,
+         TensorView cu_seqlens_q, TensorView seq_lens, TensorView block_table, int64_t max_seqlen_q,
+         int64_t max_seq_len, float scale, bool causal, TensorView workspace) {
+        run(attention,
+            {.out = out,
+             .query = query,
+             .k_cache = k_cache,
+             .v_cache = v_cache,
+             .cu_seqlens_q = cu_seqlens_q,
+             .seq_lens = seq_lens,
+             .block_table = block_table,
+             .max_seqlen_q = max_seqlen_q,
+             .max_seq_len = max_seq_len,
+             .scale = scale,
+             .causal = causal,
+             .workspace = workspace},
+            {&out, &query, &k_cache, &v_cache, &cu_seqlens_q, &seq_lens, &block_table, &workspace});
+      },
+      py::arg("out"), py::arg("query"), py::arg("k_cache"), py::arg("v_cache"),
+      py::arg("cu_seqlens_q"), py::arg("seq_lens"), py::arg("block_table"), py::arg("max_seqlen_q"),
+      py::arg("max_seq_len"), py::arg("scale"), py::arg("causal"), py::arg("workspace"));
+
+  // Allocated by the wrapper on every call: on the CPU it is empty, on CUDA it comes from the
+  // stream's pool.
+  m.def(
+      "attention_workspace",
+      [](TensorView query, TensorView k_cache, TensorView seq_lens, int64_t max_seqlen_q,
+         int64_t max_seq_len) {
+        const bool ranks_fit = query.rank == 3 && k_cache.rank == 4 && seq_lens.rank == 1;
+        const int64_t size =
+            ranks_fit ? attention_workspace_size(query.device, query.size(0), query.size(1),
+                                                 k_cache.size(1), query.size(2), seq_lens.size(0),
+                                                 max_seqlen_q, max_seq_len)
+                      : 0;  // the op itself says what is wrong
+        return empty({size}, DType::kU8, stream_of({&query, &k_cache}));
+      },
+      py::arg("query"), py::arg("k_cache"), py::arg("seq_lens"), py::arg("max_seqlen_q"),
+      py::arg("max_seq_len"));
+}
+
+}  // namespace ernie::bindings

@@ -1,0 +1,107 @@
+#include "ops/attention.h"
+
+#include <cmath>
+
+#include "core/check.h"
+#include "core/dispatch.h"
+#include "core/error.h"
+
+namespace ernie {
+
+int64_t attention_workspace_size(Device device, int64_t num_tokens, int64_t num_heads,
+                                 int64_t num_kv_heads, int64_t head_dim, int64_t num_seqs,
+                                 int64_t max_seqlen_q, int64_t max_seq_len) {
+  if (device.type == DeviceType::kCpu) return 0;
+#if ERNIE_WITH_CUDA
+  return cuda::attention_workspace_size(num_tokens, num_heads, num_kv_heads, head_dim, num_seqs,
+                                        max_seqlen_q, max_seq_len);
+#else
+  (void)num_tokens, (void)num_heads, (void)num_kv_heads, (void)head_dim, (void)num_seqs;
+  (void)max_seqlen_q, (void)max_seq_len;
+  throw UnsupportedError("attention: no kernel for " + to_string(device) + " in this build");
+#endif
+}
+
+void attention(const AttentionArgs& a, const Stream& stream) {
+  const Check check("attention");
+  check.rank("query", a.query, 3);
+  const int64_t num_tokens = a.query.size(0), num_heads = a.query.size(1);
+  const int64_t head_dim = a.query.size(2);
+  check.dtype("query", a.query, {DType::kF32, DType::kBF16});
+  check.inner_contiguous("query", a.query);
+  if (head_dim < 2 || head_dim > 256 || head_dim % 2 != 0)
+    check.fail("query", "an even head_dim from 2 to 256", "shape " + shape_string(a.query));
+
+  check.rank("k_cache", a.k_cache, 4);
+  const int64_t num_blocks = a.k_cache.size(0), num_kv_heads = a.k_cache.size(1);
+  const int64_t block_size = a.k_cache.size(2);
+  check.shape("k_cache", a.k_cache,
+              {{"num_blocks", num_blocks},
+               {"num_kv_heads", num_kv_heads},
+               {"block_size", block_size},
+               {"head_dim", head_dim}});
+  if (block_size != 16 && block_size != 32 && block_size != 64)
+    check.fail("k_cache", "block_size 16, 32 or 64", std::to_string(block_size));
+  if (num_kv_heads < 1 || num_heads % num_kv_heads != 0)
+    check.fail("k_cache", "num_kv_heads that divides num_heads=" + std::to_string(num_heads),
+               std::to_string(num_kv_heads));
+  check.shape("v_cache", a.v_cache,
+              {{"num_blocks", num_blocks},
+               {"num_kv_heads", num_kv_heads},
+               {"block_size", block_size},
+               {"head_dim", head_dim}});
+  check.dtype("k_cache", a.k_cache, {a.query.dtype});
+  check.dtype("v_cache", a.v_cache, {a.query.dtype});
+  check.contiguous("k_cache", a.k_cache);
+  check.contiguous("v_cache", a.v_cache);
+
+  check.rank("seq_lens", a.seq_lens, 1);
+  const int64_t num_seqs = a.seq_lens.size(0);
+  check.dtype("seq_lens", a.seq_lens, {DType::kI32});
+  check.contiguous("seq_lens", a.seq_lens);
+  check.shape("cu_seqlens_q", a.cu_seqlens_q, {{"num_seqs + 1", num_seqs + 1}});
+  check.dtype("cu_seqlens_q", a.cu_seqlens_q, {DType::kI32});
+  check.contiguous("cu_seqlens_q", a.cu_seqlens_q);
+  check.rank("block_table", a.block_table, 2);
+  check.shape("block_table", a.block_table,
+              {{"num_seqs", num_seqs}, {"max_blocks", a.block_table.size(1)}});
+  check.dtype("block_table", a.block_table, {DType::kI32});
+  check.contiguous("block_table", a.block_table);
+
+  check.shape("out", a.out,
+              {{"num_tokens", num_tokens}, {"num_heads", num_heads}, {"head_dim", head_dim}});
+  check.dtype("out", a.out, {a.query.dtype});
+  check.inner_contiguous("out", a.out);
+  check.writable("out", a.out);
+  check.disjoint("out", a.out, "query", a.query);
+  check.disjoint("out", a.out, "k_cache", a.k_cache);
+  check.disjoint("out", a.out, "v_cache", a.v_cache);
+  check.device(stream.device, {{"out", &a.out},
+                               {"query", &a.query},
+                               {"k_cache", &a.k_cache},
+                               {"v_cache", &a.v_cache},
+                               {"cu_seqlens_q", &a.cu_seqlens_q},
+                               {"seq_lens", &a.seq_lens},
+                               {"block_table", &a.block_table},
+                               {"workspace", &a.workspace}});
+  if (a.max_seqlen_q < 0 || a.max_seqlen_q > num_tokens)
+    check.fail("max_seqlen_q", "0 to num_tokens=" + std::to_string(num_tokens),
+               std::to_string(a.max_seqlen_q));
+  const int64_t capacity = a.block_table.size(1) * block_size;
+  if (a.max_seq_len < 0 || a.max_seq_len > capacity)
+    check.fail("max_seq_len",
+               "0 to max_blocks * block_size=" + std::to_string(capacity) + " of block_table",
+               std::to_string(a.max_seq_len));
+  if (!std::isfinite(a.scale)) check.fail("scale", "a finite value", std::to_string(a.scale));
+  check.dtype("workspace", a.workspace, {DType::kU8});
+  check.contiguous("workspace", a.workspace);
+  const int64_t needed =
+      attention_workspace_size(stream.device, num_tokens, num_heads, num_kv_heads, head_dim,
+                               num_seqs, a.max_seqlen_q, a.max_seq_len);
+  if (a.workspace.numel() < needed)
+    check.fail("workspace", std::to_string(needed) + " bytes", std::to_string(a.workspace.numel()));
+  if (a.out.numel() == 0) return;
+  dispatch("attention", {&cpu::attention, ERNIE_CUDA_FN(cuda::attention)}, a, stream);
+}
+
+}  // namespace ernie

@@ -1,0 +1,81 @@
+"""Attention over the paged cache. C++ contract: csrc/ops/attention.h."""
+
+from __future__ import annotations
+
+from ernie_kernels import _core
+from ernie_kernels._core import Tensor
+from ernie_kernels.errors import UnsupportedError
+
+
+def attention(
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    *,
+    cu_seqlens_q: Tensor,
+    seq_lens: Tensor,
+    block_table: Tensor,
+    max_seqlen_q: int,
+    max_seq_len: int,
+    scale: float | None = None,
+    causal: bool = True,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Attention of ragged query sequences over a paged key/value cache.
+
+    Prefill, decode and mixtures in one call: sequence ``s`` owns query rows ``cu_seqlens_q[s]`` to
+    ``cu_seqlens_q[s + 1]``, the last of its ``seq_lens[s]`` tokens, whose keys and values are in
+    the cache already. ``out = softmax(scale * q kᵀ) v``, float32 inside, rounded once. A row's
+    result does not depend on the rest of the batch, on chunking or on the number of threads.
+
+    Args:
+        query: ``[num_tokens, num_heads, head_dim]``, float32 or bfloat16, last stride 1; head_dim
+            even, at most 256.
+        k_cache: ``[num_blocks, num_kv_heads, block_size, head_dim]``, dtype of ``query``,
+            contiguous; block_size 16, 32 or 64; num_kv_heads divides num_heads.
+        v_cache: as ``k_cache``.
+        cu_seqlens_q: ``[num_seqs + 1]`` int32, from 0 to num_tokens.
+        seq_lens: ``[num_seqs]`` int32, tokens of each sequence in the cache.
+        block_table: ``[num_seqs, max_blocks]`` int32, cache blocks of each sequence in order.
+        max_seqlen_q: at least the longest query sequence, in tokens.
+        max_seq_len: at least the largest of ``seq_lens``, in tokens.
+        scale: of the scores; ``head_dim ** -0.5`` when omitted.
+        causal: a query sees the keys up to its own position; else all of its sequence.
+        k_scale, v_scale: scales of a quantised cache; no such cache is supported yet.
+        out: where to write, shape and dtype of ``query``. Allocated when omitted.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ArgumentError: a shape, dtype, device, stride or value differs from the above.
+        UnsupportedError: no kernel for this device in this build, or scales are given.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762; Kwon et al. 2023, arXiv:2309.06180.
+    """
+    if k_scale is not None or v_scale is not None:
+        raise UnsupportedError(
+            "attention: k_scale, v_scale: this version has float32 and bfloat16 caches only"
+        )
+    if out is None:
+        out = _core.empty_like(query, "attention", "query")
+    if scale is None:
+        scale = out.shape[-1] ** -0.5 if len(out.shape) == 3 and out.shape[-1] > 0 else 1.0
+    workspace = _core.attention_workspace(query, k_cache, seq_lens, max_seqlen_q, max_seq_len)
+    _core.attention(
+        out,
+        query,
+        k_cache,
+        v_cache,
+        cu_seqlens_q,
+        seq_lens,
+        block_table,
+        max_seqlen_q,
+        max_seq_len,
+        scale,
+        causal,
+        workspace,
+    )
+    return out

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ernie_kernels as ek
+from ernie_kernels import ops
+
+import reference
+from reference import BF16, F32, PagedBatch, on, poisoned
+
+MIXED = [(1, 1), (5, 5), (1, 64), (17, 40), (1, 65), (0, 9), (33, 33), (1, 200), (64, 128), (3, 63)]
+LONG = [(1, 513), (2, 1024), (5, 1030), (1, 1600), (100, 600)]
+
+
+def run(batch: PagedBatch, device: str = "cpu", **options):
+    arguments = batch.arguments(device)
+    return ops.attention(
+        arguments.pop("query"), arguments.pop("k_cache"), arguments.pop("v_cache"), **arguments,
+        **options,
+    )  # fmt: skip
+
+
+def check(rng, lengths, device, *, heads=(4, 2), head_dim=64, block_size=16, dtype=F32,
+          causal=True, scale=None):  # fmt: skip
+    batch = PagedBatch(
+        rng, lengths, num_heads=heads[0], num_kv_heads=heads[1], head_dim=head_dim,
+        block_size=block_size, dtype=dtype,
+    )  # fmt: skip
+    out = poisoned(batch.query.shape, dtype, device)
+    assert run(batch, device, causal=causal, scale=scale, out=out) is out
+    expected, magnitude = batch.expected(scale=scale or head_dim**-0.5, causal=causal)
+    reference.check(out, expected, magnitude=magnitude, terms=batch.max_seq_len)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("block_size", [16, 32, 64])
+@pytest.mark.parametrize("head_dim", [64, 80, 128])
+def test_mixed_batch(device, rng, dtype, block_size, head_dim):
+    check(rng, MIXED, device, dtype=dtype, block_size=block_size, head_dim=head_dim)
+
+
+@pytest.mark.parametrize("head_dim", [2, 6, 8, 16, 18, 34, 96, 130, 256])
+def test_any_even_head_dim(device, rng, head_dim):
+    check(rng, [(3, 70), (1, 20), (9, 9)], device, head_dim=head_dim, dtype=BF16)
+
+
+@pytest.mark.parametrize("heads", [(1, 1), (3, 3), (6, 2), (10, 2), (16, 2), (20, 4), (7, 1)])
+def test_any_group(device, rng, heads):
+    check(rng, [(3, 70), (1, 20), (21, 21)], device, heads=heads, head_dim=16)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_long_contexts_in_splits(device, rng, dtype):
+    check(rng, LONG, device, head_dim=32, dtype=dtype, block_size=64)
+
+
+def test_not_causal(device, rng):
+    check(rng, [*MIXED, (2, 700)], device, causal=False, scale=0.3)
+
+
+def test_large_scores_do_not_overflow(device, rng):
+    check(rng, [(4, 100)], device, scale=40.0)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_row_depends_on_itself_alone(rng, dtype):
+    """Prefill, in chunks, token by token, in any batch, on any number of threads: the same bits."""
+    batch = PagedBatch(
+        rng, [(600, 600), (1, 1100), (37, 90)], num_heads=4, num_kv_heads=2, head_dim=40,
+        block_size=16, dtype=dtype,
+    )  # fmt: skip
+    whole = run(batch).numpy()
+    before = ek.num_threads()
+    try:
+        for threads in (1, 3, 16):
+            ek.set_num_threads(threads)
+            np.testing.assert_array_equal(run(batch).numpy(), whole)
+    finally:
+        ek.set_num_threads(before)
+    first = 0
+    for s, (n, total) in enumerate(batch.lengths):
+        history = total - n
+        for begin, end in [(0, n), (n // 2, n), (0, 1), (n - 1, n), (n // 3, n // 3 + 50)]:
+            end = min(end, n)
+            part = ops.attention(
+                batch.query[first + begin : first + end],
+                batch.k_cache,
+                batch.v_cache,
+                cu_seqlens_q=np.array([0, end - begin], np.int32),
+                seq_lens=np.array([history + end], np.int32),
+                block_table=batch.block_table[s : s + 1],
+                max_seqlen_q=end - begin,
+                max_seq_len=history + end,
+            ).numpy()
+            np.testing.assert_array_equal(part, whole[first + begin : first + end])
+        first += n
+
+
+def test_strided_query_and_output(device, rng):
+    batch = PagedBatch(
+        rng, [(5, 20), (2, 2)], num_heads=2, num_kv_heads=1, head_dim=16, block_size=16, dtype=F32
+    )
+    fused = np.full((7, 6, 16), np.nan, np.float32)
+    fused[:, 2:4] = batch.query
+    fused = ek.from_numpy(fused, device)
+    wide = ek.from_numpy(np.zeros((7, 4, 16), np.float32), device)
+    arguments = batch.arguments(device)
+    arguments.pop("query")
+    out = wide[:, 1:3]
+    ops.attention(
+        fused[:, 2:4], arguments.pop("k_cache"), arguments.pop("v_cache"), **arguments, out=out
+    )
+    expected, magnitude = batch.expected(scale=0.25, causal=True)
+    reference.check(wide.numpy()[:, 1:3], expected, magnitude=magnitude, terms=20)
+    assert np.all(wide.numpy()[:, 0] == 0)
+    assert np.all(wide.numpy()[:, 3] == 0)
+
+
+def test_empty_batch(device):
+    batch = PagedBatch(
+        np.random.default_rng(0), [], num_heads=2, num_kv_heads=1, head_dim=8, block_size=16,
+        dtype=F32,
+    )  # fmt: skip
+    assert run(batch, device).shape == (0, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("block_table", [[0, 99]], "block_table: expected ids from 0 to 4, got 99 for sequence 0"),
+        ("block_table", [[0, -1]], "block_table: expected ids from 0 to 4, got -1 for sequence 0"),
+        ("seq_lens", [3], "seq_lens: expected 5 .its query rows. to max_seq_len=20, got 3"),
+        ("seq_lens", [21], "seq_lens: expected 5 .its query rows. to max_seq_len=20, got 21"),
+        ("cu_seqlens_q", [0, 4], "cu_seqlens_q: expected num_tokens=5 at the end, got 4"),
+        ("cu_seqlens_q", [1, 5], "cu_seqlens_q: expected 0 at the start, got 1"),
+        ("max_seqlen_q", 4, "cu_seqlens_q: expected at most max_seqlen_q=4 rows, got 5"),
+    ],
+)
+def test_wrong_metadata_is_named(rng, field, value, message):
+    batch = PagedBatch(
+        rng, [(5, 20)], num_heads=2, num_kv_heads=1, head_dim=8, block_size=16, dtype=F32
+    )
+    setattr(batch, field, value if isinstance(value, int) else np.array(value, np.int32))
+    with pytest.raises(ek.ArgumentError, match=f"attention: {message}"):
+        run(batch)
+
+
+def test_wrong_arguments_are_named(rng, device):
+    batch = PagedBatch(
+        rng, [(5, 20)], num_heads=4, num_kv_heads=2, head_dim=8, block_size=16, dtype=F32
+    )
+    for field, value, message in [
+        ("query", batch.query[0], "query: expected 3 dimensions"),
+        ("query", batch.query[:, :3].copy(), "k_cache: expected num_kv_heads that divides"),
+        ("query", batch.query.astype(np.float16), "query: expected float32 or bfloat16"),
+        ("query", batch.query[:, :, :7].copy(), "query: expected an even head_dim"),
+        ("k_cache", batch.k_cache[:, :, :8].copy(), "k_cache: expected block_size 16, 32 or 64"),
+        ("k_cache", batch.k_cache.astype(BF16), "k_cache: expected float32, got bfloat16"),
+        ("v_cache", batch.v_cache[1:], "v_cache: expected shape"),
+        ("seq_lens", batch.seq_lens.astype(np.int64), "seq_lens: expected int32"),
+        ("block_table", batch.block_table[0], "block_table: expected 2 dimensions"),
+        ("max_seq_len", 33, "max_seq_len: expected 0 to max_blocks . block_size=32"),
+    ]:
+        arguments = batch.arguments(device)
+        arguments[field] = value if isinstance(value, int) else on(value, device)
+        with pytest.raises(ek.ArgumentError, match=f"attention: {message}"):
+            ops.attention(
+                arguments.pop("query"), arguments.pop("k_cache"), arguments.pop("v_cache"),
+                **arguments,
+            )  # fmt: skip
+    with pytest.raises(ek.ArgumentError, match="attention: scale: expected a finite value"):
+        run(batch, device, scale=float("inf"))
+    with pytest.raises(ek.UnsupportedError, match="k_scale"):
+        run(batch, device, k_scale=1)
