@@ -2,6 +2,7 @@
 
 #include <new>
 
+#include "core/ceiling.h"
 #include "core/error.h"
 #include "core/isa.h"
 #include "core/memory.h"
@@ -62,6 +63,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("detected_cpu_tier", [] { return ernie::name_of(ernie::detected_isa()); });
   m.def("num_threads", &ernie::num_threads);
   m.def("set_num_threads", &ernie::set_num_threads, py::arg("n"));
+  m.def("measure_read_bandwidth", &ernie::measure_read_bandwidth, py::arg("nbytes"),
+        py::call_guard<py::gil_scoped_release>());
   m.def("cpu_bytes_allocated", &ernie::cpu_bytes_allocated);
   m.def("cpu_bytes_peak", &ernie::cpu_bytes_peak);
   m.def("reset_cpu_bytes_peak", &ernie::reset_cpu_bytes_peak);

@@ -1,0 +1,98 @@
+"""Paged attention beside torch's scaled_dot_product_attention on contiguous keys and values.
+
+python bench/bench_attention.py [--threads 2] [--json results.jsonl]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import ml_dtypes
+import numpy as np
+
+import ernie_kernels as ek
+from ernie_kernels import ops
+
+from harness import Case, copies_beyond_cache, has_torch, main, rotated
+
+# num_heads, num_kv_heads of ERNIE-4.5-0.3B and 21B-A3B; head_dim 128.
+HEADS = [(16, 2), (20, 4)]
+HEAD_DIM, BLOCK_SIZE = 128, 64
+DECODE = [1024, 4096, 16384]  # tokens in the cache, one query
+PREFILL = [512, 2048]  # all tokens are queries
+
+
+def cases(device: str) -> Iterator[Case]:
+    rng = np.random.default_rng(0)
+    for heads in HEADS:
+        for length in DECODE:
+            yield attention_case(rng, device, heads, 1, length)
+        for length in PREFILL:
+            yield attention_case(rng, device, heads, length, length)
+
+
+def attention_case(rng, device, heads, num_queries, length) -> Case:
+    num_heads, num_kv_heads = heads
+    blocks = length // BLOCK_SIZE
+    kv_bytes = 2 * length * num_kv_heads * HEAD_DIM * 2
+    count = copies_beyond_cache(kv_bytes, 200 << 20) if num_queries == 1 else 1
+
+    def cache():
+        shape = (blocks, num_kv_heads, BLOCK_SIZE, HEAD_DIM)
+        return rng.standard_normal(shape).astype(ml_dtypes.bfloat16)
+
+    pairs = [(cache(), cache()) for _ in range(count)]
+    query = rng.standard_normal((num_queries, num_heads, HEAD_DIM)).astype(ml_dtypes.bfloat16)
+    ours_kv = rotated([(ek.from_numpy(k, device), ek.from_numpy(v, device)) for k, v in pairs])
+    ours_query = ek.from_numpy(query, device)
+    metadata = {
+        "cu_seqlens_q": ek.from_numpy(np.array([0, num_queries], np.int32), device),
+        "seq_lens": ek.from_numpy(np.array([length], np.int32), device),
+        "block_table": ek.from_numpy(np.arange(blocks, dtype=np.int32)[None], device),
+        "max_seqlen_q": num_queries,
+        "max_seq_len": length,
+    }
+
+    def ours():
+        return ops.attention(ours_query, *ours_kv(), **metadata)
+
+    peers, check = {}, None
+    if has_torch():
+        import torch
+
+        def tensor(a):
+            return torch.from_numpy(a.view(np.int16).copy()).view(torch.bfloat16).to(device)
+
+        def contiguous(c):
+            kv_heads_first = c.transpose(1, 0, 2, 3).reshape(1, num_kv_heads, length, HEAD_DIM)
+            return tensor(kv_heads_first)
+
+        theirs_kv = rotated([(contiguous(k), contiguous(v)) for k, v in pairs])
+        theirs_query = tensor(query.transpose(1, 0, 2)[None])
+
+        def theirs():
+            return torch.nn.functional.scaled_dot_product_attention(
+                theirs_query, *theirs_kv(), is_causal=num_queries > 1, enable_gqa=True
+            )
+
+        peers["torch SDPA"] = theirs
+
+        def check():
+            got = ours().numpy().astype(np.float32)
+            expected = theirs()[0].transpose(0, 1).float().cpu().numpy()
+            assert np.abs(got - expected).max() < 0.05
+
+    pairs_seen = length if num_queries == 1 else length * (length + 1) // 2
+    return Case(
+        "attention",
+        f"{num_heads}/{num_kv_heads} heads, {num_queries} queries, {length} keys",
+        ours,
+        peers,
+        nbytes=kv_bytes + 2 * query.nbytes,
+        flops=4 * num_heads * HEAD_DIM * pairs_seen,
+        check=check,
+    )
+
+
+if __name__ == "__main__":
+    main(cases, __doc__)

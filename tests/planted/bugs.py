@@ -1,0 +1,230 @@
+"""The bugs that run.py plants: plausible slips, each of which some test must notice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NORM = ["tests/ops/test_norm.py"]
+GEMM = ["tests/ops/test_gemm.py"]
+ATTENTION = ["tests/ops/test_attention.py"]
+TENSOR = ["tests/test_tensor.py"]
+PARALLEL = ["tests/test_parallel.py"]
+
+
+@dataclass(frozen=True)
+class Bug:
+    name: str
+    file: str
+    old: str  # occurs exactly once in the file
+    new: str
+    tests: list[str]
+
+
+BUGS = [
+    Bug(
+        "norm: weight before the rounding",
+        "csrc/cpu/norm.isa.cpp",
+        "const F32 normed = round_to(mul(load_n(x + j, m), scale), x);",
+        "const F32 normed = mul(load_n(x + j, m), scale);",
+        NORM,
+    ),
+    Bug(
+        "norm: eps outside the root",
+        "csrc/cpu/norm.isa.cpp",
+        "set(1.f / sqrtf(sum_sq / static_cast<float>(n) + eps))",
+        "set(1.f / (sqrtf(sum_sq / static_cast<float>(n)) + eps))",
+        NORM,
+    ),
+    Bug(
+        "norm: tail left out of the sum",
+        "csrc/cpu/norm.isa.cpp",
+        "for (; i < n; ++i) sum_sq += load1(x + i) * load1(x + i);",
+        "for (; i + 1 < n; ++i) sum_sq += load1(x + i) * load1(x + i);",
+        NORM,
+    ),
+    Bug(
+        "norm: rows taken as contiguous",
+        "csrc/cpu/norm.cpp",
+        "return t.ptr<T>() + row * t.step(0);",
+        "return t.ptr<T>() + row * t.size(1);",
+        NORM,
+    ),
+    Bug(
+        "norm: overlap of out and x not refused",
+        "csrc/ops/norm.cpp",
+        'check.disjoint("out", out, "x", x);',
+        "(void)0;",
+        NORM,
+    ),
+    Bug(
+        "linear: first of a bfloat16 pair used twice",
+        "csrc/cpu/gemm.isa.cpp",
+        "acc[r][v] = fma(set(x[r * x_stride + 1]), weight.second, acc[r][v]);",
+        "acc[r][v] = fma(set(x[r * x_stride]), weight.second, acc[r][v]);",
+        GEMM,
+    ),
+    Bug(
+        "linear: depth blocks start afresh",
+        "csrc/cpu/gemm.cpp",
+        "b.accumulate = true;",
+        "b.accumulate = false;",
+        GEMM,
+    ),
+    Bug(
+        "linear: order of k depends on the rows",
+        "csrc/cpu/gemm.cpp",
+        "b.k = std::min(depth_block, plan.depth - k);",
+        "b.k = std::min(depth_block, plan.depth - k);\n"
+        "      if (num_tokens == 1 && k > 0) b.k -= 2;",
+        GEMM,
+    ),
+    Bug(
+        "linear: padding of an odd row not cleared",
+        "csrc/cpu/gemm.isa.cpp",
+        "for (int64_t i = n; i < padded_n; ++i) out[i] = 0.f;",
+        "(void)padded_n;",
+        GEMM,
+    ),
+    Bug(
+        "linear: last panel one column short",
+        "csrc/cpu/gemm.cpp",
+        "std::min(b.panels * kPanelRows, out_features - column)",
+        "std::min(b.panels * kPanelRows, out_features - column - 1)",
+        GEMM,
+    ),
+    Bug(
+        "linear: bias of the first panel for all",
+        "csrc/cpu/gemm.cpp",
+        "a.bias->ptr<B>() + column",
+        "a.bias->ptr<B>()",
+        GEMM,
+    ),
+    Bug(
+        "linear: tile of five rows as four",
+        "csrc/cpu/gemm.isa.cpp",
+        "return tile<kTileRows < 5 ? 1 : 5, PANELS, X, W>(b, row, panel);",
+        "return tile<kTileRows < 5 ? 1 : 4, PANELS, X, W>(b, row, panel);",
+        GEMM,
+    ),
+    Bug(
+        "pack: rows of an odd matrix shifted",
+        "csrc/cpu/gemm.cpp",
+        "r < rows && column < k ? weight[r * row_stride + column] : T{}",
+        "r < rows && column <= k ? weight[r * row_stride + column] : T{}",
+        GEMM,
+    ),
+    Bug(
+        "attention: one key too many",
+        "csrc/cpu/attention.cpp",
+        "seq_len(s) - query_len(s) + i + 1 : seq_len(s)",
+        "seq_len(s) - query_len(s) + i + 2 : seq_len(s)",
+        ATTENTION,
+    ),
+    Bug(
+        "attention: wrong kv head of a group",
+        "csrc/cpu/attention.cpp",
+        "(tile.kv_head * s_.group + g) * t.step(1)",
+        "(tile.kv_head + g * a_.k_cache.size(1)) * t.step(1)",
+        ATTENTION,
+    ),
+    Bug(
+        "attention: sum not rescaled to the new maximum",
+        "csrc/cpu/attention.isa.cpp",
+        "    *sum *= shrink;\n",
+        "",
+        ATTENTION,
+    ),
+    Bug(
+        "attention: outputs not rescaled",
+        "csrc/cpu/attention.isa.cpp",
+        "    scale_row(acc, n, shrink);\n",
+        "",
+        ATTENTION,
+    ),
+    Bug(
+        "attention: splits merged without their maximum",
+        "csrc/cpu/attention.isa.cpp",
+        "take = exp1(maximum - now);",
+        "take = 1.f;",
+        ATTENTION,
+    ),
+    Bug(
+        "attention: empty keys of a page are read",
+        "csrc/cpu/attention.cpp",
+        "const int64_t rows = std::min(kPanelRows, count - j);",
+        "const int64_t rows = kPanelRows;",
+        ATTENTION,
+    ),
+    Bug(
+        "attention: page table ignored",
+        "csrc/cpu/attention.cpp",
+        "const int64_t block = block_id(tile.seq, (key + j) / s_.block_size);",
+        "const int64_t block = (key + j) / s_.block_size;",
+        ATTENTION,
+    ),
+    Bug(
+        "attention: split length depends on the length",
+        "csrc/cpu/attention.cpp",
+        "const int64_t end = std::min(begin + kAttentionSplit, tile_limit(tile));",
+        "const int64_t end = tile.tokens > 1 && split == 0 ? tile_limit(tile)"
+        " : std::min(begin + kAttentionSplit, tile_limit(tile));\n"
+        "    if (tile.tokens > 1 && split > 0) return;",
+        ATTENTION,
+    ),
+    Bug(
+        "attention: block ids not checked",
+        "csrc/cpu/attention.cpp",
+        "block_id(s, b) >= a_.k_cache.size(0)",
+        "block_id(s, b) > a_.k_cache.size(0) + 1000",
+        ATTENTION,
+    ),
+    Bug(
+        "attention: odd head_dim tail dropped",
+        "csrc/cpu/attention.isa.cpp",
+        "for (; d < head_dim; ++d)",
+        "for (; d + 1 < head_dim; ++d)",
+        ATTENTION,
+    ),
+    Bug(
+        "simd: exp loses the low part of ln 2",
+        "csrc/cpu/simd.isa.h",
+        "r = fma(n, set(-1.42860682030941723212e-6f), r);",
+        "",
+        ATTENTION,
+    ),
+    Bug(
+        "simd: bfloat16 truncated instead of rounded",
+        "csrc/cpu/simd.isa.h",
+        "const __m512i up = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));",
+        "const __m512i up = _mm512_add_epi32(u, _mm512_and_epi32(odd, _mm512_setzero_si512()));",
+        GEMM,
+    ),
+    Bug(
+        "tensor: a slice forgets its offset",
+        "csrc/core/storage.cpp",
+        "begin * t.view.stride[dim] * size_of(t.view.dtype)",
+        "begin * t.view.stride[dim]",
+        TENSOR,
+    ),
+    Bug(
+        "tensor: size overflow not noticed",
+        "csrc/core/storage.cpp",
+        "if (extent > 0 && !checked_mul(nbytes, extent, &nbytes))",
+        "if (extent > 0 && (nbytes *= extent) < -1)",
+        TENSOR,
+    ),
+    Bug(
+        "threads: last chunk lost",
+        "csrc/core/parallel.cpp",
+        "const int64_t chunks = ceil_div(count, grain);",
+        "const int64_t chunks = count / grain;",
+        [*PARALLEL, *GEMM],
+    ),
+    Bug(
+        "threads: a fork keeps the parent's pool",
+        "csrc/core/parallel.cpp",
+        "void reset_after_fork() { g_pools = new Pools; }",
+        "void reset_after_fork() {}",
+        PARALLEL,
+    ),
+]
