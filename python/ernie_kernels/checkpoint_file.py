@@ -118,7 +118,7 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
 def nesting(value: object) -> int:
     """How deep objects and lists nest in ``value``, at most ``MAX_JSON_DEPTH + 1``."""
     depth = 0
-    level = [value]
+    level: list[Any] = [value]
     while depth <= MAX_JSON_DEPTH:
         level = [item for item in level if isinstance(item, (dict, list, tuple))]
         if not level:

@@ -116,29 +116,29 @@ def _find_architecture(reader: ConfigReader) -> tuple[str, LayerPlanner]:
     supported = ", ".join(name for row in ARCHITECTURES if row.layers for name in row.class_names)
 
     classes, model_type = reader.values.get("architectures"), reader.values.get("model_type")
-    if classes is not None and (
-        not isinstance(classes, list) or len(classes) != 1 or not isinstance(classes[0], str)
-    ):
-        raise reader.fail("architectures", "a list of one class name", classes)
     if model_type is not None and not isinstance(model_type, str):
         raise reader.fail("model_type", "a string", model_type)
-    if classes is None and model_type is None:
+    if classes is not None:
+        if not isinstance(classes, list) or len(classes) != 1 or not isinstance(classes[0], str):
+            raise reader.fail("architectures", "a list of one class name", classes)
+        if classes[0] not in by_class:
+            raise reader.fail("architectures", f"one of {supported}", classes[0])
+        found = by_class[classes[0]]
+        # A model_type that names no known variant is redundant beside the class; one that names
+        # another variant is a contradiction.
+        if by_type.get(model_type or "", found) is not found:
+            raise ConfigError(
+                f"{reader.file}: architectures is {quoted(classes[0])} but model_type is "
+                f"{quoted(model_type)}, another model; correct one of them"
+            )
+    elif model_type is not None:
+        if model_type not in by_type:
+            types = ", ".join(t for row in ARCHITECTURES if row.layers for t in row.model_types)
+            raise reader.fail("model_type", f"one of {types}", model_type)
+        found = by_type[model_type]
+    else:
         raise ConfigError(
             f"{reader.file}: architectures: missing, and model_type too; expected one of {supported}"
-        )
-    if classes is not None and classes[0] not in by_class:
-        raise reader.fail("architectures", f"one of {supported}", classes[0])
-    if classes is None and model_type not in by_type:
-        types = ", ".join(name for row in ARCHITECTURES if row.layers for name in row.model_types)
-        raise reader.fail("model_type", f"one of {types}", model_type)
-
-    found = by_class[classes[0]] if classes is not None else by_type[model_type]
-    # The class decides; a model_type that names no known variant is redundant, one that names
-    # another variant is a contradiction.
-    if by_type.get(model_type, found) is not found:
-        raise ConfigError(
-            f"{reader.file}: architectures is {quoted(classes[0])} but model_type is "
-            f"{quoted(model_type)}, another model; correct one of them"
         )
     if found.layers is None:
         raise UnsupportedError(
