@@ -262,8 +262,11 @@ class TextGuard:
                 for part in _ANSWER_MATCHER.split(value)
             )
         if isinstance(value, dict):
+            # Templates compare names, roles and types: these get no marks at their edges.
             return {
-                self.protect(key, is_answer=is_answer): self.protect(item, is_answer=is_answer)
+                self._break_tokens(key): self._break_tokens(item)
+                if key in ("role", "type") and isinstance(item, str)
+                else self.protect(item, is_answer=is_answer)
                 for key, item in value.items()
             }
         if isinstance(value, list):
@@ -273,6 +276,9 @@ class TextGuard:
     def _protect_text(self, text: str) -> str:
         before = self.mark if self._matcher.starts_inside_token(text) else ""
         after = self.mark if self._matcher.ends_inside_token(text) else ""
+        return before + self._break_tokens(text) + after
+
+    def _break_tokens(self, text: str) -> str:
         parts = self._matcher.split(text)
         # Breaking one token can uncover another that overlaps it, hence the repetition.
         while any(part.special for part in parts):
@@ -281,7 +287,7 @@ class TextGuard:
                 for part in parts
             )
             parts = self._matcher.split(text)
-        return before + text + after
+        return text
 
     def clean(self, text: str) -> str:
         return text.replace(self.mark, "")

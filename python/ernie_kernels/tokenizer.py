@@ -25,6 +25,7 @@ from .sentencepiece_model import (
     parse_sentencepiece_model,
 )
 from .special_tokens import (
+    ANSWER_MARKUP,
     DeclaredTokens,
     Segment,
     TokenMatcher,
