@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .bounded_template import MAX_SOURCE_CHARACTERS, BoundedTemplate
 from .checkpoint_file import MAX_JSON_DEPTH, nesting, quoted, read_json, read_text
 from .errors import ConfigError, InputError, LimitError
+from .render_budget import RenderLimits
 from .special_tokens import TOKENIZER_CONFIG_FILE, Segment, TextGuard
-from .template_sandbox import MAX_SOURCE_CHARACTERS, BoundedTemplate, RenderLimits
+from .template_sandbox import TemplateRefusal
 from .tokenizer import MAX_TEXT_BYTES, Tokenizer, check_text
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -204,9 +206,10 @@ class ChatTemplate:
             variables |= self._built_in_variables()
         try:
             return RenderedPrompt(guard.split(self._template.render(variables)))
-        except InputError as error:
+        except TemplateRefusal as error:
             # What the template says may quote a message: take the marks out of it.
-            raise type(error)(guard.clean(str(error))) from None
+            reason = quoted(guard.clean(str(error)))
+            raise InputError(f"{self.file}: refuses these messages: {reason}") from None
 
     def _built_in_variables(self) -> dict[str, str]:
         video = "<|VIDEO_PLACEHOLDER|>"

@@ -74,7 +74,7 @@ class ConfigReader:
         ids = [] if value is None else value if isinstance(value, list) else [value]
         for item in ids:
             if type(item) is not int or not 0 <= item < vocab_size:
-                raise self.fail(key, f"token ids 0..{vocab_size - 1}", item)
+                raise self.fail(key, f"token ids >= 0 and below vocab_size={vocab_size}", item)
         return tuple(dict.fromkeys(ids))
 
     def token_id(self, key: str, vocab_size: int) -> int | None:
