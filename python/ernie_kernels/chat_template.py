@@ -200,7 +200,7 @@ class ChatTemplate:
                 guard.protect(message, is_answer=message["role"] == "assistant")
                 for message in checked
             ],
-            "add_generation_prompt": add_generation_prompt,
+            "add_generation_prompt": bool(add_generation_prompt),
         }
         if self.file == _BUILT_IN_FILE:
             variables |= self._built_in_variables()
