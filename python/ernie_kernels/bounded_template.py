@@ -26,9 +26,9 @@ from jinja2 import nodes
 from jinja2.sandbox import SecurityError
 from jinja2.visitor import NodeTransformer
 
-from .errors import ConfigError, Error, LimitError
-from .render_budget import RenderBudget, RenderLimits
-from .template_sandbox import BoundedEnvironment, ForbiddenError
+from ernie_kernels.errors import ConfigError, Error, LimitError
+from ernie_kernels.render_budget import RenderBudget, RenderLimits
+from ernie_kernels.template_sandbox import BoundedEnvironment, ForbiddenError
 
 MAX_SOURCE_CHARACTERS = 256 << 10
 MAX_NESTING = 64

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .bounded_template import MAX_SOURCE_CHARACTERS, BoundedTemplate
-from .checkpoint_file import MAX_JSON_DEPTH, nesting, quoted, read_json, read_text
-from .errors import ConfigError, InputError, LimitError
-from .render_budget import RenderLimits
-from .special_tokens import TOKENIZER_CONFIG_FILE, Segment, TextGuard
-from .template_sandbox import TemplateRefusal
-from .tokenizer import MAX_TEXT_BYTES, Tokenizer, check_text
+from ernie_kernels.bounded_template import MAX_SOURCE_CHARACTERS, BoundedTemplate
+from ernie_kernels.checkpoint_file import MAX_JSON_DEPTH, nesting, quoted, read_json, read_text
+from ernie_kernels.errors import ConfigError, InputError, LimitError
+from ernie_kernels.render_budget import RenderLimits
+from ernie_kernels.special_tokens import TOKENIZER_CONFIG_FILE, Segment, TextGuard
+from ernie_kernels.template_sandbox import TemplateRefusal
+from ernie_kernels.tokenizer import MAX_TEXT_BYTES, Tokenizer, check_text
 
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_JSON_FILE = "chat_template.json"

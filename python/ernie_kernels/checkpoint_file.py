@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError
+from ernie_kernels.errors import ConfigError
 
 MAX_JSON_BYTES = 32 << 20
 MAX_JSON_DEPTH = 64

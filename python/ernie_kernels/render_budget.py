@@ -6,7 +6,7 @@ import itertools
 import time
 from dataclasses import dataclass
 
-from .errors import LimitError
+from ernie_kernels.errors import LimitError
 
 ITEM_COST = 16  # of a list element or dict entry, in characters
 

@@ -18,8 +18,8 @@ from enum import IntEnum
 
 import sentencepiece
 
-from .checkpoint_file import quoted
-from .errors import ConfigError
+from ernie_kernels.checkpoint_file import quoted
+from ernie_kernels.errors import ConfigError
 
 MODEL_FILE = "tokenizer.model"
 SPACE_SYMBOL = "▁"
@@ -35,6 +35,9 @@ class PieceType(IntEnum):
     USER_DEFINED = 4
     UNUSED = 5
     BYTE = 6
+
+
+_PIECE_TYPES: dict[int | bytes, PieceType] = {int(kind): kind for kind in PieceType}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +144,12 @@ def _parse_piece(message: bytes, index: int) -> Piece:
             kind = value
     if not isinstance(text, bytes) or not text:
         raise _error(f"piece {index}: expected a non-empty text")
+    if kind not in _PIECE_TYPES:
+        raise _error(f"piece {index}: expected a type 1..6, got {quoted(kind)}")
     try:
-        return Piece(text.decode("utf-8"), PieceType(kind))  # type: ignore[arg-type]
+        return Piece(text.decode("utf-8"), _PIECE_TYPES[kind])
     except UnicodeDecodeError:
         raise _error(f"piece {index}: expected UTF-8") from None
-    except ValueError:
-        raise _error(f"piece {index}: expected a type 1..6, got {quoted(kind)}") from None
 
 
 def _check_pieces(pieces: list[Piece]) -> None:
@@ -172,14 +175,21 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes, int, int]]:
     position, size = 0, len(data)
     while position < size:
         begin = position
-        tag, position = _varint(data, position)
+        # Nearly all tags and lengths are one byte: a call for each would double the time to load.
+        tag = data[position]
+        position += 1
+        if tag >= 0x80:
+            tag, position = _varint(data, begin)
         number, wire = tag >> 3, tag & 7
         value: int | bytes
         if wire == _VARINT:
             value, position = _varint(data, position)
         elif wire in (_BYTES, _FIXED64, _FIXED32):
             length = 8 if wire == _FIXED64 else 4
-            if wire == _BYTES:
+            if wire == _BYTES and position < size and data[position] < 0x80:
+                length = data[position]
+                position += 1
+            elif wire == _BYTES:
                 length, position = _varint(data, position)
             value = data[position : position + length]
             position += length

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .checkpoint_file import quoted, read_json
-from .errors import ConfigError, InputError
+from ernie_kernels.checkpoint_file import quoted, read_json
+from ernie_kernels.errors import ConfigError, InputError
 
 logger = logging.getLogger("ernie_kernels")
 

@@ -26,8 +26,8 @@ from jinja2.runtime import LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.utils import Namespace
 
-from .errors import InputError, LimitError
-from .render_budget import ITEM_COST, RenderBudget, RenderLimits
+from ernie_kernels.errors import InputError, LimitError
+from ernie_kernels.render_budget import ITEM_COST, RenderBudget, RenderLimits
 
 MAX_RANGE = 100_000
 MAX_INTEGER_BITS = 4096

@@ -15,23 +15,23 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from .checkpoint_file import quoted, read_bytes
-from .errors import ConfigError, InputError, LimitError
-from .sentencepiece_model import (
+from ernie_kernels.checkpoint_file import quoted, read_bytes
+from ernie_kernels.errors import ConfigError, InputError, LimitError
+from ernie_kernels.sentencepiece_model import (
     MODEL_FILE,
     SPACE_SYMBOL,
     PieceType,
     byte_value,
     parse_sentencepiece_model,
 )
-from .special_tokens import (
+from ernie_kernels.special_tokens import (
     ANSWER_MARKUP,
     DeclaredTokens,
     Segment,
     TokenMatcher,
     read_declared_tokens,
 )
-from .tokenizer_json import JSON_FILE, decoded_bytes, read_tokenizer_json
+from ernie_kernels.tokenizer_json import JSON_FILE, decoded_bytes, read_tokenizer_json
 
 logger = logging.getLogger("ernie_kernels")
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .checkpoint_file import quoted, read_json
-from .errors import ConfigError
-from .sentencepiece_model import SPACE_SYMBOL, byte_value
-from .special_tokens import DeclaredTokens, check_token
+from ernie_kernels.checkpoint_file import quoted, read_json
+from ernie_kernels.errors import ConfigError
+from ernie_kernels.sentencepiece_model import SPACE_SYMBOL, byte_value
+from ernie_kernels.special_tokens import DeclaredTokens, check_token
 
 JSON_FILE = "tokenizer.json"
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..checkpoint_file import quoted, read_json
-from ..errors import ConfigError, UnsupportedError
-from .config_reader import SIZE_RANGES, ConfigReader
+from ernie_kernels.checkpoint_file import quoted, read_json
+from ernie_kernels.errors import ConfigError, UnsupportedError
+from ernie_kernels.models.config_reader import SIZE_RANGES, ConfigReader
 
 logger = logging.getLogger("ernie_kernels")
 

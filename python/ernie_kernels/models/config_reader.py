@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..checkpoint_file import quoted
-from ..errors import ConfigError
+from ernie_kernels.checkpoint_file import quoted
+from ernie_kernels.errors import ConfigError
 
 # Inclusive limits of every size. They bound what a hostile file can make later code allocate; the
 # largest released model (hidden_size 8192, 54 layers, 131072 positions) is far inside.
