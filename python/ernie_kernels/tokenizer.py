@@ -101,6 +101,8 @@ class Tokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Encode user text; the text of a control token stays text.
 
+        U+2581, with which SentencePiece writes a space, is taken for one.
+
         Args:
             text: at most 16 MiB of UTF-8.
             add_special_tokens: put the bos token first, and eos last, as far as the tokenizer's
