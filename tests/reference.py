@@ -98,3 +98,17 @@ def linear(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array]:
         expected = expected + f64(bias)
         magnitude = magnitude + np.abs(f64(bias))
     return expected, magnitude
+
+# -------------------------------------------------------------------------------------- kv_cache
+
+
+def kv_cache_write(
+    key: Array, value: Array, k_cache: Array, v_cache: Array, slot_mapping: Array
+) -> tuple[Array, Array]:
+    k_cache, v_cache = k_cache.copy(), v_cache.copy()
+    for t, slot in enumerate(slot_mapping):
+        if slot >= 0:
+            block, row = divmod(int(slot), k_cache.shape[2])
+            k_cache[block, :, row] = key[t]
+            v_cache[block, :, row] = value[t]
+    return k_cache, v_cache

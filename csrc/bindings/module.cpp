@@ -12,6 +12,7 @@ namespace py = pybind11;
 namespace ernie::bindings {
 void bind_tensor(py::module_&);
 void bind_gemm(py::module_&);
+void bind_kv_cache(py::module_&);
 void bind_norm(py::module_&);
 }  // namespace ernie::bindings
 
@@ -67,5 +68,6 @@ PYBIND11_MODULE(_core, m) {
 
   ernie::bindings::bind_tensor(m);
   ernie::bindings::bind_gemm(m);
+  ernie::bindings::bind_kv_cache(m);
   ernie::bindings::bind_norm(m);
 }
