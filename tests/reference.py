@@ -99,6 +99,17 @@ def linear(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array]:
         magnitude = magnitude + np.abs(f64(bias))
     return expected, magnitude
 
+
+def pack_linear(weight: Array) -> Array:
+    """The packed layout of csrc/ops/gemm.h: panels of 16 rows, pairs of columns for bfloat16."""
+    rows, columns = weight.shape
+    group = 2 if weight.dtype == BF16 else 1
+    padded = np.zeros((-(-rows // 16) * 16, -(-columns // group) * group), weight.dtype)
+    padded[:rows, :columns] = weight
+    panels = padded.reshape(-1, 16, padded.shape[1] // group, group).swapaxes(1, 2)
+    return np.ascontiguousarray(panels if group == 2 else panels[..., 0])
+
+
 # -------------------------------------------------------------------------------------- kv_cache
 
 

@@ -1,5 +1,6 @@
 """The ops. One module per family; each name is also importable from here."""
 
+from ernie_kernels.ops.embedding import embedding
 from ernie_kernels.ops.gemm import PackedWeight, linear, linear_pack
 from ernie_kernels.ops.kv_cache import kv_cache_copy_blocks, kv_cache_write
 from ernie_kernels.ops.norm import add_rms_norm, rms_norm
@@ -7,6 +8,7 @@ from ernie_kernels.ops.norm import add_rms_norm, rms_norm
 __all__ = [
     "PackedWeight",
     "add_rms_norm",
+    "embedding",
     "kv_cache_copy_blocks",
     "kv_cache_write",
     "linear",
