@@ -43,7 +43,8 @@ def poisoned(shape: tuple[int, ...], dtype: np.dtype, device: str) -> ek.Tensor:
 def f64(x) -> Array:
     if isinstance(x, ek.Tensor):
         x = x.numpy()
-    return np.asarray(x).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        return np.asarray(x).astype(np.float64)
 
 
 def round_to(x: Array, dtype: np.dtype) -> Array:
@@ -123,3 +124,12 @@ def kv_cache_write(
             k_cache[block, :, row] = key[t]
             v_cache[block, :, row] = value[t]
     return k_cache, v_cache
+
+
+# ------------------------------------------------------------------------------------ activation
+
+
+def silu_and_mul(x: Array) -> Array:
+    gate, up = np.split(f64(x), 2, axis=-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return gate / (1 + np.exp(-gate)) * up

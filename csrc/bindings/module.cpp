@@ -11,6 +11,7 @@ namespace py = pybind11;
 
 namespace ernie::bindings {
 void bind_tensor(py::module_&);
+void bind_activation(py::module_&);
 void bind_embedding(py::module_&);
 void bind_gemm(py::module_&);
 void bind_kv_cache(py::module_&);
@@ -68,6 +69,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("reset_cpu_bytes_peak", &ernie::reset_cpu_bytes_peak);
 
   ernie::bindings::bind_tensor(m);
+  ernie::bindings::bind_activation(m);
   ernie::bindings::bind_embedding(m);
   ernie::bindings::bind_gemm(m);
   ernie::bindings::bind_kv_cache(m);

@@ -1,5 +1,6 @@
 """The ops. One module per family; each name is also importable from here."""
 
+from ernie_kernels.ops.activation import silu_and_mul
 from ernie_kernels.ops.embedding import embedding
 from ernie_kernels.ops.gemm import PackedWeight, linear, linear_pack
 from ernie_kernels.ops.kv_cache import kv_cache_copy_blocks, kv_cache_write
@@ -14,4 +15,5 @@ __all__ = [
     "linear",
     "linear_pack",
     "rms_norm",
+    "silu_and_mul",
 ]
