@@ -133,3 +133,23 @@ def silu_and_mul(x: Array) -> Array:
     gate, up = np.split(f64(x), 2, axis=-1)
     with np.errstate(over="ignore", invalid="ignore"):
         return gate / (1 + np.exp(-gate)) * up
+
+
+# ------------------------------------------------------------------------------------------ rope
+
+
+def rope_table(positions: Array, head_dim: int, theta: float) -> Array:
+    """Cosine and sine of the float32 angles, themselves not rounded: [tokens, head_dim]."""
+    exponent = -2.0 * np.arange(head_dim // 2) / head_dim
+    frequency = (float(theta) ** exponent).astype(np.float32)
+    angle = f64(positions.astype(np.float32)[:, None] * frequency)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1).reshape(len(positions), -1)
+
+
+def rope(x: Array, table: Array) -> tuple[Array, Array]:
+    pairs = f64(x)[..., 0::2] + 1j * f64(x)[..., 1::2]
+    turn = (table[:, 0::2] + 1j * table[:, 1::2])[:, None]
+    turned = pairs * turn
+    expected = np.stack([turned.real, turned.imag], axis=-1).reshape(x.shape)
+    size = np.abs(pairs.real) + np.abs(pairs.imag)
+    return expected, np.repeat(size, 2, axis=-1)

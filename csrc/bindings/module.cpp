@@ -16,6 +16,7 @@ void bind_embedding(py::module_&);
 void bind_gemm(py::module_&);
 void bind_kv_cache(py::module_&);
 void bind_norm(py::module_&);
+void bind_rope(py::module_&);
 }  // namespace ernie::bindings
 
 namespace {
@@ -74,4 +75,5 @@ PYBIND11_MODULE(_core, m) {
   ernie::bindings::bind_gemm(m);
   ernie::bindings::bind_kv_cache(m);
   ernie::bindings::bind_norm(m);
+  ernie::bindings::bind_rope(m);
 }

@@ -5,6 +5,7 @@ from ernie_kernels.ops.embedding import embedding
 from ernie_kernels.ops.gemm import PackedWeight, linear, linear_pack
 from ernie_kernels.ops.kv_cache import kv_cache_copy_blocks, kv_cache_write
 from ernie_kernels.ops.norm import add_rms_norm, rms_norm
+from ernie_kernels.ops.rope import rope, rope_table
 
 __all__ = [
     "PackedWeight",
@@ -15,5 +16,7 @@ __all__ = [
     "linear",
     "linear_pack",
     "rms_norm",
+    "rope",
+    "rope_table",
     "silu_and_mul",
 ]
