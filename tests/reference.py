@@ -43,7 +43,8 @@ def poisoned(shape: tuple[int, ...], dtype: np.dtype, device: str) -> ek.Tensor:
 def f64(x) -> Array:
     if isinstance(x, ek.Tensor):
         x = x.numpy()
-    return np.asarray(x).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        return np.asarray(x).astype(np.float64)
 
 
 def round_to(x: Array, dtype: np.dtype) -> Array:
@@ -173,3 +174,57 @@ class PagedBatch:
             for s in range(len(self.lengths))
         ]
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def pack_linear(weight: Array) -> Array:
+    """The packed layout of csrc/ops/gemm.h: panels of 16 rows, pairs of columns for bfloat16."""
+    rows, columns = weight.shape
+    group = 2 if weight.dtype == BF16 else 1
+    padded = np.zeros((-(-rows // 16) * 16, -(-columns // group) * group), weight.dtype)
+    padded[:rows, :columns] = weight
+    panels = padded.reshape(-1, 16, padded.shape[1] // group, group).swapaxes(1, 2)
+    return np.ascontiguousarray(panels if group == 2 else panels[..., 0])
+
+
+# -------------------------------------------------------------------------------------- kv_cache
+
+
+def kv_cache_write(
+    key: Array, value: Array, k_cache: Array, v_cache: Array, slot_mapping: Array
+) -> tuple[Array, Array]:
+    k_cache, v_cache = k_cache.copy(), v_cache.copy()
+    for t, slot in enumerate(slot_mapping):
+        if slot >= 0:
+            block, row = divmod(int(slot), k_cache.shape[2])
+            k_cache[block, :, row] = key[t]
+            v_cache[block, :, row] = value[t]
+    return k_cache, v_cache
+
+
+# ------------------------------------------------------------------------------------ activation
+
+
+def silu_and_mul(x: Array) -> Array:
+    gate, up = np.split(f64(x), 2, axis=-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return gate / (1 + np.exp(-gate)) * up
+
+
+# ------------------------------------------------------------------------------------------ rope
+
+
+def rope_table(positions: Array, head_dim: int, theta: float) -> Array:
+    """Cosine and sine of the float32 angles, themselves not rounded: [tokens, head_dim]."""
+    exponent = -2.0 * np.arange(head_dim // 2) / head_dim
+    frequency = (float(theta) ** exponent).astype(np.float32)
+    angle = f64(positions.astype(np.float32)[:, None] * frequency)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1).reshape(len(positions), -1)
+
+
+def rope(x: Array, table: Array) -> tuple[Array, Array]:
+    pairs = f64(x)[..., 0::2] + 1j * f64(x)[..., 1::2]
+    turn = (table[:, 0::2] + 1j * table[:, 1::2])[:, None]
+    turned = pairs * turn
+    expected = np.stack([turned.real, turned.imag], axis=-1).reshape(x.shape)
+    size = np.abs(pairs.real) + np.abs(pairs.imag)
+    return expected, np.repeat(size, 2, axis=-1)

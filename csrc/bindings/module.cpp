@@ -13,8 +13,12 @@ namespace py = pybind11;
 namespace ernie::bindings {
 void bind_tensor(py::module_&);
 void bind_attention(py::module_&);
+void bind_activation(py::module_&);
+void bind_embedding(py::module_&);
 void bind_gemm(py::module_&);
+void bind_kv_cache(py::module_&);
 void bind_norm(py::module_&);
+void bind_rope(py::module_&);
 }  // namespace ernie::bindings
 
 namespace {
@@ -71,6 +75,10 @@ PYBIND11_MODULE(_core, m) {
 
   ernie::bindings::bind_tensor(m);
   ernie::bindings::bind_attention(m);
+  ernie::bindings::bind_activation(m);
+  ernie::bindings::bind_embedding(m);
   ernie::bindings::bind_gemm(m);
+  ernie::bindings::bind_kv_cache(m);
   ernie::bindings::bind_norm(m);
+  ernie::bindings::bind_rope(m);
 }

@@ -37,7 +37,7 @@ class Check {
 
   // A tensor that is written: not read-only, and no element of it is another one too.
   void writable(const char* name, const TensorView&) const;
-  // `a` and `b` share no byte. `a` is written.
+  // `a` and `b` share no byte. `a` is written. Columns of the same rows are apart.
   void disjoint(const char* a_name, const TensorView& a, const char* b_name,
                 const TensorView& b) const;
 

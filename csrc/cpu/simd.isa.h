@@ -45,6 +45,14 @@ inline F32 min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F32 round(F32 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT)}; }
 // a * 2^n for integral n.
 inline F32 scale_by_power(F32 a, F32 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+// Of the pairs (0, 1), (2, 3), ...: the first of each twice, the second twice, the two exchanged.
+inline F32 firsts(F32 a) { return {_mm512_moveldup_ps(a.v)}; }
+inline F32 seconds(F32 a) { return {_mm512_movehdup_ps(a.v)}; }
+inline F32 exchanged(F32 a) { return {_mm512_permute_ps(a.v, 0xb1)}; }
+// a - b in the first lane of each pair, a + b in the second.
+inline F32 sub_add(F32 a, F32 b) {
+  return {_mm512_mask_sub_ps(_mm512_add_ps(a.v, b.v), 0x5555, a.v, b.v)};
+}
 inline float sum(F32 a) { return _mm512_reduce_add_ps(a.v); }
 inline float max_of(F32 a) { return _mm512_reduce_max_ps(a.v); }
 
@@ -92,6 +100,10 @@ inline F32 scale_by_power(F32 a, F32 n) {
   const __m256 q = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
   return {_mm256_mul_ps(_mm256_mul_ps(a.v, p), q)};
 }
+inline F32 firsts(F32 a) { return {_mm256_moveldup_ps(a.v)}; }
+inline F32 seconds(F32 a) { return {_mm256_movehdup_ps(a.v)}; }
+inline F32 exchanged(F32 a) { return {_mm256_permute_ps(a.v, 0xb1)}; }
+inline F32 sub_add(F32 a, F32 b) { return {_mm256_addsub_ps(a.v, b.v)}; }
 inline float sum(F32 a) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -147,6 +159,10 @@ inline F32 scale_by_power(F32 a, F32 n) {
   // A NaN power has no integer; the product with NaN is what it should be.
   ERNIE_LANES(n.v[i] == n.v[i] ? ldexpf(a.v[i], static_cast<int>(n.v[i])) : n.v[i]);
 }
+inline F32 firsts(F32 a) { ERNIE_LANES(a.v[i & ~1]); }
+inline F32 seconds(F32 a) { ERNIE_LANES(a.v[i | 1]); }
+inline F32 exchanged(F32 a) { ERNIE_LANES(a.v[i ^ 1]); }
+inline F32 sub_add(F32 a, F32 b) { ERNIE_LANES(i & 1 ? a.v[i] + b.v[i] : a.v[i] - b.v[i]); }
 #undef ERNIE_LANES
 inline float sum(F32 a) { return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]); }
 inline float max_of(F32 a) {

@@ -1,7 +1,24 @@
 """The ops. One module per family; each name is also importable from here."""
 
+from ernie_kernels.ops.activation import silu_and_mul
 from ernie_kernels.ops.attention import attention
+from ernie_kernels.ops.embedding import embedding
 from ernie_kernels.ops.gemm import PackedWeight, linear, linear_pack
+from ernie_kernels.ops.kv_cache import kv_cache_copy_blocks, kv_cache_write
 from ernie_kernels.ops.norm import add_rms_norm, rms_norm
+from ernie_kernels.ops.rope import rope, rope_table
 
-__all__ = ["PackedWeight", "add_rms_norm", "attention", "linear", "linear_pack", "rms_norm"]
+__all__ = [
+    "PackedWeight",
+    "add_rms_norm",
+    "attention",
+    "embedding",
+    "kv_cache_copy_blocks",
+    "kv_cache_write",
+    "linear",
+    "linear_pack",
+    "rms_norm",
+    "rope",
+    "rope_table",
+    "silu_and_mul",
+]

@@ -1,0 +1,44 @@
+#include "ops/embedding.h"
+
+#include "bindings/tensor.h"
+#include "bindings/tensor_caster.h"
+#include "core/check.h"
+
+namespace py = pybind11;
+
+namespace ernie::bindings {
+namespace {
+
+Tensor embedding_out(const TensorView& input_ids, const TensorView& weight,
+                     std::optional<int64_t> hidden_size, const std::optional<std::string>& dtype) {
+  const Check check("embedding");
+  check.rank("input_ids", input_ids, 1);
+  if (!hidden_size) {
+    check.rank("weight", weight, 2);
+    hidden_size = weight.size(1);
+  }
+  const DType wanted = dtype ? dtype_named(*dtype, "embedding: dtype") : weight.dtype;
+  return empty({input_ids.size(0), *hidden_size}, wanted, stream_of({&input_ids, &weight}));
+}
+
+}  // namespace
+
+void bind_embedding(py::module_& m) {
+  m.def("embedding_out", &embedding_out, py::arg("input_ids"), py::arg("weight"),
+        py::arg("hidden_size"), py::arg("dtype"));
+  m.def(
+      "embedding",
+      [](TensorView out, TensorView input_ids, TensorView weight,
+         std::optional<int64_t> vocab_size) {
+        if (!vocab_size) {
+          Check("embedding").rank("weight", weight, 2);
+          vocab_size = weight.size(0);
+        }
+        run(embedding,
+            {.out = out, .input_ids = input_ids, .weight = weight, .vocab_size = *vocab_size},
+            {&out, &input_ids, &weight});
+      },
+      py::arg("out"), py::arg("input_ids"), py::arg("weight"), py::arg("vocab_size"));
+}
+
+}  // namespace ernie::bindings

@@ -1,0 +1,73 @@
+#include "ops/embedding.h"
+
+#include <algorithm>
+#include <string>
+
+#include "core/bf16.h"
+#include "core/check.h"
+#include "core/checked.h"
+#include "core/parallel.h"
+
+namespace ernie::cpu {
+namespace {
+
+constexpr int64_t kElementsPerChunk = 16384;
+constexpr int64_t kPanelRows = 16;
+
+void check_ids(const TensorView& input_ids, int64_t vocab_size) {
+  for (int64_t t = 0; t < input_ids.size(0); ++t) {
+    const int64_t id = input_ids.ptr<int64_t>()[t];
+    if (id < 0 || id >= vocab_size)
+      Check("embedding")
+          .fail("input_ids", "ids from 0 to " + std::to_string(vocab_size - 1),
+                std::to_string(id) + " at token " + std::to_string(t));
+  }
+}
+
+void convert(float from, float* to) { *to = from; }
+void convert(bf16 from, float* to) { *to = to_float(from); }
+void convert(float from, bf16* to) { *to = to_bf16(from); }
+void convert(bf16 from, bf16* to) { *to = from; }
+
+template <class From, class To>
+void copy_row(const From* from, To* to, int64_t n) {
+  for (int64_t k = 0; k < n; ++k) convert(from[k], to + k);
+}
+
+// A row of a packed table: groups of `kGroup` neighbours, a panel of 16 rows apart.
+template <class From, class To>
+void copy_packed_row(const From* table, int64_t id, To* to, int64_t n) {
+  constexpr int64_t kGroup = sizeof(From) == 2 ? 2 : 1;
+  const int64_t panel = ceil_div(n, kGroup) * kPanelRows * kGroup;
+  const From* from = table + id / kPanelRows * panel + id % kPanelRows * kGroup;
+  for (int64_t k = 0; k < n; k += kGroup, from += kPanelRows * kGroup)
+    for (int64_t i = 0; i < std::min(kGroup, n - k); ++i) convert(from[i], to + k + i);
+}
+
+template <class From, class To>
+void embedding_t(const EmbeddingArgs& a) {
+  const int64_t n = a.out.size(1);
+  parallel_for(a.out.size(0), ceil_div(kElementsPerChunk, n), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t id = a.input_ids.ptr<int64_t>()[t];
+      To* to = a.out.ptr<To>() + t * a.out.step(0);
+      if (a.weight.rank == 2)
+        copy_row(a.weight.ptr<From>() + id * n, to, n);
+      else
+        copy_packed_row(a.weight.ptr<From>(), id, to, n);
+    }
+  });
+}
+
+}  // namespace
+
+void embedding(const EmbeddingArgs& a, const Stream&) {
+  check_ids(a.input_ids, a.vocab_size);
+  const bool to_bf16 = a.out.dtype == DType::kBF16;
+  if (a.weight.dtype == DType::kBF16)
+    to_bf16 ? embedding_t<bf16, bf16>(a) : embedding_t<bf16, float>(a);
+  else
+    to_bf16 ? embedding_t<float, bf16>(a) : embedding_t<float, float>(a);
+}
+
+}  // namespace ernie::cpu

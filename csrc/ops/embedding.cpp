@@ -1,0 +1,53 @@
+#include "ops/embedding.h"
+
+#include "core/check.h"
+#include "core/checked.h"
+#include "core/dispatch.h"
+
+namespace ernie {
+namespace {
+
+constexpr int64_t kPanelRows = 16;  // of a packed table, gemm.h
+
+void check_table(const Check& check, const TensorView& w, int64_t vocab_size, int64_t hidden_size) {
+  const int64_t panels = vocab_size > 0 ? ceil_div(vocab_size, kPanelRows) : 0;
+  if (w.rank == 2)
+    check.shape("weight", w, {{"vocab_size", vocab_size}, {"hidden_size", hidden_size}});
+  else if (w.dtype == DType::kBF16)
+    check.shape("weight", w,
+                {{"ceil(vocab_size / 16)", panels},
+                 {"ceil(hidden_size / 2)", ceil_div(hidden_size, 2)},
+                 {"16", kPanelRows},
+                 {"2", 2}});
+  else
+    check.shape("weight", w,
+                {{"ceil(vocab_size / 16)", panels}, {"hidden_size", hidden_size}, {"16", 16}});
+  check.contiguous("weight", w);
+}
+
+}  // namespace
+
+void embedding(const EmbeddingArgs& a, const Stream& stream) {
+  const Check check("embedding");
+  check.rank("input_ids", a.input_ids, 1);
+  check.dtype("input_ids", a.input_ids, {DType::kI64});
+  check.contiguous("input_ids", a.input_ids);
+  check.dtype("weight", a.weight, {DType::kF32, DType::kBF16});
+  check.rank("out", a.out, 2);
+  const int64_t num_tokens = a.input_ids.size(0), hidden_size = a.out.size(1);
+  check.shape("out", a.out, {{"num_tokens", num_tokens}, {"hidden_size", hidden_size}});
+  check.dtype("out", a.out, {DType::kF32, DType::kBF16});
+  check.inner_contiguous("out", a.out);
+  check.writable("out", a.out);
+  check_table(check, a.weight, a.vocab_size, hidden_size);
+  check.disjoint("out", a.out, "input_ids", a.input_ids);
+  check.disjoint("out", a.out, "weight", a.weight);
+  check.device(stream.device,
+               {{"out", &a.out}, {"input_ids", &a.input_ids}, {"weight", &a.weight}});
+  if (stream.device.type == DeviceType::kCuda && a.weight.rank != 2)
+    check.fail("weight", "[vocab_size, hidden_size] on a CUDA device", "a packed table");
+  if (a.out.numel() == 0) return;
+  dispatch("embedding", {&cpu::embedding, ERNIE_CUDA_FN(cuda::embedding)}, a, stream);
+}
+
+}  // namespace ernie

@@ -1,0 +1,32 @@
+"""Activations. C++ contract: csrc/ops/activation.h."""
+
+from __future__ import annotations
+
+from ernie_kernels import _core
+from ernie_kernels._core import Tensor
+
+
+def silu_and_mul(x: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The gate of a SwiGLU MLP: ``out[t, i] = silu(x[t, i]) * x[t, intermediate_size + i]``.
+
+    ``silu(v) = v / (1 + exp(-v))``; computed in float32, rounded once to ``x.dtype``.
+
+    Args:
+        x: ``[num_tokens, 2 * intermediate_size]``, float32 or bfloat16, last stride 1: the gate
+            columns, then the up columns.
+        out: where to write, ``[num_tokens, intermediate_size]``, dtype of ``x``, last stride 1;
+            memory apart from ``x``. Allocated when omitted.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ArgumentError: a shape, dtype, device or stride differs from the above.
+        UnsupportedError: no kernel for this device in this build.
+
+    Source: Shazeer 2020, arXiv:2002.05202; column order as in ERNIE-4.5.
+    """
+    if out is None:
+        out = _core.silu_and_mul_out(x)
+    _core.silu_and_mul(out, x)
+    return out

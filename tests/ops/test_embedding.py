@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ernie_kernels as ek
+from ernie_kernels import ops
+
+import reference
+from reference import BF16, F32, on, poisoned
+
+DTYPES = [F32, BF16]
+
+
+def bits(x) -> np.ndarray:
+    x = np.ascontiguousarray(x.numpy() if isinstance(x, ek.Tensor) else x)
+    return x.view(np.uint8)
+
+
+@pytest.mark.parametrize("table_dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("out_dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("num_tokens", "vocab_size", "hidden_size"), [(1, 1, 1), (3, 5, 7), (70, 100, 300)]
+)
+def test_embedding_gathers_rows(
+    device, rng, table_dtype, out_dtype, num_tokens, vocab_size, hidden_size
+):
+    weight = reference.random(rng, (vocab_size, hidden_size), table_dtype)
+    ids = rng.integers(0, vocab_size, num_tokens)
+    ids[-1] = vocab_size - 1
+    out = poisoned((num_tokens, hidden_size), out_dtype, device)
+
+    assert ops.embedding(on(ids, device), on(weight, device), out=out) is out
+
+    np.testing.assert_array_equal(bits(out), bits(weight[ids].astype(out_dtype)))
+
+
+@pytest.mark.parametrize("table_dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("out_dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("vocab_size", "hidden_size"), [(1, 1), (16, 8), (37, 9), (48, 130)])
+def test_embedding_reads_a_packed_table(rng, table_dtype, out_dtype, vocab_size, hidden_size):
+    weight = reference.random(rng, (vocab_size, hidden_size), table_dtype)
+    packed = reference.pack_linear(weight)
+    ids = rng.permutation(vocab_size)
+    expected = bits(weight[ids].astype(out_dtype))
+
+    out = poisoned((vocab_size, hidden_size), out_dtype, "cpu")
+    ops.embedding(ids, packed, vocab_size=vocab_size, out=out)
+    np.testing.assert_array_equal(bits(out), expected)
+
+    known = ops.PackedWeight(ek.from_numpy(packed), vocab_size, hidden_size)
+    np.testing.assert_array_equal(bits(ops.embedding(ids, known, dtype=str(out_dtype))), expected)
+
+
+def test_embedding_has_the_dtype_of_the_table_unless_told(device, rng):
+    weight = on(reference.random(rng, (4, 6), BF16), device)
+    ids = on(np.zeros(2, np.int64), device)
+    assert ops.embedding(ids, weight).dtype_name == "bfloat16"
+    assert ops.embedding(ids, weight, dtype="float32").dtype_name == "float32"
+
+
+def test_embedding_writes_strided_rows(device, rng):
+    weight = reference.random(rng, (4, 6), F32)
+    wide = ek.from_numpy(np.zeros((3, 10), np.float32), device)
+    ops.embedding(on(np.array([3, 0, 3]), device), on(weight, device), out=wide[:, 2:8])
+    expected = np.zeros((3, 10), np.float32)
+    expected[:, 2:8] = weight[[3, 0, 3]]
+    np.testing.assert_array_equal(wide.numpy(), expected)
+
+
+def test_embedding_of_no_tokens_is_empty(device):
+    out = ops.embedding(on(np.empty(0, np.int64), device), on(np.ones((4, 6), F32), device))
+    assert out.shape == (0, 6)
+
+
+@pytest.mark.parametrize("bad", [-1, 37, 2**62, -(2**63)])
+def test_embedding_refuses_an_id_out_of_range_and_writes_nothing(rng, bad):
+    weight = reference.random(rng, (37, 6), F32)
+    out = np.zeros((2, 6), np.float32)
+    message = f"embedding: input_ids: expected ids from 0 to 36, got {bad} at token 1"
+    for table in (weight, reference.pack_linear(weight)):
+        with pytest.raises(ek.ArgumentError, match=message):
+            ops.embedding(np.array([3, bad]), table, vocab_size=37, out=out)
+    assert not out.any()
+
+
+@pytest.mark.parametrize("vocab_size", [-1, 0, 32, 49, 2**62])
+def test_embedding_refuses_a_vocab_size_that_is_not_that_of_the_table(vocab_size):
+    weight = np.ones((37, 6), np.float32)
+    out = np.zeros((1, 6), np.float32)
+    for table in (weight, reference.pack_linear(weight)):
+        with pytest.raises(ek.ArgumentError, match=r"embedding: weight: expected shape"):
+            ops.embedding(np.zeros(1, np.int64), table, vocab_size=vocab_size, out=out)
+
+
+def test_embedding_asks_for_the_vocab_size_of_a_packed_table():
+    packed = reference.pack_linear(np.ones((37, 6), np.float32))
+    with pytest.raises(ek.ArgumentError, match="weight: expected 2 dimensions"):
+        ops.embedding(np.zeros(1, np.int64), packed)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ernie_kernels as ek
+from ernie_kernels import ops
+
+import reference
+from reference import BF16, F32, on, poisoned
+
+DTYPES = [F32, BF16]
+THETA = 500000.0
+
+
+def positions_of(num_tokens: int) -> np.ndarray:
+    """From 0 to the longest context of the family, and past it."""
+    return np.geomspace(1, 2**21, num_tokens).astype(np.int64) - 1
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 65])
+@pytest.mark.parametrize(("head_dim", "theta"), [(2, THETA), (6, 10000.0), (128, THETA)])
+def test_table_is_correctly_rounded(device, num_tokens, head_dim, theta):
+    positions = positions_of(num_tokens)
+    out = poisoned((num_tokens, head_dim), F32, device)
+
+    assert ops.rope_table(on(positions, device), head_dim, theta=theta, out=out) is out
+
+    expected = reference.rope_table(positions, head_dim, theta)
+    step = np.spacing(np.abs(expected).astype(np.float32))
+    # Half a step, and the hair that double rounding adds.
+    assert np.all(np.abs(reference.f64(out) - expected) <= 0.5001 * step)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("num_tokens", "num_heads", "num_kv_heads", "head_dim"),
+    [(1, 1, 1, 2), (3, 2, 1, 6), (5, 3, 2, 30), (7, 16, 2, 128), (150, 4, 1, 64)],
+)
+def test_rope_matches_reference(device, rng, dtype, num_tokens, num_heads, num_kv_heads, head_dim):
+    query = reference.random(rng, (num_tokens, num_heads, head_dim), dtype)
+    key = reference.random(rng, (num_tokens, num_kv_heads, head_dim), dtype)
+    positions = positions_of(num_tokens)
+    rotated = [ek.from_numpy(x, device) for x in (query, key)]
+
+    result = ops.rope(*rotated, on(positions, device), theta=THETA)
+
+    assert result[0] is rotated[0]
+    assert result[1] is rotated[1]
+    table = reference.rope_table(positions, head_dim, THETA)
+    for x, before in zip(rotated, (query, key), strict=True):
+        expected, magnitude = reference.rope(before, table)
+        reference.check(x, expected, magnitude=magnitude, terms=2)
+
+
+def test_a_given_table_gives_the_same_bits(device, rng):
+    positions = on(positions_of(9), device)
+    key = reference.random(rng, (9, 2, 16), BF16)
+    table = ops.rope_table(positions, 16, theta=THETA)
+    once, twice = ([ek.from_numpy(key, device), ek.from_numpy(key + key, device)] for _ in range(2))
+    ops.rope(*once, positions, theta=THETA)
+    ops.rope(*twice, positions, theta=THETA, table=table)
+    for a, b in zip(once, twice, strict=True):
+        np.testing.assert_array_equal(a.numpy().view(np.uint16), b.numpy().view(np.uint16))
+
+
+def test_position_zero_turns_nothing(device, rng):
+    query = ek.from_numpy(reference.random(rng, (2, 3, 8), BF16), device)
+    key = ek.from_numpy(reference.random(rng, (2, 1, 8), BF16), device)
+    before = query.numpy().copy(), key.numpy().copy()
+    ops.rope(query, key, on(np.zeros(2, np.int64), device), theta=THETA)
+    np.testing.assert_array_equal(query.numpy(), before[0])
+    np.testing.assert_array_equal(key.numpy(), before[1])
+
+
+def test_scores_depend_on_the_distance_alone(device, rng):
+    """The reason for the rotation, and a check of its direction by another route."""
+    query, key = (np.repeat(reference.random(rng, (1, 1, 64), F32), 4, axis=0) for _ in range(2))
+    positions = np.array([0, 5, 1000, 70000])
+    rotated_query, rotated_key = query.copy(), key.copy()
+    if device == "cuda":
+        rotated_query, rotated_key = (ek.from_numpy(x, device) for x in (query, key))
+    ops.rope(rotated_query, rotated_key, on(positions + 3, device), theta=10000.0)
+    late_query = reference.f64(rotated_query)
+    early_query, early_key = (ek.from_numpy(x, device) for x in (query, key))
+    ops.rope(early_query, early_key, on(positions, device), theta=10000.0)
+    scores = (late_query * reference.f64(early_key)).sum(-1)
+    assert np.ptp(scores) < 0.05
+    assert np.abs(scores).min() > 0.05
+
+
+def test_rope_rotates_heads_of_one_buffer(device, rng):
+    """Query, key and value side by side, as a fused projection leaves them."""
+    before = reference.random(rng, (5, 8, 16), BF16)
+    fused = ek.from_numpy(before, device)
+    positions = np.arange(5) * 1000
+
+    ops.rope(fused[:, :4], fused[:, 4:6], on(positions, device), theta=THETA)
+
+    expected, magnitude = reference.rope(before, reference.rope_table(positions, 16, THETA))
+    reference.check(
+        np.ascontiguousarray(fused.numpy()[:, :6]), expected[:, :6], magnitude=magnitude[:, :6]
+    )
+    np.testing.assert_array_equal(
+        fused.numpy()[:, 6:].astype(np.float32), before[:, 6:].astype(np.float32)
+    )
+
+
+def test_a_token_does_not_depend_on_the_batch(device, rng):
+    before = reference.random(rng, (40, 4, 128), BF16)
+    positions = rng.integers(0, 100000, 40)
+    together = ek.from_numpy(before, device)
+    ops.rope(together[:, :3], together[:, 3:], on(positions, device), theta=THETA)
+    for i in (0, 17, 39):
+        alone = ek.from_numpy(before[i : i + 1], device)
+        ops.rope(alone[:, :3], alone[:, 3:], on(positions[i : i + 1], device), theta=THETA)
+        np.testing.assert_array_equal(
+            alone.numpy().view(np.uint16)[0], together.numpy().view(np.uint16)[i]
+        )
+
+
+@pytest.mark.parametrize(("num_tokens", "num_heads"), [(0, 2), (3, 0)])
+def test_rope_of_nothing(device, num_tokens, num_heads):
+    query = on(np.ones((num_tokens, num_heads, 8), np.float32), device)
+    key = on(np.ones((num_tokens, 1, 8), np.float32), device)
+    ops.rope(query, key, on(np.zeros(num_tokens, np.int64), device), theta=THETA)
+    assert ops.rope_table(on(np.zeros(0, np.int64), device), 8, theta=THETA).shape == (0, 8)
+
+
+def test_rope_refuses_a_negative_position_and_rotates_nothing():
+    query, key = np.ones((2, 1, 4), np.float32), np.ones((2, 1, 4), np.float32)
+    with pytest.raises(ek.ArgumentError, match="positions: expected values >= 0, got -1 at token"):
+        ops.rope(query, key, np.array([7, -1]), theta=THETA)
+    assert (query == 1).all()
+    assert (key == 1).all()
+
+
+@pytest.mark.parametrize("theta", [0.0, -1.0, float("nan"), float("inf"), 1e300])
+def test_rope_refuses_a_theta_that_is_no_base(theta):
+    with pytest.raises(ek.ArgumentError, match="theta: expected a finite value > 0"):
+        ops.rope_table(np.zeros(1, np.int64), 4, theta=theta)
+
+
+def test_rope_names_the_wrong_argument():
+    odd, positions = np.ones((2, 1, 5), np.float32), np.zeros(2, np.int64)
+    even = np.ones((2, 1, 4), np.float32)
+    with pytest.raises(ek.ArgumentError, match="rope: query: expected an even head_dim"):
+        ops.rope(odd, odd.copy(), positions, theta=THETA)
+    with pytest.raises(ek.ArgumentError, match="head_dim: expected an even value >= 2, got 5"):
+        ops.rope_table(positions, 5, theta=THETA)
+    with pytest.raises(ek.ArgumentError, match="out: expected shape"):
+        ops.rope_table(positions, 6, theta=THETA, out=np.ones((2, 4), np.float32))
+    with pytest.raises(ek.ArgumentError, match=r"positions: expected shape \[num_tokens=2\]"):
+        ops.rope(even, even.copy(), np.zeros(3, np.int64), theta=THETA)
+    with pytest.raises(ek.ArgumentError, match="key: expected memory apart from query"):
+        ops.rope(even, even, positions, theta=THETA)
+    joint = np.ones((2, 3, 4), np.float32)
+    with pytest.raises(ek.ArgumentError, match="key: expected memory apart from query"):
+        ops.rope(joint[:, :2], joint[:, 1:], positions, theta=THETA)
