@@ -15,6 +15,7 @@ void bind_tensor(py::module_&);
 void bind_attention(py::module_&);
 void bind_gemm(py::module_&);
 void bind_norm(py::module_&);
+void bind_safetensors(py::module_&);
 }  // namespace ernie::bindings
 
 namespace {
@@ -73,4 +74,5 @@ PYBIND11_MODULE(_core, m) {
   ernie::bindings::bind_attention(m);
   ernie::bindings::bind_gemm(m);
   ernie::bindings::bind_norm(m);
+  ernie::bindings::bind_safetensors(m);
 }

@@ -48,10 +48,9 @@ std::string errno_name(int code) {
   }
 }
 
-// Printable ASCII as it is, the rest as \xNN, at most kMaxQuoted characters.
-std::string escaped(std::string_view text) {
+// Printable ASCII as it is, the rest as \xNN, at most kMaxQuoted characters. Appends to `out`.
+std::string escaped(std::string_view text, std::string out = {}) {
   constexpr char kHex[] = "0123456789abcdef";
-  std::string out;
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
     if (out.size() > kMaxQuoted - 7) return out + "...";
@@ -67,7 +66,7 @@ std::string escaped(std::string_view text) {
 
 }  // namespace
 
-std::string quoted(std::string_view text) { return "'" + escaped(text) + "'"; }
+std::string quoted(std::string_view text) { return escaped(text, "'") += '\''; }
 
 void fail_format(std::string_view file, const std::string& text) {
   std::string message = escaped(file) + ": " + text;
@@ -76,6 +75,7 @@ void fail_format(std::string_view file, const std::string& text) {
 }
 
 File::File(const std::string& path) : name_(path.substr(path.find_last_of('/') + 1)) {
+  if (path.find('\0') != std::string::npos) fail_format(name_, "the path has a NUL character");
   // O_NONBLOCK: opening a named pipe would otherwise wait for a writer. Regular files ignore it.
   do {
     descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);

@@ -31,14 +31,20 @@ std::string supported_dtypes() {
 std::string describe(const SafetensorsEntry& entry) { return "tensor " + quoted(entry.name); }
 
 std::string range_of(const SafetensorsEntry& entry) {
-  return "[" + std::to_string(entry.begin) + ", " + std::to_string(entry.end) + ")";
+  std::string text = "[";
+  text += std::to_string(entry.begin);
+  text += ", ";
+  text += std::to_string(entry.end);
+  return text += ")";
 }
 
 std::string shape_of(const SafetensorsEntry& entry) {
   std::string text = "[";
-  for (int i = 0; i < entry.rank; ++i)
-    (text += i ? ", " : "") += std::to_string(entry.shape[static_cast<size_t>(i)]);
-  return text + "]";
+  for (int i = 0; i < entry.rank; ++i) {
+    if (i) text += ", ";
+    text += std::to_string(entry.shape[static_cast<size_t>(i)]);
+  }
+  return text += "]";
 }
 
 // The JSON of one header, read into a table of entries. Throws at the first thing wrong.
