@@ -214,7 +214,11 @@ ROWS = [
         r"'a': data_offsets \[0, 4\): beyond data \(the file has 3 bytes of data\)",
     ),
     ("row 10 one number", file_of(FLOAT32, DATA).replace(b"[0,16]", b"[   0]"), r"got 1"),
-    ("row 10 three", file_of({"a": entry("U8", [1], 0, 1) | {"data_offsets": [0, 1, 1]}}), r"got more"),
+    (
+        "row 10 three",
+        file_of({"a": entry("U8", [1], 0, 1) | {"data_offsets": [0, 1, 1]}}),
+        r"got more",
+    ),
     (
         "row 11",
         file_of({"a": entry("F32", [2, 2], 0, 12)}, DATA[:12]),

@@ -95,10 +95,7 @@ def _what_there_is_instead(folder: Path) -> str:
 
 def _tensors_of(folder: Path, file_name: str) -> dict[str, StoredTensor]:
     file = _core.SafetensorsFile(os.fsencode(folder / file_name))
-    return {
-        name: StoredTensor(name, *file.info(name), file=file, file_name=file_name)
-        for name in file.names
-    }
+    return {name: StoredTensor(name, *file.info(name), file, file_name) for name in file.names}
 
 
 # --------------------------------------------------------------------------------------- the index

@@ -42,7 +42,7 @@ class Source:
 
     name: str
     transposed: bool = False  # stored as [in, out]
-    place: int | None = None  # among the members of a fused tensor; None: it is not fused
+    place: int = 0  # among the members of a fused tensor
 
 
 def detect_layout(names: Iterable[str]) -> str:

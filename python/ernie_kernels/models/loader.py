@@ -5,8 +5,7 @@
         checkpoint.read_into(qkv, *(f"{layer}.self_attn.{m}_proj.weight" for m in "qkv"))
 
 ``require`` compares every name, shape and dtype before a byte of weights is read. ``read_into``
-moves at most a few MiB at a time beside the destination: a load needs the weights, the one matrix
-that is being packed, and little else.
+moves a few MiB at a time: a load needs the weights, the one matrix being packed, and little else.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ import logging
 import math
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,18 +26,15 @@ from typing import Any, Self
 import ml_dtypes
 import numpy as np
 
-from .. import _core
 from ..checkpoint_file import quoted
 from ..errors import ArgumentError, WeightError
 from .checkpoint_folder import StoredTensor, clipped, open_tensors
 from .checkpoint_layout import WEIGHT_DTYPES, detect_layout, source_of
+from .tensor_pieces import Piece, merged
 
 logger = logging.getLogger("ernie_kernels")
 
-# Large enough that a call's cost does not show, small enough to stay in the cache between the read,
-# the check for non-finite values and the conversion.
-CHUNK_BYTES = 4 << 20
-# Names compared for "did you mean": difflib is quadratic, and a file may hold 200,000.
+# Names compared for "did you mean": difflib is slow, and a file may hold 200,000.
 MAX_SUGGESTION_CANDIDATES = 2000
 
 NUMPY_DTYPES = {
@@ -55,40 +52,7 @@ class WeightSpec:
     config_keys: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Output features [first, first + count) of a stored tensor: what one pass over it delivers.
-
-    Vectors are taken as a matrix of one column.
-    """
-
-    stored: StoredTensor
-    transposed: bool
-    first: int
-    count: int
-
-    @property
-    def stored_width(self) -> int:
-        return math.prod(self.stored.shape[1:])
-
-    @property
-    def stored_rows(self) -> tuple[int, int]:
-        if self.transposed:
-            return 0, self.stored.shape[0]
-        return self.first, self.first + self.count
-
-    def part_of(self, begin: int, values: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
-        """What stored rows ``values``, from row ``begin`` on, contribute, and its place in it."""
-        if self.transposed:
-            block = values[:, self.first : self.first + self.count].T
-            return (slice(None), slice(begin, begin + len(values))), block
-        return (slice(begin - self.first, begin - self.first + len(values)), slice(None)), values
-
-    def followed_by(self, other: _Piece) -> bool:
-        return self.stored is other.stored and self.first + self.count == other.first
-
-
-def open_checkpoint(folder: str | Path, *, progress: bool | None = None) -> Checkpoint:
+def open_checkpoint(folder: str | PathLike[str], *, progress: bool | None = None) -> Checkpoint:
     """Opens the checkpoint in ``folder`` and checks every header.
 
     Args:
@@ -103,10 +67,11 @@ def open_checkpoint(folder: str | Path, *, progress: bool | None = None) -> Chec
     folder = Path(folder)
     checkpoint = Checkpoint(open_tensors(folder), progress)
     logger.info(
-        "%s: %s layout, %d file(s), %d tensors, %d bytes, %s",
+        "%s: %s layout, %d file%s, %d tensors, %d bytes, %s",
         quoted(folder.resolve().name),
         checkpoint.layout,
         checkpoint.num_files,
+        "" if checkpoint.num_files == 1 else "s",
         checkpoint.num_tensors,
         checkpoint.nbytes,
         checkpoint.dtype,
@@ -126,10 +91,9 @@ class Checkpoint:
 
     def __init__(self, tensors: dict[str, StoredTensor], progress: bool | None = None) -> None:
         self._tensors = tensors
+        self._required: dict[str, tuple[Piece, tuple[int, ...]]] = {}
         self._progress = sys.stderr.isatty() if progress is None else progress
         self._bar: Any = None
-        self._pieces: dict[str, _Piece] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
         self.layout = detect_layout(tensors)
         self.num_files = len({tensor.file_name for tensor in tensors.values()})
         self.num_tensors = len(tensors)
@@ -154,7 +118,7 @@ class Checkpoint:
     def close(self) -> None:
         """Closes the files and the progress bar. The tensors can no longer be read."""
         self._tensors = {}
-        self._pieces = {}
+        self._required = {}
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -177,58 +141,54 @@ class Checkpoint:
         Raises:
             WeightError: a tensor is missing, unexpected, or has the wrong shape or dtype.
         """
-        members: dict[str, list[str]] = {}
-        for name in specs:
-            members.setdefault(source_of(name, self.layout).name, []).append(name)
+        members: dict[str, dict[str, WeightSpec]] = {}  # of each stored tensor
+        for name, spec in specs.items():
+            members.setdefault(source_of(name, self.layout).name, {})[name] = spec
         missing = [
             stored
             for stored, names in members.items()
-            if stored not in self._tensors and not all(name in optional for name in names)
+            if stored not in self._tensors and not names.keys() <= set(optional)
         ]
         unexpected = [n for n in self._tensors if n not in members and "mtp" not in n]
         if missing or unexpected:
             raise WeightError(_difference(missing, unexpected))
+        required = {}
         for stored, names in members.items():
             if stored in self._tensors:
-                names.sort(key=lambda name: source_of(name, self.layout).place or 0)
-                self._check_stored(self._tensors[stored], {n: specs[n] for n in names})
-        self._pieces = dict(self._locate(specs, members))
-        self._shapes = {name: specs[name].shape for name in self._pieces}
+                required.update(self._locate(self._tensors[stored], names))
+        self._required = required
 
     def _locate(
-        self, specs: Mapping[str, WeightSpec], members: dict[str, list[str]]
-    ) -> Iterator[tuple[str, _Piece]]:
-        for stored, names in members.items():
-            if stored not in self._tensors:
-                continue
-            first = 0
-            for name in names:
-                transposed = source_of(name, self.layout).transposed
-                count = specs[name].shape[0]
-                yield name, _Piece(self._tensors[stored], transposed, first, count)
-                first += count
-
-    def _check_stored(self, tensor: StoredTensor, members: Mapping[str, WeightSpec]) -> None:
-        self._numpy_dtype_of(tensor)
-        first = next(iter(members))
-        shape = members[first].shape
-        if source_of(first, self.layout).place is not None:
-            shape = (sum(spec.shape[0] for spec in members.values()), *shape[1:])
-        if source_of(first, self.layout).transposed:
-            shape = shape[::-1]
-        if tensor.shape != shape:
-            keys = dict.fromkeys(key for spec in members.values() for key in spec.config_keys)
+        self, tensor: StoredTensor, members: Mapping[str, WeightSpec]
+    ) -> dict[str, tuple[Piece, tuple[int, ...]]]:
+        """The piece of ``tensor`` that each member is, and the member's shape; checks the whole."""
+        dtype = self._dtype_of(tensor)
+        sources = {name: source_of(name, self.layout) for name in members}
+        names = sorted(members, key=lambda name: sources[name].place)
+        transposed = sources[names[0]].transposed
+        pieces = {}
+        outputs = 0
+        for name in names:
+            shape = members[name].shape
+            pieces[name] = (Piece(tensor, dtype, transposed, outputs, shape[0]), shape)
+            outputs += shape[0]
+        expected = (outputs, *members[names[0]].shape[1:])
+        if transposed:
+            expected = expected[::-1]
+        if tensor.shape != expected:
+            keys = dict.fromkeys(key for name in names for key in members[name].config_keys)
             origin = f" from {', '.join(keys)} of config.json" if keys else ""
             raise WeightError(
-                clipped(f"{tensor}: shape {list(tensor.shape)}, expected {list(shape)}{origin}")
+                clipped(f"{tensor}: shape {list(tensor.shape)}, expected {list(expected)}{origin}")
             )
+        return pieces
 
-    def _numpy_dtype_of(self, tensor: StoredTensor) -> np.dtype[Any]:
+    def _dtype_of(self, tensor: StoredTensor) -> np.dtype[Any]:
         allowed = WEIGHT_DTYPES[self.layout]
         if tensor.dtype not in allowed:
             raise WeightError(
                 f"{tensor}: dtype {tensor.dtype}, expected {' or '.join(allowed)} for a weight "
-                f"of the {self.layout} layout"
+                f"in the {self.layout} layout"
             )
         return NUMPY_DTYPES[allowed[tensor.dtype]]
 
@@ -240,9 +200,7 @@ class Checkpoint:
         ``dtype`` is ``"float32"``, ``"bfloat16"`` or ``"float16"``; for the rest see
         :meth:`read_into`.
         """
-        shapes = [self._required(name)[1] for name in names]
-        rows = sum(shape[0] for shape in shapes)
-        destination = np.empty((rows, *shapes[0][1:]), NUMPY_DTYPES[dtype])
+        destination = np.empty(self._stacked_shape(names), NUMPY_DTYPES[dtype])
         self.read_into(destination, *names)
         return destination
 
@@ -260,86 +218,47 @@ class Checkpoint:
             FormatError: the file cannot be read or has changed since it was opened.
         """
         array = destination if isinstance(destination, np.ndarray) else destination.numpy()
-        required = [self._required(name) for name in names]
-        rows = sum(shape[0] for _, shape in required)
-        if any(array.shape != (rows, *shape[1:]) for _, shape in required):
+        shape = self._stacked_shape(names)
+        if array.shape != shape:
             raise ArgumentError(
-                f"read_into: destination: expected shape {[rows, *required[0][1][1:]]} for "
-                f"{quoted(names[0])} and what follows it, got {list(array.shape)}"
+                f"read_into: destination: expected shape {list(shape)} for {quoted(names[0])}"
+                f"{' and what follows it' if len(names) > 1 else ''}, got {list(array.shape)}"
             )
-        if not array.flags.c_contiguous or array.dtype not in NUMPY_DTYPES.values():
+        flags = array.flags
+        if not (flags.c_contiguous and flags.writeable and array.dtype in NUMPY_DTYPES.values()):
             raise ArgumentError(
-                f"read_into: destination: expected C-contiguous {', '.join(NUMPY_DTYPES)}, got "
-                f"{array.dtype}{'' if array.flags.c_contiguous else ', not contiguous'}"
+                f"read_into: destination: expected a writable C-contiguous array of "
+                f"{' or '.join(NUMPY_DTYPES)}, got {array.dtype}, strides {array.strides}, "
+                f"writable: {flags.writeable}"
             )
-        at = 0
-        for piece in _merged([piece for piece, _ in required]):
-            self._read_piece(piece, array[at : at + piece.count])
-            at += piece.count
+        matrix = array.reshape(shape[0], math.prod(shape[1:]))
+        row = 0
+        for piece in merged(self._required[name][0] for name in names):
+            for nbytes in piece.read_into(matrix[row : row + piece.count]):
+                self._advance(nbytes)
+            row += piece.count
 
     def equals(self, name: str, array: np.ndarray) -> bool:
         """Whether a stored tensor, rounded to the dtype of ``array``, is ``array``.
 
-        Reads no further than the first few MiB that differ: an ``lm_head.weight`` that is present
-        in a tied checkpoint is compared with the embedding and dropped when it is the same.
+        Reads no further than the first few MiB that differ. Decides whether the ``lm_head.weight``
+        of a tied checkpoint is one of its own or the embedding once more.
         """
-        piece, shape = self._required(name)
+        shape = self._stacked_shape((name,))
         if array.shape != shape:
             return False
-        matrix = array.reshape(len(array), math.prod(shape[1:]))
-        for begin, values in self._chunks(piece, array.dtype):
-            window, block = piece.part_of(begin, values)
-            if not np.array_equal(_words(matrix)[window], _words(block)):
-                return False
-        return True
+        return self._required[name][0].equals(array.reshape(shape[0], math.prod(shape[1:])))
 
-    def _required(self, name: str) -> tuple[_Piece, tuple[int, ...]]:
-        if name not in self._pieces:
+    def _stacked_shape(self, names: tuple[str, ...]) -> tuple[int, ...]:
+        for name in names:
+            if name not in self._required:
+                raise ArgumentError(f"checkpoint: {quoted(name)}: not among the required tensors")
+        shapes = [self._required[name][1] for name in names]
+        if not names or any(shape[1:] != shapes[0][1:] for shape in shapes):
             raise ArgumentError(
-                f"checkpoint: expected a name passed to require(), got {quoted(name)}"
+                f"checkpoint: expected tensors of equal width, got shapes {shapes[:8]}"
             )
-        return self._pieces[name], self._shapes[name]
-
-    def _read_piece(self, piece: _Piece, destination: np.ndarray) -> None:
-        matrix = destination.reshape(len(destination), math.prod(destination.shape[1:]))
-        width = piece.stored_width
-        count, first = 0, -1
-        for begin, values in self._chunks(piece, matrix.dtype, into=matrix):
-            found, index = _core.count_nonfinite(values)
-            if found and count == 0:
-                first = begin * width + index
-            count += found
-            window, block = piece.part_of(begin, values)
-            if not np.may_share_memory(matrix, values):
-                _words(matrix)[window] = _words(block)
-            self._advance(block.size * piece.stored.nbytes // max(1, math.prod(piece.stored.shape)))
-        if count:
-            raise WeightError(
-                f"{piece.stored}: {count} values are NaN or infinite as {matrix.dtype}, the first "
-                f"at flat index {first}; the file is damaged or holds values beyond that type"
-            )
-
-    def _chunks(
-        self, piece: _Piece, dtype: np.dtype[Any], into: np.ndarray | None = None
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """The stored rows that ``piece`` needs, as ``dtype``, with the index of the first row.
-
-        At most ``CHUNK_BYTES`` at a time, or one row. Rows that need no change are read straight
-        into the rows of ``into``.
-        """
-        stored_dtype = self._numpy_dtype_of(piece.stored)
-        row_bytes = piece.stored_width * stored_dtype.itemsize
-        begin, end = piece.stored_rows
-        step = max(1, CHUNK_BYTES // max(1, row_bytes))
-        direct = into is not None and not piece.transposed and stored_dtype == dtype
-        if not direct:
-            scratch = np.empty((min(step, end - begin), piece.stored_width), stored_dtype)
-        for at in range(begin, end, step):
-            rows = min(step, end - at)
-            chunk = into[at - begin : at - begin + rows] if direct else scratch[:rows]  # type: ignore[index]
-            piece.stored.file.read_into(piece.stored.name, chunk, at * row_bytes)
-            with np.errstate(over="ignore", invalid="ignore"):  # found by the check for infinities
-                yield at, chunk.astype(dtype, copy=False)
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
     def _advance(self, nbytes: int) -> None:
         if not self._progress:
@@ -347,29 +266,9 @@ class Checkpoint:
         if self._bar is None:
             from tqdm import tqdm  # here: a load without a bar need not import it
 
-            total = sum(stored.nbytes for stored in {p.stored for p in self._pieces.values()})
+            total = sum(math.prod(s) * p.dtype.itemsize for p, s in self._required.values())
             self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="weights")
         self._bar.update(nbytes)
-
-
-def _merged(pieces: list[_Piece]) -> Iterator[_Piece]:
-    """Neighbours in one stored tensor become one piece, so that it is read once."""
-    merged: _Piece | None = None
-    for piece in pieces:
-        if merged is None:
-            merged = piece
-        elif merged.followed_by(piece):
-            merged = replace(merged, count=merged.count + piece.count)
-        else:
-            yield merged
-            merged = piece
-    if merged is not None:
-        yield merged
-
-
-def _words(array: np.ndarray) -> np.ndarray:
-    """The same bits as integers, which numpy copies faster than types that it did not define."""
-    return array.view(f"u{array.itemsize}")
 
 
 def _difference(missing: list[str], unexpected: list[str]) -> str:
