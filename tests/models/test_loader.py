@@ -154,6 +154,7 @@ def test_fused_matrices_are_read_into_one_destination(
     tmp_path, rng, monkeypatch, layout, chunk_bytes, stored_dtype, dtype
 ):
     monkeypatch.setattr(tensor_pieces, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(tensor_pieces, "STRIP_ROWS", 3)
     weights = random_weights(rng, specs(), stored_dtype)
     save(tmp_path / "model.safetensors", weights if layout == "huggingface" else to_paddle(weights))
     checkpoint = open_checkpoint(tmp_path)
@@ -270,8 +271,15 @@ def test_progress_ends_at_all_bytes(tmp_path, rng, capsys, layout):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(FormatError, match="'absent': not a folder"):
+    with pytest.raises(FormatError, match=r"'absent': no folder that can be listed \(ENOENT\)"):
         open_checkpoint(tmp_path / "absent")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(FormatError, match=r"\(ENOTDIR\)"):
+        open_checkpoint(tmp_path / "notes.txt")
+    with pytest.raises(FormatError, match=r"\(not a path\)"):
+        open_checkpoint("a\0b")
+    with pytest.raises(FormatError, match=r"\(ENAMETOOLONG\)"):
+        open_checkpoint("x" * 300)
     with pytest.raises(FormatError, match=r"no .safetensors file; expected model.safetensors or"):
         open_checkpoint(tmp_path)
 

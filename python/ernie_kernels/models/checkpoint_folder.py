@@ -8,6 +8,7 @@ base names, so no index reaches a path outside the folder.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections import Counter
@@ -54,25 +55,31 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
         FormatError: no folder, no safetensors in it, a broken file or index.
         WeightError: the index and the files contradict each other.
     """
-    if not folder.is_dir():
-        raise FormatError(f"{quoted(folder.name)}: not a folder; give the folder of a checkpoint")
-    present = sorted(path.name for path in folder.iterdir() if path.name.endswith(".safetensors"))
-    if (folder / INDEX_FILE).exists():
-        weight_map = _read_index(folder / INDEX_FILE)
-        if SINGLE_FILE in present and SINGLE_FILE not in weight_map.values():
-            raise FormatError(
-                f"{quoted(folder.name)}: holds both {SINGLE_FILE} and {INDEX_FILE}, which does not "
-                f"list it; remove the one that is out of date"
-            )
-        return _open_indexed(folder, weight_map, present)
-    return _tensors_of(folder, _sole_file(folder, present))
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except (OSError, ValueError) as error:
+        reason = errno.errorcode.get(getattr(error, "errno", None) or 0, "not a path")
+        raise FormatError(
+            f"{quoted(folder.name)}: no folder that can be listed ({reason}); give the folder of a "
+            f"checkpoint"
+        ) from None
+    present = [name for name in names if name.endswith(".safetensors")]
+    if INDEX_FILE not in names:
+        return _tensors_of(folder, _sole_file(folder, names, present))
+    weight_map = _read_index(folder / INDEX_FILE)
+    if SINGLE_FILE in present and SINGLE_FILE not in weight_map.values():
+        raise FormatError(
+            f"{quoted(folder.name)}: holds both {SINGLE_FILE} and {INDEX_FILE}, which does not "
+            f"list it; remove the one that is out of date"
+        )
+    return _open_indexed(folder, weight_map, present)
 
 
-def _sole_file(folder: Path, present: list[str]) -> str:
+def _sole_file(folder: Path, names: list[str], present: list[str]) -> str:
     if SINGLE_FILE in present:
         return SINGLE_FILE
     if not present:
-        raise FormatError(clipped(f"{quoted(folder.name)}: {_what_there_is_instead(folder)}"))
+        raise FormatError(clipped(f"{quoted(folder.name)}: {_what_there_is_instead(names)}"))
     numbered = NUMBERED_SHARD.search(present[0])
     if len(present) > 1 or (numbered and int(numbered[1]) > 1):
         raise FormatError(
@@ -82,8 +89,8 @@ def _sole_file(folder: Path, present: list[str]) -> str:
     return present[0]
 
 
-def _what_there_is_instead(folder: Path) -> str:
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in PICKLE_SUFFIXES)
+def _what_there_is_instead(names: list[str]) -> str:
+    pickles = [name for name in names if name.lower().endswith(PICKLE_SUFFIXES)]
     if not pickles:
         return f"no .safetensors file; expected {SINGLE_FILE} or {INDEX_FILE}"
     return (
@@ -95,7 +102,11 @@ def _what_there_is_instead(folder: Path) -> str:
 
 def _tensors_of(folder: Path, file_name: str) -> dict[str, StoredTensor]:
     file = _core.SafetensorsFile(os.fsencode(folder / file_name))
-    return {name: StoredTensor(name, *file.info(name), file, file_name) for name in file.names}
+    tensors = {}
+    for name in file.names:
+        dtype, shape, nbytes = file.info(name)
+        tensors[name] = StoredTensor(name, dtype, shape, nbytes, file, file_name)
+    return tensors
 
 
 # --------------------------------------------------------------------------------------- the index

@@ -92,7 +92,8 @@ class Checkpoint:
     def __init__(self, tensors: dict[str, StoredTensor], progress: bool | None = None) -> None:
         self._tensors = tensors
         self._required: dict[str, tuple[Piece, tuple[int, ...]]] = {}
-        self._progress = sys.stderr.isatty() if progress is None else progress
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._progress = terminal if progress is None else progress
         self._bar: Any = None
         self.layout = detect_layout(tensors)
         self.num_files = len({tensor.file_name for tensor in tensors.values()})

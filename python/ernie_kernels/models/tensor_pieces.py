@@ -16,6 +16,7 @@ from .checkpoint_folder import StoredTensor
 # Large enough that a call's cost does not show, small enough to stay in the cache between the read,
 # the check for non-finite values and the conversion.
 CHUNK_BYTES = 4 << 20
+STRIP_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Piece:
             count += found
             window, block = self._part_of(begin, values)
             if not np.may_share_memory(matrix, values):
-                words(matrix)[window] = words(block)
+                _copy(words(matrix)[window], words(block), self.transposed)
             yield block.size * self.dtype.itemsize
         if count:
             raise WeightError(
@@ -108,6 +109,20 @@ def merged(pieces: Iterable[Piece]) -> Iterator[Piece]:
         last = piece
     if last:
         yield last
+
+
+def _copy(destination: np.ndarray, source: np.ndarray, transposed: bool) -> None:
+    """``destination[...] = source``; ``transposed``: ``source`` is a view of a transposed array.
+
+    Then a strip at a time, by way of a compact copy: rows of a large matrix lie a multiple of 4 KiB
+    apart, so that walking down a column meets the same few cache lines over and over (7x slower).
+    """
+    if not transposed:
+        destination[...] = source
+        return
+    for at in range(0, len(source), STRIP_ROWS):
+        strip = source[at : at + STRIP_ROWS]
+        destination[at : at + STRIP_ROWS] = np.ascontiguousarray(strip.T).T
 
 
 def words(array: np.ndarray) -> np.ndarray:
