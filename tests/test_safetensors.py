@@ -94,6 +94,23 @@ def test_eight_bit_floats_are_read_as_bytes_and_smaller_ones_refused(tmp_path):
         file.read("f4")
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, BFLOAT16])
+@pytest.mark.parametrize("count", [0, 1, 31, 16384, 16385, 40_000])  # the native block is 16,384
+def test_counts_non_finite_values(rng, dtype, count):
+    values = rng.standard_normal(count).astype(np.float32)
+    for some in (0, 1, 5, count):
+        values[rng.permutation(count)[:some]] = np.resize(
+            [np.nan, np.inf, -np.inf], min(some, count)
+        )
+        where = np.flatnonzero(~np.isfinite(values))
+        expected = (len(where), where[0] if len(where) else -1)
+        assert _core.count_nonfinite(values.astype(dtype)) == expected
+    with pytest.raises(
+        ValueError, match="values: expected float32 or float16 or bfloat16, got int"
+    ):
+        _core.count_nonfinite(np.zeros(3, np.int32))
+
+
 # -------------------------------------------------------------------------------- what is refused
 
 NESTED = b'{"a":' + b"[" * 100_000
