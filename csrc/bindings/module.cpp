@@ -19,6 +19,7 @@ void bind_gemm(py::module_&);
 void bind_kv_cache(py::module_&);
 void bind_norm(py::module_&);
 void bind_rope(py::module_&);
+void bind_safetensors(py::module_&);
 }  // namespace ernie::bindings
 
 namespace {
@@ -81,4 +82,5 @@ PYBIND11_MODULE(_core, m) {
   ernie::bindings::bind_kv_cache(m);
   ernie::bindings::bind_norm(m);
   ernie::bindings::bind_rope(m);
+  ernie::bindings::bind_safetensors(m);
 }
