@@ -2,7 +2,7 @@
 
 ``check`` is the bound of every comparison: per element
 
-    |y - y64| <= unit(dtype) * |y64| + c * 2**-24 * S,   c = max(16, 2 sqrt(K))
+    |y - y64| <= unit(dtype) * |y64| + c * 2**-24 * S + 2**-140,   c = max(16, 2 sqrt(K))
 
 where ``S`` is the sum of the absolute values of the K terms that make the element. The first term
 is the rounding of the result, the second what any float32 summation order may add.
@@ -24,6 +24,8 @@ Array = npt.NDArray
 
 # Half the distance of neighbouring values, relative: the error of one rounding.
 UNIT = {F32: 2.0**-24, BF16: 2.0**-8}
+# What a float32 intermediate below the smallest normal number may lose, absolutely.
+UNDERFLOW = 2.0**-140
 
 
 def random(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype, scale=1.0) -> Array:
@@ -64,7 +66,7 @@ def check(actual, expected: Array, *, magnitude: Array | float, terms: int = 1) 
     if actual.size == 0:
         return
     c = max(16.0, 2.0 * math.sqrt(terms))
-    bound = UNIT[actual.dtype] * np.abs(expected) + c * 2.0**-24 * magnitude
+    bound = UNIT[actual.dtype] * np.abs(expected) + c * 2.0**-24 * magnitude + UNDERFLOW
     error = np.abs(f64(actual) - expected)
     excess = np.where(np.isnan(error), np.inf, error) - bound
     worst = np.unravel_index(np.argmax(excess), excess.shape)

@@ -1,0 +1,178 @@
+"""Thousands of random shapes per op, each against float64 within the bound of tests/reference.py.
+
+Every case has its own seed: a failure prints the op and the seed, and
+
+    ERNIE_TEST_CASE=linear:1234 pytest tests/ops/test_random_cases.py
+
+runs that one again. ``ERNIE_TEST_CASES`` sets how many cases run in all (default 2,000; CI runs
+20,000 on the best CPU tier); each op gets a fixed share of them, and a test counts that none is
+skipped.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from ernie_kernels import ops
+
+import reference
+from reference import BF16, F32, PagedBatch, on, poisoned
+
+# Around every vector width, register tile and block of the kernels; drawn half of the time.
+EDGES = [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 96, 97, 127, 128,
+         129]  # fmt: skip
+
+
+def extent(rng: np.random.Generator, limit: int) -> int:
+    edges = [e for e in EDGES if e <= limit]
+    return int(rng.choice(edges)) if rng.random() < 0.5 else int(rng.integers(1, limit + 1))
+
+
+def dtype_of(rng: np.random.Generator) -> np.dtype:
+    return (F32, BF16)[rng.integers(2)]
+
+
+def magnitude_of(rng: np.random.Generator) -> float:
+    return float(rng.choice([1.0, 1.0, 1e-3, 30.0]))
+
+
+def strided(rng: np.random.Generator, array: np.ndarray) -> np.ndarray:
+    """Half of the time a view into a wider array whose other columns are NaN."""
+    if rng.random() < 0.5:
+        return array
+    left, right = (int(n) for n in rng.integers(0, 9, 2))
+    wide = np.full((*array.shape[:-1], left + array.shape[-1] + right), np.nan).astype(array.dtype)
+    wide[..., left : left + array.shape[-1]] = array
+    return wide[..., left : left + array.shape[-1]]
+
+
+def case_rms_norm(rng, device):
+    dtype, tokens, hidden = dtype_of(rng), extent(rng, 12), extent(rng, 300)
+    x = reference.random(rng, (tokens, hidden), dtype, magnitude_of(rng))
+    weight = reference.random(rng, (hidden,), dtype)
+    eps = float(rng.choice([1e-5, 1e-6, 1e-2]))
+    out = poisoned(x.shape, dtype, device)
+    ops.rms_norm(on(strided(rng, x), device), on(weight, device), eps=eps, out=out)
+    expected, magnitude = reference.rms_norm(x, weight, eps)
+    reference.check(out, expected, magnitude=magnitude, terms=hidden)
+
+
+def case_linear(rng, device):
+    x_dtype = dtype_of(rng)
+    w_dtype = BF16 if x_dtype == BF16 else dtype_of(rng)
+    out_dtype = x_dtype if rng.random() < 0.7 else F32
+    tokens, k, n = extent(rng, 30), extent(rng, 200), extent(rng, 150)
+    x = reference.random(rng, (tokens, k), x_dtype, magnitude_of(rng))
+    weight = reference.random(rng, (n, k), w_dtype, magnitude_of(rng))
+    bias = reference.random(rng, (n,), w_dtype) if rng.random() < 0.3 else None
+    packed = device == "cpu" and rng.random() < 0.7
+    given = ops.linear_pack(weight) if packed else on(weight, device)
+    out = poisoned((tokens, n), out_dtype, device)
+    ops.linear(
+        on(strided(rng, x), device), given, None if bias is None else on(bias, device), out=out
+    )
+    expected, magnitude = reference.linear(x, weight, bias)
+    reference.check(out, expected, magnitude=magnitude, terms=k)
+
+
+def case_attention(rng, device):
+    group, kv_heads = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    lengths = []
+    for _ in range(rng.integers(1, 4)):
+        total = extent(rng, 90)
+        queries = 1 if rng.random() < 0.5 else int(rng.integers(0, min(total, 12) + 1))
+        lengths.append((queries, total))
+    batch = PagedBatch(
+        rng,
+        lengths,
+        num_heads=group * kv_heads,
+        num_kv_heads=kv_heads,
+        head_dim=2 * extent(rng, 40),
+        block_size=int(rng.choice([16, 32, 64])),
+        dtype=dtype_of(rng),
+        scale=float(rng.choice([1.0, 0.1, 4.0])),
+    )
+    causal, scale = bool(rng.random() < 0.8), float(rng.choice([0.05, 0.125, 1.0]))
+    out = poisoned(batch.query.shape, batch.query.dtype, device)
+    arguments = batch.arguments(device)
+    query, k_cache, v_cache = (arguments.pop(name) for name in ("query", "k_cache", "v_cache"))
+    ops.attention(query, k_cache, v_cache, **arguments, causal=causal, scale=scale, out=out)
+    expected, magnitude = batch.expected(scale=scale, causal=causal)
+    reference.check(out, expected, magnitude=magnitude, terms=batch.max_seq_len)
+
+
+def case_rope(rng, device):
+    dtype, tokens, head_dim = dtype_of(rng), extent(rng, 9), 2 * extent(rng, 64)
+    query, key = (reference.random(rng, (tokens, extent(rng, 6), head_dim), dtype) for _ in "qk")
+    positions = rng.integers(0, 1 << int(rng.integers(1, 22)), tokens)
+    theta = float(rng.choice([10000.0, 500000.0]))
+    table = reference.rope_table(positions, head_dim, theta)
+    expected = [reference.rope(x, table) for x in (query, key)]
+    rotated = [reference.ek.from_numpy(x, device) for x in (query, key)]
+    ops.rope(*rotated, on(positions, device), theta=theta)
+    for got, (value, magnitude) in zip(rotated, expected, strict=True):
+        reference.check(got, value, magnitude=magnitude, terms=2)
+
+
+def case_silu_and_mul(rng, device):
+    dtype, tokens, width = dtype_of(rng), extent(rng, 12), extent(rng, 200)
+    # Gates below -87 have a denormal sigmoid; test_activation.py has all bfloat16 gates.
+    x = reference.random(rng, (tokens, 2 * width), dtype, min(magnitude_of(rng), 10.0))
+    out = poisoned((tokens, width), dtype, device)
+    ops.silu_and_mul(on(strided(rng, x), device), out=out)
+    expected = reference.silu_and_mul(x)
+    reference.check(out, expected, magnitude=np.abs(expected), terms=1)
+
+
+def case_embedding(rng, device):
+    dtype, vocab, hidden, tokens = dtype_of(rng), extent(rng, 90), extent(rng, 100), extent(rng, 20)
+    weight = reference.random(rng, (vocab, hidden), dtype)
+    ids = rng.integers(0, vocab, tokens)
+    table = ops.linear_pack(weight).tensor if device == "cpu" and rng.random() < 0.5 else weight
+    out_dtype = dtype_of(rng)
+    out = poisoned((tokens, hidden), out_dtype, device)
+    ops.embedding(on(ids, device), on(table, device), vocab_size=vocab, out=out)
+    np.testing.assert_array_equal(out.numpy(), weight[ids].astype(out_dtype))
+
+
+# op -> (case, share of all cases)
+CASES = {
+    "rms_norm": (case_rms_norm, 0.15),
+    "linear": (case_linear, 0.25),
+    "attention": (case_attention, 0.3),
+    "rope": (case_rope, 0.1),
+    "silu_and_mul": (case_silu_and_mul, 0.1),
+    "embedding": (case_embedding, 0.1),
+}
+TOTAL = int(os.environ.get("ERNIE_TEST_CASES", "2000"))
+
+
+def seeds_of(op: str) -> list[int]:
+    chosen = os.environ.get("ERNIE_TEST_CASE")
+    if chosen:
+        name, seed = chosen.split(":")
+        return [int(seed)] if name == op else []
+    return list(range(round(TOTAL * CASES[op][1])))
+
+
+def test_shares_make_a_whole():
+    assert sum(share for _, share in CASES.values()) == pytest.approx(1)
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("op", CASES)
+def test_random_cases(device, op):
+    case, _ = CASES[op]
+    seeds = seeds_of(op)
+    ran = 0
+    for seed in seeds:
+        try:
+            case(np.random.default_rng([seed, len(op)]), device)
+        except Exception as error:
+            message = f"ERNIE_TEST_CASE={op}:{seed} fails: {error}"
+            raise AssertionError(message) from error
+        ran += 1
+    assert ran == len(seeds)
