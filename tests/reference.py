@@ -230,3 +230,66 @@ def rope(x: Array, table: Array) -> tuple[Array, Array]:
     expected = np.stack([turned.real, turned.imag], axis=-1).reshape(x.shape)
     size = np.abs(pairs.real) + np.abs(pairs.imag)
     return expected, np.repeat(size, 2, axis=-1)
+
+
+# -------------------------------------------------------------------------------------- sampling
+
+
+def apply_penalties(
+    logits: Array, tokens: list[Array], prompt_lens: Array, repetition, presence, frequency
+) -> Array:
+    """``tokens`` and the penalties hold one entry per row."""
+    result = f64(logits)
+    for s, ids in enumerate(tokens):
+        for token in set(ids.tolist()):
+            value = result[s, token]
+            value = value / repetition[s] if value > 0 else value * repetition[s]
+            count = int((ids[prompt_lens[s] :] == token).sum())
+            if count:
+                value = value - frequency[s] * count - presence[s]
+            result[s, token] = value
+    return result
+
+
+def philox(counter: list[int], key: list[int]) -> list[int]:
+    """Philox4x32-10 in Python's integers."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 % 2**32, (p0 >> 32) ^ c3 ^ k1, p0 % 2**32
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return [c0, c1, c2, c3]
+
+
+def sample_uniform(seed: int, position: int) -> float:
+    seed, position = int(seed) % 2**64, int(position) % 2**64
+    words = philox([position % 2**32, position >> 32, 0, 0], [seed % 2**32, seed >> 32])
+    return ((words[1] << 32 | words[0]) >> 11) * 2.0**-53
+
+
+def sample_probabilities(
+    logits: Array, temperature: float, top_k: int, top_p: float, min_p: float
+) -> Array:
+    """What each id is drawn with, temperature > 0, all logits finite or -inf: float64, sum 1."""
+    scaled = f64(logits) / float(np.float32(temperature))
+    weight = np.exp(scaled - scaled.max())
+    order = np.argsort(-f64(logits), kind="stable")  # equal logits: the lower id first
+    kept = order[: top_k or None]
+    if top_p < 1:
+        prefix = np.cumsum(weight[kept]) / weight[kept].sum()
+        kept = kept[: 1 + np.searchsorted(prefix, float(np.float32(top_p)))]
+    kept = kept[weight[kept] >= float(np.float32(min_p)) * weight.max()]
+    result = np.zeros_like(weight)
+    result[kept] = weight[kept]
+    return result / result.sum()
+
+
+def sample(logits: Array, temperature: float, top_k: int, top_p: float, min_p: float, u: float):
+    """One row."""
+    if np.isnan(logits).any() or not np.isfinite(logits.max()):
+        return -1
+    if temperature == 0:
+        return int(np.argmax(logits))
+    cumulative = np.cumsum(sample_probabilities(logits, temperature, top_k, top_p, min_p))
+    return int(np.argmax(cumulative > u))

@@ -20,6 +20,7 @@ void bind_kv_cache(py::module_&);
 void bind_norm(py::module_&);
 void bind_rope(py::module_&);
 void bind_safetensors(py::module_&);
+void bind_sampling(py::module_&);
 }  // namespace ernie::bindings
 
 namespace {
@@ -83,4 +84,5 @@ PYBIND11_MODULE(_core, m) {
   ernie::bindings::bind_norm(m);
   ernie::bindings::bind_rope(m);
   ernie::bindings::bind_safetensors(m);
+  ernie::bindings::bind_sampling(m);
 }

@@ -45,6 +45,9 @@ inline F32 min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F32 round(F32 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT)}; }
 // a * 2^n for integral n.
 inline F32 scale_by_power(F32 a, F32 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+// One bit per lane.
+inline uint32_t equal_mask(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ); }
+inline uint32_t at_least_mask(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
 // Of the pairs (0, 1), (2, 3), ...: the first of each twice, the second twice, the two exchanged.
 inline F32 firsts(F32 a) { return {_mm512_moveldup_ps(a.v)}; }
 inline F32 seconds(F32 a) { return {_mm512_movehdup_ps(a.v)}; }
@@ -99,6 +102,12 @@ inline F32 scale_by_power(F32 a, F32 n) {
   const __m256 p = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
   const __m256 q = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
   return {_mm256_mul_ps(_mm256_mul_ps(a.v, p), q)};
+}
+inline uint32_t equal_mask(F32 a, F32 b) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ));
+}
+inline uint32_t at_least_mask(F32 a, F32 b) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ));
 }
 inline F32 firsts(F32 a) { return {_mm256_moveldup_ps(a.v)}; }
 inline F32 seconds(F32 a) { return {_mm256_movehdup_ps(a.v)}; }
@@ -164,6 +173,16 @@ inline F32 seconds(F32 a) { ERNIE_LANES(a.v[i | 1]); }
 inline F32 exchanged(F32 a) { ERNIE_LANES(a.v[i ^ 1]); }
 inline F32 sub_add(F32 a, F32 b) { ERNIE_LANES(i & 1 ? a.v[i] + b.v[i] : a.v[i] - b.v[i]); }
 #undef ERNIE_LANES
+inline uint32_t equal_mask(F32 a, F32 b) {
+  uint32_t mask = 0;
+  for (int i = 0; i < 4; ++i) mask |= uint32_t{a.v[i] == b.v[i]} << i;
+  return mask;
+}
+inline uint32_t at_least_mask(F32 a, F32 b) {
+  uint32_t mask = 0;
+  for (int i = 0; i < 4; ++i) mask |= uint32_t{a.v[i] >= b.v[i]} << i;
+  return mask;
+}
 inline float sum(F32 a) { return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]); }
 inline float max_of(F32 a) {
   const float p = a.v[0] > a.v[1] ? a.v[0] : a.v[1], q = a.v[2] > a.v[3] ? a.v[2] : a.v[3];

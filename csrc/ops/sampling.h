@@ -13,14 +13,15 @@ namespace ernie {
 //
 // Source: repetition: Keskar et al. 2019, arXiv:1909.05858; the others as in the OpenAI API.
 struct ApplyPenaltiesArgs {
-  TensorView logits;       // [num_seqs, vocab_size], float32, read and written, last stride 1
+  TensorView logits;       // [num_seqs, vocab_size], float32, read and written, last stride 1,
+                           // vocab_size < 2^31
   TensorView token_ids;    // [total], int64, contiguous, each in [0, vocab_size): the rows'
                            // tokens end to end, prompt then output
-  TensorView cu_tokens;    // [num_seqs + 1], int32, contiguous: first token of each row
+  TensorView cu_tokens;    // [num_seqs + 1], int32, contiguous: first token of each row, total
   TensorView prompt_lens;  // [num_seqs], int32, contiguous: how many are prompt
-  TensorView repetition_penalty;  // [num_seqs], float32, contiguous, > 0; 1 = none
-  TensorView presence_penalty;    // [num_seqs], float32, contiguous; 0 = none
-  TensorView frequency_penalty;   // [num_seqs], float32, contiguous; 0 = none
+  TensorView repetition_penalty;  // [num_seqs], float32, contiguous, finite, > 0; 1 = none
+  TensorView presence_penalty;    // [num_seqs], float32, contiguous, finite; 0 = none
+  TensorView frequency_penalty;   // [num_seqs], float32, contiguous, finite; 0 = none
 };
 
 // One token per row. In this order:
@@ -35,14 +36,14 @@ struct ApplyPenaltiesArgs {
 //          exceeds u
 //
 // u in [0, 1) comes from the counter-based generator Philox4x32-10, keyed by the row's seed, at the
-// row's position: a row's token depends on nothing else. A row with a NaN or without any finite
-// logit gets -1.
+// row's position (sampling_core.h): a row's token depends on nothing else. A row with a NaN or +inf
+// or without any finite logit gets -1; what stands at ids >= vocab_limit does not count.
 // Source: top_p: Holtzman et al. 2019, arXiv:1904.09751; min_p: Nguyen et al. 2024,
 // arXiv:2407.01082; Philox: Salmon et al. 2011, doi:10.1145/2063384.2063405.
 struct SampleArgs {
   TensorView out;          // [num_seqs], int64, contiguous
-  TensorView logits;       // [num_seqs, vocab_size], float32, last stride 1
-  TensorView temperature;  // [num_seqs], float32, contiguous, >= 0
+  TensorView logits;       // [num_seqs, vocab_size], float32, last stride 1, vocab_size < 2^31
+  TensorView temperature;  // [num_seqs], float32, contiguous, finite, >= 0
   TensorView top_k;        // [num_seqs], int32, contiguous, >= 0
   TensorView top_p;        // [num_seqs], float32, contiguous, in (0, 1]
   TensorView min_p;        // [num_seqs], float32, contiguous, in [0, 1]

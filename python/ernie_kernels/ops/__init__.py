@@ -7,10 +7,12 @@ from ernie_kernels.ops.gemm import PackedWeight, linear, linear_pack
 from ernie_kernels.ops.kv_cache import kv_cache_copy_blocks, kv_cache_write
 from ernie_kernels.ops.norm import add_rms_norm, rms_norm
 from ernie_kernels.ops.rope import rope, rope_table
+from ernie_kernels.ops.sampling import apply_penalties, sample
 
 __all__ = [
     "PackedWeight",
     "add_rms_norm",
+    "apply_penalties",
     "attention",
     "embedding",
     "kv_cache_copy_blocks",
@@ -20,5 +22,6 @@ __all__ = [
     "rms_norm",
     "rope",
     "rope_table",
+    "sample",
     "silu_and_mul",
 ]
