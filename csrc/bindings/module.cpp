@@ -16,6 +16,7 @@ void bind_attention(py::module_&);
 void bind_activation(py::module_&);
 void bind_embedding(py::module_&);
 void bind_gemm(py::module_&);
+void bind_gemm_plan(py::module_&);
 void bind_kv_cache(py::module_&);
 void bind_norm(py::module_&);
 void bind_rope(py::module_&);
@@ -80,6 +81,7 @@ PYBIND11_MODULE(_core, m) {
   ernie::bindings::bind_activation(m);
   ernie::bindings::bind_embedding(m);
   ernie::bindings::bind_gemm(m);
+  ernie::bindings::bind_gemm_plan(m);
   ernie::bindings::bind_kv_cache(m);
   ernie::bindings::bind_norm(m);
   ernie::bindings::bind_rope(m);

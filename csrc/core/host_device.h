@@ -2,7 +2,7 @@
 #pragma once
 
 #if defined(__CUDACC__)
-#define ERNIE_HOST_DEVICE __host__ __device__ __forceinline__
+#define ERNIE_HOST_DEVICE __host__ __device__
 #else
 #define ERNIE_HOST_DEVICE
 #endif

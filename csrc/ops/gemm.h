@@ -1,9 +1,11 @@
 // Linear layer: out[t, n] = round(sum_k x[t, k] * weight[n, k] + bias[n]).
 //
-// The sum is taken in float32, k ascending, one accumulator per output (the CPU tier with bfloat16
-// dot products adds two products at a time), and rounded once. A row's result does not depend on
-// the other rows, on how they are split or on the number of threads. On the CPU, products of two
-// bfloat16 values may treat denormal inputs and sums as zero.
+// The sum is taken in float32 and rounded once. On the CPU k ascends, with one accumulator per
+// output (the tier with bfloat16 dot products adds two products at a time); a row's result does not
+// depend on the other rows, on how they are split or on the number of threads; products of two
+// bfloat16 values may treat denormal inputs and sums as zero. On CUDA the order depends on the
+// shape, number of rows included, unless core/batch_invariant.h is set (cuda/gemm/config.h tells
+// the orders).
 //
 // The weight is [out_features, in_features], or its packed form: a panel of 16 output rows after
 // the other, so that one vector register holds the same k of 16 outputs.

@@ -1,0 +1,106 @@
+// The launcher of linear on CUDA: describes the call to plan_gemm and does as the plan says.
+#include <atomic>
+
+#include "core/batch_invariant.h"
+#include "cuda/common.cuh"
+#include "cuda/gemm/kernels.h"
+#include "ops/gemm.h"
+
+namespace ernie::cuda {
+namespace {
+
+// What a plan asks of a GPU. Read once a device: the driver answers in microseconds, an op in one.
+struct Gpu {
+  int capability, sm_count;
+};
+
+Gpu gpu_of(int device) {
+  constexpr int kMaxDevices = 64;
+  static std::atomic<uint64_t> known[kMaxDevices];  // capability, sm_count; 0: not asked yet
+  const bool cached = device >= 0 && device < kMaxDevices;
+  if (const uint64_t seen = cached ? known[device].load(std::memory_order_relaxed) : 0; seen != 0)
+    return {static_cast<int>(seen >> 32), static_cast<int>(seen)};
+  int major = 0, minor = 0, sm_count = 0;
+  ERNIE_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  ERNIE_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  ERNIE_CUDA_CHECK(cudaDeviceGetAttribute(&sm_count, cudaDevAttrMultiProcessorCount, device));
+  const Gpu gpu{10 * major + minor, sm_count};
+  if (cached) known[device].store(uint64_t{static_cast<uint32_t>(gpu.capability)} << 32 | sm_count);
+  return gpu;
+}
+
+// wgmma code runs on 9.0 alone; a build for other GPUs only has none.
+int usable_capability(int capability) {
+  return capability == 90 && !ERNIE_CUDA_SM90A ? 80 : capability;
+}
+
+constexpr int64_t kVectorBytes = 16;
+
+bool aligned(const TensorView& t) {
+  return reinterpret_cast<uintptr_t>(t.data) % kVectorBytes == 0;
+}
+
+// Every row starts at a multiple of 16 bytes, after the row before it: TMA knows no stride of 0 or
+// less, which a view may have. A single row has no next one, whatever its stride.
+bool rows_aligned(const TensorView& t) {
+  return aligned(t) && (t.size(0) <= 1 || (t.step(0) >= t.size(1) &&
+                                           t.step(0) * size_of(t.dtype) % kVectorBytes == 0));
+}
+
+GemmProblem problem_of(const LinearArgs& a, const Gpu& gpu) {
+  const int64_t n = a.out.size(1), k = a.x.size(1);
+  return {.num_tokens = a.x.size(0),
+          .out_features = n,
+          .in_features = k,
+          .x = a.x.dtype,
+          .weight = a.weight.dtype,
+          .out = a.out.dtype,
+          .inputs_aligned = k % 8 == 0 && rows_aligned(a.x) && aligned(a.weight),
+          .outputs_aligned = n % 8 == 0 && rows_aligned(a.out) && (!a.bias || aligned(*a.bias)),
+          .batch_invariant = batch_invariant(),
+          .capability = usable_capability(gpu.capability),
+          .sm_count = gpu.sm_count};
+}
+
+void launch_sm90([[maybe_unused]] const GemmOperands& p, [[maybe_unused]] const GemmConfig& c,
+                 [[maybe_unused]] int sm_count, [[maybe_unused]] cudaStream_t stream) {
+#if ERNIE_CUDA_SM90A
+  if (p.out_is_f32) return launch_sm90_64x128_f32(p, sm_count, stream);
+  if (c.tile_features == 256) return launch_sm90_128x256_bf16(p, sm_count, stream);
+  launch_sm90_64x128_bf16(p, sm_count, stream);
+#endif
+}
+
+}  // namespace
+
+void linear(const LinearArgs& a, const Stream& stream) {
+  const DeviceGuard guard(stream.device);
+  const Gpu gpu = gpu_of(stream.device.index);
+  const GemmConfig config = plan_gemm(problem_of(a, gpu));
+  const GemmOperands p{.x = a.x.data,
+                       .weight = a.weight.data,
+                       .bias = a.bias ? a.bias->data : nullptr,
+                       .out = a.out.data,
+                       .m = static_cast<int>(a.x.size(0)),
+                       .n = static_cast<int>(a.out.size(1)),
+                       .k = static_cast<int>(a.x.size(1)),
+                       .x_stride = a.x.step(0),
+                       .out_stride = a.out.step(0),
+                       .out_is_f32 = a.out.dtype == DType::kF32};
+  switch (config.kernel) {
+    case GemmKernel::kNarrowBf16:
+      return launch_narrow_bf16(p, config, stream_of(stream));
+    case GemmKernel::kNarrowF32:
+      return launch_narrow_f32(p, a.weight.dtype, config, stream_of(stream));
+    case GemmKernel::kTileBf16:
+      return launch_tile_bf16(p, config, stream_of(stream));
+    case GemmKernel::kTileF32:
+      return launch_tile_f32(p, a.weight.dtype, config, stream_of(stream));
+    case GemmKernel::kSm80:
+      return launch_sm80_128x128_bf16(p, gpu.sm_count, stream_of(stream));
+    case GemmKernel::kSm90:
+      return launch_sm90(p, config, gpu.sm_count, stream_of(stream));
+  }
+}
+
+}  // namespace ernie::cuda

@@ -1,0 +1,49 @@
+// The kernels of this folder, each behind a function that launches it as a plan says.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "core/bf16.h"
+#include "core/host_device.h"
+#include "cuda/gemm/config.h"
+
+namespace ernie::cuda {
+
+// What every kernel gets, by value. m, n, k are num_tokens, out_features and in_features; the
+// weight is [n, k] and contiguous; strides are in elements; a null bias is none. Its dtype is the
+// weight's.
+struct GemmOperands {
+  const void* x;
+  const void* weight;
+  const void* bias;
+  void* out;
+  int m, n, k;
+  int64_t x_stride, out_stride;
+  bool out_is_f32;
+};
+
+// Adds the bias, rounds once, stores.
+template <class W>
+ERNIE_HOST_DEVICE void store_output(const GemmOperands& p, int token, int feature, float sum) {
+  if (p.bias != nullptr) sum += to_float(static_cast<const W*>(p.bias)[feature]);
+  const int64_t at = token * p.out_stride + feature;
+  if (p.out_is_f32)
+    static_cast<float*>(p.out)[at] = sum;
+  else
+    static_cast<ernie::bf16*>(p.out)[at] = to_bf16(sum);
+}
+
+void launch_narrow_bf16(const GemmOperands&, const GemmConfig&, cudaStream_t);
+void launch_narrow_f32(const GemmOperands&, DType weight, const GemmConfig&, cudaStream_t);
+void launch_tile_bf16(const GemmOperands&, const GemmConfig&, cudaStream_t);
+void launch_tile_f32(const GemmOperands&, DType weight, const GemmConfig&, cudaStream_t);
+
+// CUTLASS; tokens x features of the tile, dtype of out.
+void launch_sm80_128x128_bf16(const GemmOperands&, int sm_count, cudaStream_t);
+void launch_sm90_128x256_bf16(const GemmOperands&, int sm_count, cudaStream_t);
+void launch_sm90_64x128_bf16(const GemmOperands&, int sm_count, cudaStream_t);
+void launch_sm90_64x128_f32(const GemmOperands&, int sm_count, cudaStream_t);
+
+}  // namespace ernie::cuda

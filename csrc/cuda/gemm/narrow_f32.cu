@@ -1,0 +1,117 @@
+#include "cuda/common.cuh"
+#include "cuda/gemm/kernels.h"
+
+namespace ernie::cuda {
+namespace {
+
+// Elements k .. k + kCount - 1 of `row` as float; those from `end` on are zero. An aligned row lets
+// 16 bytes be read at once.
+template <bool kAligned, int kCount, class T>
+__device__ __forceinline__ void load_floats(float (&to)[kCount], const T* row, int k, int end) {
+  if constexpr (kAligned) {
+    constexpr int kVec = 16 / sizeof(T);
+    struct alignas(16) Pack {
+      T v[kVec];
+    };
+#pragma unroll
+    for (int i = 0; i < kCount; i += kVec) {
+      Pack pack = {};
+      if (k + i < end) pack = *reinterpret_cast<const Pack*>(row + k + i);
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) to[i + j] = to_float(pack.v[j]);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) to[i] = k + i < end ? to_float(row[k + i]) : 0.f;
+  }
+}
+
+// linear for few tokens with float32 x. A block owns 8 tokens by 8 * kFeatureTiles features; warp s
+// sums slice s of K, where the four lanes of a quad take alternate 16 bytes of a weight row. An
+// output is then 32 chains of FMA, added in a fixed order: over the quad, then over the slices.
+//
+// Bound by memory for up to 8 tokens (each weight byte is read once), by L1 above.
+template <class W, int kFeatureTiles, bool kAligned>
+__global__ void __launch_bounds__(32 * kGemmSlices)
+    narrow_f32_kernel(GemmOperands p, int slice_length, int token_blocks) {
+  constexpr int kTokens = 8, kFeatures = 8 * kFeatureTiles;
+  constexpr int kVec = 16 / sizeof(W);
+  ERNIE_SHARED(float, partial, [kGemmSlices * kTokens * kFeatures]);
+
+  const int lane = threadIdx.x % kWarpSize, slice = threadIdx.x / kWarpSize;
+  const int quad = lane / 4, chunk = lane % 4;
+  const int token0 = static_cast<int>(blockIdx.x % token_blocks) * kTokens;
+  const int feature0 = static_cast<int>(blockIdx.x / token_blocks) * kFeatures;
+
+  const int begin = slice * slice_length;
+  const int end = begin + slice_length < p.k ? begin + slice_length : p.k;
+  const float* x = static_cast<const float*>(p.x) + token0 * p.x_stride;
+  const int tokens = p.m - token0 < kTokens ? p.m - token0 : kTokens;
+
+  float acc[kTokens][kFeatureTiles] = {};
+#pragma unroll 2
+  for (int k = begin + chunk * kVec; k - chunk * kVec < end; k += 4 * kVec) {
+    float w[kFeatureTiles][kVec];
+#pragma unroll
+    for (int f = 0; f < kFeatureTiles; ++f) {
+      const int feature = feature0 + 8 * f + quad;
+      load_floats<kAligned>(w[f], static_cast<const W*>(p.weight) + int64_t{feature} * p.k, k,
+                            feature < p.n ? end : 0);
+    }
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) {
+      if (t >= tokens) break;
+      float v[kVec];
+      load_floats<kAligned>(v, x + t * p.x_stride, k, end);
+#pragma unroll
+      for (int f = 0; f < kFeatureTiles; ++f)
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) acc[t][f] = fmaf(v[i], w[f][i], acc[t][f]);
+    }
+  }
+
+  float* mine = partial + slice * kTokens * kFeatures;
+#pragma unroll
+  for (int t = 0; t < kTokens; ++t)
+#pragma unroll
+    for (int f = 0; f < kFeatureTiles; ++f) {
+      float sum = acc[t][f];
+      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+      if (chunk == 0) mine[t * kFeatures + 8 * f + quad] = sum;
+    }
+  __syncthreads();
+
+  for (int i = threadIdx.x; i < kTokens * kFeatures; i += 32 * kGemmSlices) {
+    const int to_token = token0 + i / kFeatures, to_feature = feature0 + i % kFeatures;
+    if (to_token >= p.m || to_feature >= p.n) continue;
+    float sum = 0.f;
+#pragma unroll
+    for (int s = 0; s < kGemmSlices; ++s) sum += partial[s * kTokens * kFeatures + i];
+    store_output<W>(p, to_token, to_feature, sum);
+  }
+}
+
+// ------------------------------------------------------------------------------------- launcher
+
+template <class W>
+void launch_t(const GemmOperands& p, const GemmConfig& c, cudaStream_t stream) {
+  const auto kernel =
+      c.tile_features == 8
+          ? (c.aligned ? narrow_f32_kernel<W, 1, true> : narrow_f32_kernel<W, 1, false>)
+          : (c.aligned ? narrow_f32_kernel<W, 4, true> : narrow_f32_kernel<W, 4, false>);
+  launch(kernel,
+         {.grid = static_cast<unsigned>(c.blocks()),
+          .block = static_cast<unsigned>(c.threads),
+          .stream = stream},
+         p, static_cast<int>(c.slice), static_cast<int>(c.token_blocks));
+}
+
+}  // namespace
+
+void launch_narrow_f32(const GemmOperands& p, DType weight, const GemmConfig& c,
+                       cudaStream_t stream) {
+  weight == DType::kBF16 ? launch_t<bf16>(p, c, stream) : launch_t<float>(p, c, stream);
+}
+
+}  // namespace ernie::cuda

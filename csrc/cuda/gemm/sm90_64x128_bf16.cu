@@ -1,0 +1,13 @@
+#include "cuda/gemm/sm90_gemm.cuh"
+
+namespace ernie::cuda {
+
+// Two warpgroups work on a tile each, one in its epilogue while the other multiplies.
+void launch_sm90_64x128_bf16(const GemmOperands& p, int sm_count, cudaStream_t stream) {
+  using cute::_1, cute::_64, cute::_128;
+  Sm90Gemm<cutlass::bfloat16_t, cute::Shape<_64, _128, _64>, cute::Shape<_1, _1, _1>,
+           cutlass::gemm::KernelTmaWarpSpecializedPingpong,
+           cutlass::epilogue::TmaWarpSpecialized>::launch(p, sm_count, stream);
+}
+
+}  // namespace ernie::cuda

@@ -1,0 +1,133 @@
+#include "cuda/common.cuh"
+#include "cuda/gemm/fragment.cuh"
+#include "cuda/gemm/kernels.h"
+
+namespace ernie::cuda {
+namespace {
+
+constexpr int kStages = 4;
+constexpr int kChunks = kStepK / 8;  // of one row in one step
+
+// Brings step `k` of kTile rows of x and of the weight into one stage: two tiles of kTile rows of
+// 64 bytes. Every thread moves two chunks of each. 64-byte rows need no swizzle: the eight lanes
+// that shared memory serves at once read two neighbouring rows, which cover all banks.
+template <int kTile, bool kAligned>
+__device__ __forceinline__ void load_stage(uint4* stage, const GemmOperands& p, int token0,
+                                           int feature0, int k) {
+  constexpr int kThreads = 2 * kTile;
+#pragma unroll
+  for (int i = 0; i < 2 * kTile * kChunks / kThreads; ++i) {
+    const int at = threadIdx.x + i * kThreads;
+    const bool is_x = i < kTile * kChunks / kThreads;
+    const int row = at / kChunks % kTile + (is_x ? token0 : feature0);
+    const int from = k + 8 * (at % kChunks);
+    const bool exists = row < (is_x ? p.m : p.n);
+    const bf16* source =
+        is_x ? static_cast<const bf16*>(p.x) + (exists ? row * p.x_stride : 0)
+             : static_cast<const bf16*>(p.weight) + (exists ? int64_t{row} * p.k : 0);
+    if constexpr (kAligned) {
+      const bool inside = exists && from < p.k;
+      cp_async_16(stage + at, source + (inside ? from : 0), inside ? 16 : 0);
+    } else {
+      stage[at] = load_chunk<false>(source, from, exists ? p.k : 0);
+    }
+  }
+}
+
+// linear for many tokens and any shape. A block owns kTile tokens by kTile features, a warp kTile /
+// 2 by 32 of them; tiles of 32 k come through shared memory, four stages deep. The sums of a slice
+// of K end in `total` before the next slice begins, which gives the bits of the narrow kernel.
+//
+// Bound by the tensor cores when aligned: a 128 x 128 block does 64 products for each KiB that it
+// reads from L2. Unaligned rows are read two bytes at a time.
+template <int kTile, bool kAligned>
+__global__ void __launch_bounds__(2 * kTile)
+    tile_bf16_kernel(GemmOperands p, int slice_length, int token_blocks) {
+  constexpr int kTokenTiles = kTile / 2 / 16, kFeatureTiles = 4;
+  constexpr int kStageChunks = 2 * kTile * kChunks;
+  ERNIE_DYNAMIC_SHARED(uint4, stages);
+
+  const int token0 = static_cast<int>(blockIdx.x % token_blocks) * kTile;
+  const int feature0 = static_cast<int>(blockIdx.x / token_blocks) * kTile;
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const int quad = lane / 4, chunk = lane % 4;
+  const int warp_token = warp % 2 * (kTile / 2), warp_feature = warp / 2 * 32;
+
+  const int steps = (p.k + kStepK - 1) / kStepK;
+  const int steps_per_slice = slice_length / kStepK;
+#pragma unroll
+  for (int s = 0; s < kStages - 1; ++s) {
+    if (s < steps)
+      load_stage<kTile, kAligned>(stages + s * kStageChunks, p, token0, feature0, s * kStepK);
+    cp_async_commit_group();
+  }
+
+  float acc[kTokenTiles][kFeatureTiles][4] = {};
+  float total[kTokenTiles][kFeatureTiles][4] = {};
+  int left_in_slice = steps_per_slice;
+  for (int step = 0; step < steps; ++step) {
+    cp_async_wait_group<kStages - 2>();
+    __syncthreads();  // this step's tiles are there, and all have left the stage that is refilled
+    const int next = step + kStages - 1;
+    if (next < steps)
+      load_stage<kTile, kAligned>(stages + next % kStages * kStageChunks, p, token0, feature0,
+                                  next * kStepK);
+    cp_async_commit_group();  // empty at the end: the count of groups is what is waited for
+
+    const uint4* x = stages + step % kStages * kStageChunks;
+    const uint4* weight = x + kTile * kChunks;
+    uint4 w[kFeatureTiles];
+#pragma unroll
+    for (int f = 0; f < kFeatureTiles; ++f)
+      w[f] = weight[(warp_feature + 8 * f + quad) * kChunks + chunk];
+#pragma unroll
+    for (int t = 0; t < kTokenTiles; ++t) {
+      const uint4 x_low = x[(warp_token + 16 * t + quad) * kChunks + chunk];
+      const uint4 x_high = x[(warp_token + 16 * t + 8 + quad) * kChunks + chunk];
+#pragma unroll
+      for (int f = 0; f < kFeatureTiles; ++f) multiply_step(acc[t][f], x_low, x_high, w[f]);
+    }
+
+    if (--left_in_slice == 0 || step + 1 == steps) {
+      left_in_slice = steps_per_slice;
+#pragma unroll
+      for (int t = 0; t < kTokenTiles; ++t)
+#pragma unroll
+        for (int f = 0; f < kFeatureTiles; ++f)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            total[t][f][i] += acc[t][f][i];
+            acc[t][f][i] = 0.f;
+          }
+    }
+  }
+
+#pragma unroll
+  for (int t = 0; t < kTokenTiles; ++t)
+#pragma unroll
+    for (int f = 0; f < kFeatureTiles; ++f)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int token = token0 + warp_token + 16 * t + quad + 8 * (i / 2);
+        const int feature = feature0 + warp_feature + 8 * f + 2 * chunk + i % 2;
+        if (token < p.m && feature < p.n) store_output<bf16>(p, token, feature, total[t][f][i]);
+      }
+}
+
+}  // namespace
+
+// ------------------------------------------------------------------------------------- launcher
+
+void launch_tile_bf16(const GemmOperands& p, const GemmConfig& c, cudaStream_t stream) {
+  const auto kernel = c.tile_tokens == 128
+                          ? (c.aligned ? tile_bf16_kernel<128, true> : tile_bf16_kernel<128, false>)
+                          : (c.aligned ? tile_bf16_kernel<64, true> : tile_bf16_kernel<64, false>);
+  launch(kernel,
+         {.grid = static_cast<unsigned>(c.blocks()),
+          .block = static_cast<unsigned>(c.threads),
+          .smem = static_cast<size_t>(c.shared_bytes),
+          .stream = stream},
+         p, static_cast<int>(c.slice), static_cast<int>(c.token_blocks));
+}
+
+}  // namespace ernie::cuda
