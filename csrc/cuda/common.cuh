@@ -4,17 +4,16 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
-#include <string>
+#include <algorithm>
+#include <cstdint>
 
-#include "core/error.h"
 #include "core/tensor.h"
 
-#define ERNIE_CUDA_CHECK(call)                                                                    \
-  do {                                                                                            \
-    const cudaError_t err_ = (call);                                                              \
-    if (err_ != cudaSuccess)                                                                      \
-      throw ::ernie::CudaError(std::string(#call) + " failed: " + cudaGetErrorName(err_) + " (" + \
-                               cudaGetErrorString(err_) + ")");                                   \
+// For every call of the CUDA runtime whose failure matters.
+#define ERNIE_CUDA_CHECK(call)                                        \
+  do {                                                                \
+    const cudaError_t err_ = (call);                                  \
+    if (err_ != cudaSuccess) ::ernie::cuda::raise_error(#call, err_); \
   } while (0)
 
 // The only ways to declare shared memory and (launch, below) to start a kernel: tests replace both
@@ -29,6 +28,21 @@
 namespace ernie::cuda {
 
 constexpr int kWarpSize = 32;
+
+// Throws CudaError "<call> failed: <name> (<text>)" and what to do about it, or UnsupportedError
+// where the build has no code for the GPU. Clears the runtime's last error, so that the next launch
+// is not blamed for this call (memory.cu).
+[[noreturn]] void raise_error(const char* call, cudaError_t error);
+
+// Grids for work in rows of `items_per_row` items, one item a thread and step: x walks the rows, y
+// the items. Both are cut at what the hardware takes; kernels loop by gridDim over the rest.
+inline unsigned grid_of_rows(int64_t rows) {
+  return static_cast<unsigned>(std::min<int64_t>(rows, 0x7fffffff));
+}
+inline dim3 grid_of_items(int64_t rows, int64_t items_per_row, int threads) {
+  const int64_t blocks = (items_per_row + threads - 1) / threads;
+  return dim3(grid_of_rows(rows), static_cast<unsigned>(std::clamp<int64_t>(blocks, 1, 0xffff)));
+}
 
 struct LaunchConfig {
   dim3 grid, block;
