@@ -1,0 +1,90 @@
+#include "core/checked.h"
+#include "core/error.h"
+#include "cuda/common.cuh"
+#include "cuda/vector.cuh"
+#include "ops/embedding.h"
+
+namespace ernie::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kPerThread = 8;  // elements: 16 bytes of bfloat16, 32 of float32
+
+// kPerThread elements of a row, which may be several Vecs.
+template <bool kWide, class From, class To>
+__device__ __forceinline__ void convert(To* out, const From* row, int left) {
+  float values[kPerThread];
+#pragma unroll
+  for (int i = 0; i < kPerThread; i += Vec<From>::kSize) {
+    const Vec<From> v = load_vec<kWide>(row + i, left - i);
+#pragma unroll
+    for (int j = 0; j < Vec<From>::kSize; ++j) values[i + j] = get(v, j);
+  }
+#pragma unroll
+  for (int i = 0; i < kPerThread; i += Vec<To>::kSize) {
+    Vec<To> v = {};
+#pragma unroll
+    for (int j = 0; j < Vec<To>::kSize; ++j) set(v, j, values[i + j]);
+    store_vec<kWide>(out + i, v, left - i);
+  }
+}
+
+// Blocks x walk the tokens, y the columns; a thread owns kPerThread elements of out. Memory-bound:
+// reads one row of the table a token, writes out once. Exact, or one rounding from float32 to
+// bfloat16. An id outside the table, which the contract excludes, gives a row of NaN.
+template <class From, class To>
+__global__ void __launch_bounds__(kThreads)
+    embedding_kernel(To* out, const int64_t* input_ids, const From* weight, int64_t out_stride,
+                     int64_t num_tokens, int64_t hidden_size, int64_t vocab_size) {
+  const int64_t first = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * kPerThread;
+  const int64_t step = int64_t{gridDim.y} * kThreads * kPerThread;
+  for (int64_t t = blockIdx.x; t < num_tokens; t += gridDim.x) {
+    const int64_t id = input_ids[t];
+    const bool known = id >= 0 && id < vocab_size;
+    for (int64_t i = first; i < hidden_size; i += step) {
+      To* o = out + t * out_stride + i;
+      const int left = left_of(hidden_size, i);
+      if (!known) {
+        for (int j = 0; j < kPerThread && j < left; ++j) o[j] = from_float<To>(NAN);
+        continue;
+      }
+      const From* row = weight + id * hidden_size + i;
+      if (left >= kPerThread && aligned16(o, row))
+        convert<true>(o, row, left);
+      else
+        convert<false>(o, row, left);
+    }
+  }
+}
+
+// ------------------------------------------------------------------------------------- launcher
+
+template <class From, class To>
+void embedding_t(const EmbeddingArgs& a, const Stream& stream) {
+  const DeviceGuard guard(stream.device);
+  const int64_t num_tokens = a.out.size(0), hidden_size = a.out.size(1);
+  launch(embedding_kernel<From, To>,
+         {.grid = grid_of_items(num_tokens, ceil_div(hidden_size, kPerThread), kThreads),
+          .block = kThreads,
+          .stream = stream_of(stream)},
+         a.out.ptr<To>(), a.input_ids.ptr<int64_t>(), a.weight.ptr<From>(), a.out.step(0),
+         num_tokens, hidden_size, a.vocab_size);
+}
+
+template <class From>
+void embedding_from(const EmbeddingArgs& a, const Stream& stream) {
+  a.out.dtype == DType::kBF16 ? embedding_t<From, bf16>(a, stream)
+                              : embedding_t<From, float>(a, stream);
+}
+
+}  // namespace
+
+void embedding(const EmbeddingArgs& a, const Stream& stream) {
+  if (a.weight.rank != 2)
+    throw UnsupportedError("embedding: weight: a packed table is for the CPU; on " +
+                           to_string(stream.device) + " pass [vocab_size, hidden_size]");
+  a.weight.dtype == DType::kBF16 ? embedding_from<bf16>(a, stream)
+                                 : embedding_from<float>(a, stream);
+}
+
+}  // namespace ernie::cuda
