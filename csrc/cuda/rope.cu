@@ -1,0 +1,128 @@
+#include "core/checked.h"
+#include "cuda/common.cuh"
+#include "cuda/vector.cuh"
+#include "ops/rope.h"
+
+namespace ernie::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// ---------------------------------------------------------------------------------------- table
+
+// Blocks x walk the tokens, y the pairs; a thread owns one pair. Bound by the double-precision
+// power, cosine and sine; run once per step. Double precision, so that rounding to float32 gives
+// what the CPU gives (unless a value lies within 2^-28 of the middle between two floats).
+__global__ void __launch_bounds__(kThreads)
+    rope_table_kernel(float* out, const int64_t* positions, int64_t num_tokens, int64_t head_dim,
+                      float theta) {
+  const int64_t num_pairs = head_dim / 2;
+  const int64_t step = int64_t{gridDim.y} * kThreads;
+  for (int64_t i = int64_t{blockIdx.y} * kThreads + threadIdx.x; i < num_pairs; i += step) {
+    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(head_dim);
+    const float freq = static_cast<float>(pow(static_cast<double>(theta), exponent));
+    for (int64_t t = blockIdx.x; t < num_tokens; t += gridDim.x) {
+      const float angle = static_cast<float>(positions[t]) * freq;
+      float* pair = out + t * head_dim + 2 * i;
+      pair[0] = static_cast<float>(cos(static_cast<double>(angle)));
+      pair[1] = static_cast<float>(sin(static_cast<double>(angle)));
+    }
+  }
+}
+
+// ------------------------------------------------------------------------------------- rotation
+
+template <class T>
+struct Heads {
+  T* data;
+  int64_t token_stride, head_stride;  // elements
+  int64_t num_heads;
+};
+
+template <bool kWide, class T>
+__device__ __forceinline__ void rotate(T* x, const float* cos_sin, int left) {
+  constexpr int kSize = Vec<T>::kSize;
+  Vec<T> v = load_vec<kWide>(x, left);
+  float table[kSize];
+#pragma unroll
+  for (int j = 0; j < kSize; j += Vec<float>::kSize) {
+    const Vec<float> part = load_vec<kWide>(cos_sin + j, left - j);
+#pragma unroll
+    for (int k = 0; k < Vec<float>::kSize; ++k) table[j + k] = get(part, k);
+  }
+#pragma unroll
+  for (int j = 0; j < kSize; j += 2) {
+    const float even = get(v, j), odd = get(v, j + 1);
+    const float c = table[j], s = table[j + 1];
+    set(v, j, even * c - odd * s);
+    set(v, j + 1, odd * c + even * s);
+  }
+  store_vec<kWide>(x, v, left);
+}
+
+// Blocks x walk the tokens, y the 16-byte pieces of all their query and key heads; a thread owns
+// whole pairs. Memory-bound: reads and writes query and key once; a token's row of the table is
+// read by all its heads, from L1. head_dim is even, so that no pair is torn.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    rope_kernel(const Heads<T> query, const Heads<T> key, const float* __restrict__ table,
+                int64_t num_tokens, int64_t head_dim) {
+  constexpr int kSize = Vec<T>::kSize;
+  const int64_t pieces = (head_dim + kSize - 1) / kSize;  // of one head
+  const int64_t items = (query.num_heads + key.num_heads) * pieces;
+  const int64_t step = int64_t{gridDim.y} * kThreads;
+  for (int64_t t = blockIdx.x; t < num_tokens; t += gridDim.x) {
+    for (int64_t item = int64_t{blockIdx.y} * kThreads + threadIdx.x; item < items; item += step) {
+      const int64_t head = item / pieces, i = (item - head * pieces) * kSize;
+      T* x = head < query.num_heads
+                 ? query.data + t * query.token_stride + head * query.head_stride
+                 : key.data + t * key.token_stride + (head - query.num_heads) * key.head_stride;
+      const float* cos_sin = table + t * head_dim + i;
+      const int left = left_of(head_dim, i);
+      if (left >= kSize && aligned16(x + i, cos_sin))
+        rotate<true>(x + i, cos_sin, left);
+      else
+        rotate<false>(x + i, cos_sin, left);
+    }
+  }
+}
+
+// ------------------------------------------------------------------------------------- launchers
+
+template <class T>
+Heads<T> heads_of(const TensorView& x) {
+  return {x.ptr<T>(), x.step(0), x.step(1), x.size(1)};
+}
+
+template <class T>
+void rope_t(const RopeArgs& a, const Stream& stream) {
+  const DeviceGuard guard(stream.device);
+  const int64_t num_tokens = a.query.size(0), head_dim = a.query.size(2);
+  const int64_t items =
+      (a.query.size(1) + a.key.size(1)) * ceil_div(head_dim, int64_t{Vec<T>::kSize});
+  launch(rope_kernel<T>,
+         {.grid = grid_of_items(num_tokens, items, kThreads),
+          .block = kThreads,
+          .stream = stream_of(stream)},
+         heads_of<T>(a.query), heads_of<T>(a.key), a.table.ptr<float>(), num_tokens, head_dim);
+}
+
+}  // namespace
+
+void rope_table(const RopeTableArgs& a, const Stream& stream) {
+  const DeviceGuard guard(stream.device);
+  const int64_t num_tokens = a.out.size(0), head_dim = a.out.size(1);
+  // A few hundred blocks fill any GPU; more tokens than that share a block and its frequencies.
+  constexpr int64_t kBlocks = 1024;
+  launch(rope_table_kernel,
+         {.grid = grid_of_items(std::min(num_tokens, kBlocks), head_dim / 2, kThreads),
+          .block = kThreads,
+          .stream = stream_of(stream)},
+         a.out.ptr<float>(), a.positions.ptr<int64_t>(), num_tokens, head_dim, a.theta);
+}
+
+void rope(const RopeArgs& a, const Stream& stream) {
+  a.query.dtype == DType::kBF16 ? rope_t<bf16>(a, stream) : rope_t<float>(a, stream);
+}
+
+}  // namespace ernie::cuda
