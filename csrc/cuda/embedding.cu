@@ -1,5 +1,4 @@
 #include "core/checked.h"
-#include "core/error.h"
 #include "cuda/common.cuh"
 #include "cuda/vector.cuh"
 #include "ops/embedding.h"
@@ -80,9 +79,6 @@ void embedding_from(const EmbeddingArgs& a, const Stream& stream) {
 }  // namespace
 
 void embedding(const EmbeddingArgs& a, const Stream& stream) {
-  if (a.weight.rank != 2)
-    throw UnsupportedError("embedding: weight: a packed table is for the CPU; on " +
-                           to_string(stream.device) + " pass [vocab_size, hidden_size]");
   a.weight.dtype == DType::kBF16 ? embedding_from<bf16>(a, stream)
                                  : embedding_from<float>(a, stream);
 }

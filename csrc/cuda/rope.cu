@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t num_pairs = head_dim / 2;
   const int64_t step = int64_t{gridDim.y} * kThreads;
   for (int64_t i = int64_t{blockIdx.y} * kThreads + threadIdx.x; i < num_pairs; i += step) {
-    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(head_dim);
+    const double exponent = -static_cast<double>(i) / static_cast<double>(num_pairs);
     const float freq = static_cast<float>(pow(static_cast<double>(theta), exponent));
     for (int64_t t = blockIdx.x; t < num_tokens; t += gridDim.x) {
       const float angle = static_cast<float>(positions[t]) * freq;
