@@ -90,8 +90,8 @@ struct Row {
   int64_t size;
   float best, temperature, mass_one;
 
-  // How far below the best, in units of the exponent; 0 for the best, even an infinite one.
-  __device__ float distance(float l) const { return l == best ? 0.f : (best - l) / temperature; }
+  // How far below the best, in units of the exponent. Never NaN: best is finite.
+  __device__ float distance(float l) const { return (best - l) / temperature; }
   __device__ float probability(float l) const { return expf(-distance(l)); }  // of the best's
   __device__ uint64 mass(float l) const { return static_cast<uint64>(probability(l) * mass_one); }
 };
@@ -299,14 +299,13 @@ __device__ __forceinline__ void draw(const Row& row, const Place& last, float mi
   }
 }
 
-// The largest sample_key of the row, to all threads; 0 where a logit is NaN or none is finite.
+// The largest sample_key of the row, to all threads; 0 where a logit is NaN.
 __device__ __forceinline__ uint64 best_key(const Row& row, uint64* partial) {
   uint64 best = 0;
-  bool finite = false, nan = false;
+  bool nan = false;
   for_each_logit(row, [&](float l, uint32_t id) {
     const uint64 key = sample_key(l, id);
     best = key > best ? key : best;
-    finite |= fabsf(l) < INFINITY;
     nan |= l != l;
   });
 #pragma unroll
@@ -315,7 +314,7 @@ __device__ __forceinline__ uint64 best_key(const Row& row, uint64* partial) {
     best = other > best ? other : best;
   }
   if (threadIdx.x % kWarpSize == 0) partial[threadIdx.x / kWarpSize] = best;
-  const bool usable = __syncthreads_or(finite) != 0 && __syncthreads_or(nan) == 0;
+  const bool usable = __syncthreads_or(nan) == 0;
   best = 0;
   for (int w = 0; w < kWarps; ++w) best = partial[w] > best ? partial[w] : best;
   __syncthreads();  // before `partial` is used again
@@ -334,14 +333,15 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const SampleRows a)
   for (int64_t t = blockIdx.x; t < a.num_seqs; t += gridDim.x) {
     Row row = {a.logits + t * a.stride, a.size, 0.f, a.temperature[t], a.mass_one};
     const uint64 best = best_key(row, partial);
-    if (best == 0 || row.temperature == 0.f) {
-      if (threadIdx.x == 0) a.out[t] = best == 0 ? -1 : int64_t{sample_key_id(best)};
+    if (best != 0) row.best = row.logits[sample_key_id(best)];
+    const bool usable = best != 0 && fabsf(row.best) < INFINITY;
+    const int64_t top_k = a.top_k[t];
+    if (!usable || row.temperature == 0.f || top_k == 1) {
+      if (threadIdx.x == 0) a.out[t] = usable ? int64_t{sample_key_id(best)} : -1;
       continue;
     }
-    row.best = row.logits[sample_key_id(best)];
 
     Place last = {0xffffffffu, ~0ull};
-    const int64_t top_k = a.top_k[t];
     if (top_k > 0 && top_k < a.size)
       last = prefix_end<false>(row, last, static_cast<uint64>(top_k), 0.f, bins);
     if (a.top_p[t] < 1.f) last = prefix_end<true>(row, last, 0, a.top_p[t], bins);
