@@ -53,3 +53,17 @@ def test_every_op_family_has_its_files():
     families = [path.stem for path in (CSRC / "ops").glob("*.cpp")]
     wanted = [pattern.format(family) for family in families for pattern in FAMILY_FILES]
     assert [path for path in wanted if not (ROOT / path).exists()] == []
+
+
+def test_cuda_goes_through_the_doors_that_tests_replace():
+    """launch(), ERNIE_SHARED and ptx.cuh: kernels run without a GPU where these are emulated."""
+    doors = {"common.cuh", "ptx.cuh"}
+    forbidden = re.compile(r"<<<|__shared__|\basm\b")
+    wrong = [
+        f"{path.relative_to(CSRC)}:{number}: {line.strip()}"
+        for path in sorted((CSRC / "cuda").rglob("*.cu*"))
+        if path.name not in doors
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if forbidden.search(line.split("//")[0])
+    ]
+    assert not wrong, "\n".join(wrong)

@@ -34,6 +34,11 @@ constexpr int kWarpSize = 32;
 // is not blamed for this call (memory.cu).
 [[noreturn]] void raise_error(const char* call, cudaError_t error);
 
+// For calls in destructors, which cannot report: forgets the error, if any.
+inline void ignore_error(cudaError_t error) {
+  if (error != cudaSuccess) cudaGetLastError();
+}
+
 // Grids for work in rows of `items_per_row` items, one item a thread and step: x walks the rows, y
 // the items. Both are cut at what the hardware takes; kernels loop by gridDim over the rest.
 inline unsigned grid_of_rows(int64_t rows) {
@@ -71,7 +76,7 @@ class DeviceGuard {
     ERNIE_CUDA_CHECK(cudaGetDevice(&previous_));
     if (device.index != previous_) ERNIE_CUDA_CHECK(cudaSetDevice(device.index));
   }
-  ~DeviceGuard() { cudaSetDevice(previous_); }
+  ~DeviceGuard() { ignore_error(cudaSetDevice(previous_)); }
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 

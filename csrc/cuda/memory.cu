@@ -68,7 +68,7 @@ cudaError_t allocate_after_release(void** p, size_t size, int device, cudaStream
 [[noreturn]] void raise_out_of_memory(int64_t nbytes, Device device) {
   cudaGetLastError();  // the allocation's own, not sticky
   size_t free = 0, total = 0;
-  if (cudaMemGetInfo(&free, &total) != cudaSuccess) cudaGetLastError();
+  ignore_error(cudaMemGetInfo(&free, &total));
   throw OutOfMemoryError(to_string(device) + ": could not allocate " + std::to_string(nbytes) +
                          " bytes (" + std::to_string(free) + " of " + std::to_string(total) +
                          " bytes are free); use a smaller batch, context or model");
@@ -87,17 +87,17 @@ void check_device(Device device) {
 // cudaFreeAsync on the stream that the memory was made for, so that work queued there may still
 // use it. A destructor cannot report: an error here is one that an earlier call will have told.
 void release(void* p, const Stream& stream) {
-  int previous = 0;
-  if (cudaGetDevice(&previous) != cudaSuccess) return;
-  cudaSetDevice(stream.device.index);
-  if (cudaFreeAsync(p, stream_of(stream)) != cudaSuccess) cudaGetLastError();
-  cudaSetDevice(previous);
+  int previous = stream.device.index;
+  ignore_error(cudaGetDevice(&previous));
+  ignore_error(cudaSetDevice(stream.device.index));
+  ignore_error(cudaFreeAsync(p, stream_of(stream)));
+  ignore_error(cudaSetDevice(previous));
 }
 
 class Event {
  public:
   Event() { ERNIE_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
-  ~Event() { cudaEventDestroy(event_); }  // released by the runtime once it has happened
+  ~Event() { ignore_error(cudaEventDestroy(event_)); }  // the runtime keeps it until it happened
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
   cudaEvent_t get() const { return event_; }
@@ -112,9 +112,9 @@ void raise_error(const char* call, cudaError_t error) {
   cudaGetLastError();
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {
     int device = 0, major = 0, minor = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    ignore_error(cudaGetDevice(&device));
+    ignore_error(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    ignore_error(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
     throw UnsupportedError("cuda:" + std::to_string(device) + ": compute capability " +
                            std::to_string(major) + "." + std::to_string(minor) +
                            ": this build has no kernels for it (" + cudaGetErrorName(error) +
