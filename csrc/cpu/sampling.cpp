@@ -183,8 +183,8 @@ float bound_of_weight(const Row& row, double weight) {
   return std::nextafter(static_cast<float>(std::max<double>(logit, -FLT_MAX)), -INFINITY);
 }
 
-// All that can pass the filters, in ascending id order, and `*total`, the weight of what top_p
-// refers to when it is not the top_k candidates.
+// All that can pass the filters (the largest always does), in ascending id order, and `*total`, the
+// weight of what top_p refers to when it is not the top_k candidates.
 std::vector<Candidate> candidates_of(const Row& row, bool has_top_k, double* total) {
   float bound = -INFINITY;
   if (has_top_k) {
@@ -199,7 +199,7 @@ std::vector<Candidate> candidates_of(const Row& row, bool has_top_k, double* tot
   using Fn = int64_t (*)(const float*, int64_t, float, int32_t*);
   static const auto gather = ERNIE_SELECT_ISA(Fn, gather_at_least);
   const auto ids = std::make_unique_for_overwrite<int32_t[]>(row.n);
-  const int64_t count = gather(row.logits, row.n, bound, ids.get());
+  const int64_t count = gather(row.logits, row.n, std::min(bound, row.largest), ids.get());
 
   std::vector<float> logits(count), weights(count);
   for (int64_t i = 0; i < count; ++i) logits[i] = row.logits[ids[i]];

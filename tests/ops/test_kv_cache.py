@@ -46,16 +46,18 @@ def test_write_stores_each_token_in_its_slot(
 
 
 def test_write_reads_the_heads_of_a_fused_projection(device, rng):
-    """Key and value as slices of one [num_tokens, heads, head_dim] buffer."""
-    fused = reference.random(rng, (6, 10, 8), BF16)
+    """Key and value as slices of one [num_tokens, heads, head_dim] buffer, wider than they are."""
+    fused = reference.random(rng, (6, 10, 12), BF16)
     before = caches(rng, (3, 2, BLOCK_SIZE, 8), BF16)
     slots = np.arange(6, dtype=np.int32)[::-1].copy()
     k_cache, v_cache = (ek.from_numpy(c, device) for c in before)
     tensor = ek.from_numpy(fused, device)
 
-    ops.kv_cache_write(tensor[:, 6:8], tensor[:, 8:10], k_cache, v_cache, on(slots, device))
+    ops.kv_cache_write(
+        tensor[:, 6:8, 3:11], tensor[:, 8:10, 3:11], k_cache, v_cache, on(slots, device)
+    )
 
-    expected = reference.kv_cache_write(fused[:, 6:8], fused[:, 8:], *before, slots)
+    expected = reference.kv_cache_write(fused[:, 6:8, 3:11], fused[:, 8:, 3:11], *before, slots)
     np.testing.assert_array_equal(bits(k_cache), bits(expected[0]))
     np.testing.assert_array_equal(bits(v_cache), bits(expected[1]))
 

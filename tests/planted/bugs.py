@@ -7,6 +7,11 @@ from dataclasses import dataclass
 NORM = ["tests/ops/test_norm.py"]
 GEMM = ["tests/ops/test_gemm.py"]
 ATTENTION = ["tests/ops/test_attention.py"]
+KV_CACHE = ["tests/ops/test_kv_cache.py"]
+EMBEDDING = ["tests/ops/test_embedding.py"]
+ACTIVATION = ["tests/ops/test_activation.py"]
+ROPE = ["tests/ops/test_rope.py"]
+SAMPLING = ["tests/ops/test_sampling.py"]
 TENSOR = ["tests/test_tensor.py"]
 PARALLEL = ["tests/test_parallel.py"]
 
@@ -226,5 +231,145 @@ BUGS = [
         "void reset_after_fork() { g_pools = new Pools; }",
         "void reset_after_fork() {}",
         PARALLEL,
+    ),
+    Bug(
+        "kv_cache: heads taken as contiguous",
+        "csrc/cpu/kv_cache.cpp",
+        "row + h * from.step(1) * itemsize",
+        "row + h * row_bytes",
+        KV_CACHE,
+    ),
+    Bug(
+        "kv_cache: tokens taken as contiguous",
+        "csrc/cpu/kv_cache.cpp",
+        "t * from.step(0) * itemsize",
+        "t * num_heads * row_bytes",
+        KV_CACHE,
+    ),
+    Bug(
+        "kv_cache: slot just past the end accepted",
+        "csrc/cpu/kv_cache.cpp",
+        "slot >= num_slots)",
+        "slot > num_slots)",
+        KV_CACHE,
+    ),
+    Bug(
+        "embedding: packed rows of another panel",
+        "csrc/cpu/embedding.cpp",
+        "id / kPanelRows * panel",
+        "id / (kPanelRows + 1) * panel",
+        EMBEDDING,
+    ),
+    Bug(
+        "embedding: id just past the end accepted",
+        "csrc/cpu/embedding.cpp",
+        "id >= vocab_size)",
+        "id > vocab_size)",
+        EMBEDDING,
+    ),
+    Bug(
+        "activation: silu by one exponential, unguarded",
+        "csrc/cpu/activation.isa.cpp",
+        "mul(mul(min(zero, v), h), h)",
+        "mul(min(zero, v), h)",
+        ACTIVATION,
+    ),
+    Bug(
+        "activation: every piece starts at column 0",
+        "csrc/cpu/activation.cpp",
+        "first = i % pieces * kElementsPerChunk",
+        "first = i % 1 * kElementsPerChunk",
+        ACTIVATION,
+    ),
+    Bug(
+        "rope: turned the other way",
+        "csrc/cpu/rope.cpp",
+        "static_cast<float>(std::sin(angle))",
+        "static_cast<float>(-std::sin(angle))",
+        ROPE,
+    ),
+    Bug(
+        "rope: sine of the wrong lane",
+        "csrc/cpu/rope.isa.cpp",
+        "sine = seconds(angle)",
+        "sine = firsts(angle)",
+        ROPE,
+    ),
+    Bug(
+        "rope: overlap of query and key not refused",
+        "csrc/ops/rope.cpp",
+        'check.disjoint("key", a.key, "query", a.query);',
+        "(void)0;",
+        ROPE,
+    ),
+    Bug(
+        "rope: overlapping columns taken for neighbours",
+        "csrc/core/check.cpp",
+        "return last <= next && next_last",
+        "return first <= next && next_last",
+        ROPE,
+    ),
+    Bug(
+        "sampling: of equal logits the higher id",
+        "csrc/ops/sampling_core.h",
+        "| (0xFFFFFFFFu - id);",
+        "| id;",
+        SAMPLING,
+    ),
+    Bug(
+        "sampling: top_p prefix one short",
+        "csrc/cpu/sampling.cpp",
+        "if (upper >= mass) {",
+        "if (upper > mass) {",
+        SAMPLING,
+    ),
+    Bug(
+        "sampling: top_p of all instead of the top_k",
+        "csrc/cpu/sampling.cpp",
+        "for (const Candidate& c : candidates) total += c.weight;",
+        "total = sum_of(block_sums(row));",
+        SAMPLING,
+    ),
+    Bug(
+        "sampling: min_p before top_p",
+        "csrc/cpu/sampling.cpp",
+        "if (row.top_p == 1.f && row.min_p > 0.f)",
+        "if (row.min_p > 0.f)",
+        SAMPLING,
+    ),
+    Bug(
+        "sampling: bound of top_k too high",
+        "csrc/cpu/sampling.cpp",
+        "return maxima[k - 1];",
+        "return maxima[k / 2];",
+        SAMPLING,
+    ),
+    Bug(
+        "sampling: position without effect",
+        "csrc/ops/sampling_core.h",
+        "philox({{static_cast<uint32_t>(p),",
+        "philox({{static_cast<uint32_t>(p) * 0,",
+        SAMPLING,
+    ),
+    Bug(
+        "sampling: tail weights in the total",
+        "csrc/cpu/sampling.isa.cpp",
+        "total = add(total, first_lanes(weight, m));",
+        "total = add(total, weight);",
+        SAMPLING,
+    ),
+    Bug(
+        "penalties: count of the prompt too",
+        "csrc/cpu/sampling.cpp",
+        "+ (i >= prompt_len)",
+        "+ (i >= 0)",
+        SAMPLING,
+    ),
+    Bug(
+        "penalties: repetition applied at every occurrence",
+        "csrc/cpu/sampling.cpp",
+        "if (marks == 0) continue;",
+        "if (marks == 0) marks = kSeen;",
+        SAMPLING,
     ),
 ]
