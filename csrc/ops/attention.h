@@ -13,10 +13,11 @@
 //
 // Keys are taken in ascending order in splits of kAttentionSplit, each from a fresh start, and the
 // splits' results are merged in ascending order: what a row gets depends neither on the other rows,
-// nor on chunking, nor on the number of threads. On CUDA that holds with batch_invariant; without,
-// the shapes of the call decide the splits. A row that sees no key gets zeros. What lies in the
-// cache beyond seq_lens[s] is never read, nor are block_table entries that no key needs. A block id
-// out of range, which the host cannot see on CUDA, stands for the nearest one in range.
+// nor on chunking, nor on the number of threads. On CUDA that holds with core/batch_invariant.h
+// set; without, the shapes of the call decide the splits. A row that sees no key gets zeros. What
+// lies in the cache beyond seq_lens[s] is never read, nor are block_table entries that no key
+// needs. A block id out of range, which the host cannot see on CUDA, stands for the nearest one in
+// range.
 // Source: Vaswani et al. 2017, arXiv:1706.03762; online softmax: Milakov & Gimelshein 2018,
 // arXiv:1805.02867; paged cache: Kwon et al. 2023, arXiv:2309.06180.
 #pragma once

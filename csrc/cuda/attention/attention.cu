@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "core/batch_invariant.h"
 #include "cuda/attention/config.h"
 #include "cuda/attention/params.cuh"
 #include "ops/attention.h"
@@ -20,7 +21,7 @@ AttentionShape shape_of(const AttentionArgs& a) {
           .num_seqs = a.seq_lens.size(0),
           .max_seqlen_q = a.max_seqlen_q,
           .max_seq_len = a.max_seq_len,
-          .batch_invariant = a.batch_invariant};
+          .batch_invariant = batch_invariant()};
 }
 
 bool aligned(const TensorView& t, uintptr_t bytes) {
@@ -115,7 +116,7 @@ int64_t attention_workspace_size(int64_t num_tokens, int64_t num_heads, int64_t 
                                  int64_t max_seq_len) {
   int64_t bytes = 0;
   for (const bool bfloat16 : {false, true}) {
-    for (const bool batch_invariant : {false, true}) {
+    for (const bool invariant : {false, true}) {
       const AttentionConfig c = plan_attention({.bfloat16 = bfloat16,
                                                 .num_tokens = num_tokens,
                                                 .num_heads = num_heads,
@@ -124,7 +125,7 @@ int64_t attention_workspace_size(int64_t num_tokens, int64_t num_heads, int64_t 
                                                 .num_seqs = num_seqs,
                                                 .max_seqlen_q = max_seqlen_q,
                                                 .max_seq_len = max_seq_len,
-                                                .batch_invariant = batch_invariant});
+                                                .batch_invariant = invariant});
       bytes = std::max(bytes, c.workspace_bytes);
     }
   }

@@ -96,13 +96,12 @@ inline void plan_attention_splits(const AttentionShape& s, AttentionConfig* c) {
     c->num_splits = spread ? splits : 1;
     c->merge_in_block = !spread;
   } else {
-    const int64_t wanted = ceil_div(kAttentionTargetBlocks, std::max(blocks, int64_t{1}));
+    // Rounded down: all blocks at once, rather than a few in a second round.
+    const int64_t wanted = kAttentionTargetBlocks / std::max(blocks, int64_t{1});
     const int64_t useful = ceil_div(s.max_seq_len, c->min_split_size);
     const int64_t affordable = kAttentionMaxWorkspace / attention_partial_bytes(s, 1);
-    // Half a share of blocks is no gain over the cost of splitting.
-    if (blocks <= kAttentionTargetBlocks / 2)
-      c->num_splits =
-          std::max(std::min({wanted, useful, affordable, kAttentionMaxSplits}), int64_t{1});
+    c->num_splits =
+        std::max(std::min({wanted, useful, affordable, kAttentionMaxSplits}), int64_t{1});
   }
   c->workspace_bytes = c->num_splits > 1 ? attention_partial_bytes(s, c->num_splits) : 0;
 }
@@ -128,9 +127,11 @@ inline AttentionConfig plan_attention(const AttentionShape& s) {
     c.tile_n = c.padded_head_dim > 128 ? 32 : 64;
     plan_attention_tiles(s, 128, &c);
     // The wider tile reads shared memory half as often; its accumulators leave no registers for
-    // head_dim 256 nor for a second set of sums, and half the blocks must still fill the machine.
+    // head_dim 256 nor for a second set of sums, and full tiles alone must half fill the machine.
+    const int64_t full_tiles =
+        saturating_mul(s.num_tokens, s.num_heads / s.num_kv_heads) / c.tile_m - s.num_seqs;
     if (c.padded_head_dim > 128 || s.batch_invariant ||
-        saturating_mul(c.tile_slots, s.num_kv_heads) < kAttentionTargetBlocks / 2)
+        saturating_mul(full_tiles, s.num_kv_heads) < kAttentionTargetBlocks / 2)
       plan_attention_tiles(s, 64, &c);
   }
   plan_attention_splits(s, &c);

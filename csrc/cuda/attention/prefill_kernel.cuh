@@ -121,18 +121,18 @@ __global__ void __launch_bounds__(kAttentionThreads, kHeadDim <= 128 ? 2 : 1)
   load_prefill_tile<kHeadDim, kMTiles>(stage(0), p, pages, w.key_begin, w.key_end);
   cp_async_commit_group();
   load_query<kHeadDim, Tile::kRows>(query_tile, p, w);
+  // The first key a row does not see stays behind its query: the main loop, which rarely asks, has
+  // no register to spare.
+  const auto row_limit = [&](int row) -> int& {
+    return *reinterpret_cast<int*>(query_tile + row * kTileStride<kHeadDim> + kHeadDim);
+  };
+  static_assert(Tile::kRows <= kAttentionThreads, "a thread for each row");
+  if (threadIdx.x < Tile::kRows) row_limit(threadIdx.x) = key_limit(p, w, threadIdx.x);
   __syncthreads();
 
   const int warp_row = warp * Tile::kWarpRows;
   const QueryFragments<kHeadDim, kMTiles, (kMTiles == 1 && kHeadDim <= 128)> query(
       query_tile + warp_row * kTileStride<kHeadDim>);
-  int limit[kMTiles][2];
-#pragma unroll
-  for (int m = 0; m < kMTiles; ++m) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      limit[m][half] = key_limit(p, w, warp_row + 16 * m + lane / 4 + 8 * half);
-  }
   const int seen_by_all = key_limit(p, w, warp_row);
   const int seen_by_any =
       warp_row < w.num_rows ? key_limit(p, w, min(warp_row + Tile::kWarpRows, w.num_rows) - 1) : 0;
@@ -156,7 +156,11 @@ __global__ void __launch_bounds__(kAttentionThreads, kHeadDim <= 128 ? 2 : 1)
     multiply_keys<kHeadDim, Tile::kKeys, kMTiles>(scores, query, keys);
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
-      if (key + Tile::kKeys > seen_by_all) mask_scores(scores[m], key, limit[m]);
+      if (key + Tile::kKeys > seen_by_all) {
+        const int row = warp_row + 16 * m + lane / 4;
+        const int limit[2] = {row_limit(row), row_limit(row + 8)};
+        mask_scores(scores[m], key, limit);
+      }
       softmax_step(scores[m], out[m], state[m], p.scale_log2);
     }
     multiply_values<kHeadDim, Tile::kKeys, kMTiles>(out, scores, keys + Tile::kTileElements);

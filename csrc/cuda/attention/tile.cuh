@@ -1,6 +1,6 @@
 // bfloat16 tiles in shared memory and what the tensor cores do with them. A tile is rows of
 // kHeadDim elements, zero beyond head_dim and beyond the last row, each followed by 16 bytes that
-// nobody reads: an odd number of 16-byte units per row keeps ldmatrix free of bank conflicts.
+// no product reads: an odd number of 16-byte units per row keeps ldmatrix free of bank conflicts.
 #pragma once
 
 #include "core/bf16.h"
