@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/batch_invariant.h"
+#include "core/error.h"
 #include "cuda/attention/config.h"
 #include "cuda/attention/params.cuh"
 #include "ops/attention.h"
