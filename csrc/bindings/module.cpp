@@ -13,6 +13,7 @@ namespace py = pybind11;
 namespace ernie::bindings {
 void bind_tensor(py::module_&);
 void bind_attention(py::module_&);
+void bind_attention_plan(py::module_&);
 void bind_activation(py::module_&);
 void bind_embedding(py::module_&);
 void bind_gemm(py::module_&);
@@ -78,6 +79,7 @@ PYBIND11_MODULE(_core, m) {
 
   ernie::bindings::bind_tensor(m);
   ernie::bindings::bind_attention(m);
+  ernie::bindings::bind_attention_plan(m);
   ernie::bindings::bind_activation(m);
   ernie::bindings::bind_embedding(m);
   ernie::bindings::bind_gemm(m);

@@ -7,11 +7,17 @@
 //
 //   out[i] = sum_j p_j v_j / sum_j p_j,  p_j = exp(scale * q.k_j - max_j(scale * q.k_j))
 //
-// Scores, probabilities and sums are float32 throughout; out is rounded once. Keys are taken in
-// ascending order in splits of kAttentionSplit, each from a fresh start, and the splits' results
-// are merged in ascending order: what a row gets depends neither on the other rows, nor on
-// chunking, nor on the number of threads. A row that sees no key gets zeros. What lies in the cache
-// beyond seq_lens[s] is never read.
+// Scores, probabilities and sums are float32; out is rounded once. On CUDA with bfloat16,
+// probabilities are rounded to bfloat16 before they multiply the values (as exp(score - the largest
+// score so far); the denominator sums them unrounded).
+//
+// Keys are taken in ascending order in splits of kAttentionSplit, each from a fresh start, and the
+// splits' results are merged in ascending order: what a row gets depends neither on the other rows,
+// nor on chunking, nor on the number of threads. On CUDA that holds with core/batch_invariant.h
+// set; without, the shapes of the call decide the splits. A row that sees no key gets zeros. What
+// lies in the cache beyond seq_lens[s] is never read, nor are block_table entries that no key
+// needs. A block id out of range, which the host cannot see on CUDA, stands for the nearest one in
+// range.
 // Source: Vaswani et al. 2017, arXiv:1706.03762; online softmax: Milakov & Gimelshein 2018,
 // arXiv:1805.02867; paged cache: Kwon et al. 2023, arXiv:2309.06180.
 #pragma once
@@ -38,9 +44,12 @@ struct AttentionArgs {
   float scale;              // finite; head_dim^-0.5 is usual
   bool causal;
   TensorView workspace;  // uint8, contiguous, attention_workspace_size() bytes or more
+  bool batch_invariant =
+      false;  // CUDA: one order of summation for all shapes; the CPU has no other
 };
 
-// Bytes of device memory that the call needs for partial results: 0 on the CPU.
+// Bytes of device memory that the call needs for partial results, with batch_invariant or without:
+// 0 on the CPU.
 int64_t attention_workspace_size(Device device, int64_t num_tokens, int64_t num_heads,
                                  int64_t num_kv_heads, int64_t head_dim, int64_t num_seqs,
                                  int64_t max_seqlen_q, int64_t max_seq_len);

@@ -1,0 +1,80 @@
+// The plan of a CUDA attention call and the index arithmetic of all attention kernels, for tests:
+// both are pure host functions, compiled in builds without CUDA too.
+#include <pybind11/pybind11.h>
+
+#include "cuda/attention/config.h"
+#include "ops/attention_index.h"
+
+namespace py = pybind11;
+
+namespace ernie::bindings {
+
+namespace {
+
+const char* name_of(cuda::AttentionKernel kernel) {
+  switch (kernel) {
+    case cuda::AttentionKernel::kDecode:
+      return "decode";
+    case cuda::AttentionKernel::kPrefill:
+      return "prefill";
+    case cuda::AttentionKernel::kFloat32:
+      return "float32";
+  }
+  return "";
+}
+
+py::dict plan(bool bfloat16, int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads,
+              int64_t head_dim, int64_t num_seqs, int64_t max_seqlen_q, int64_t max_seq_len,
+              bool batch_invariant) {
+  const cuda::AttentionConfig c = cuda::plan_attention({.bfloat16 = bfloat16,
+                                                        .num_tokens = num_tokens,
+                                                        .num_heads = num_heads,
+                                                        .num_kv_heads = num_kv_heads,
+                                                        .head_dim = head_dim,
+                                                        .num_seqs = num_seqs,
+                                                        .max_seqlen_q = max_seqlen_q,
+                                                        .max_seq_len = max_seq_len,
+                                                        .batch_invariant = batch_invariant});
+  py::dict d;
+  d["kernel"] = name_of(c.kernel);
+  d["padded_head_dim"] = c.padded_head_dim;
+  d["tile_m"] = c.tile_m;
+  d["tile_n"] = c.tile_n;
+  d["tiles_per_seq"] = c.tiles_per_seq;
+  d["tile_slots"] = c.tile_slots;
+  d["ragged"] = c.ragged;
+  d["num_splits"] = c.num_splits;
+  d["split_size"] = c.split_size;
+  d["min_split_size"] = c.min_split_size;
+  d["merge_in_block"] = c.merge_in_block;
+  d["grid"] = py::make_tuple(c.grid_x, c.grid_y);
+  d["workspace_bytes"] = c.workspace_bytes;
+  return d;
+}
+
+py::list splits(int64_t seq_len, int64_t num_splits, int64_t fixed, int64_t minimum) {
+  const int64_t size = attention_split_size(seq_len, num_splits, fixed, minimum);
+  py::list ranges;
+  for (int64_t split = 0; split < attention_active_splits(seq_len, num_splits, size); ++split) {
+    const AttentionKeyRange range = attention_split_range(seq_len, split, size);
+    ranges.append(py::make_tuple(range.begin, range.end));
+  }
+  return ranges;
+}
+
+}  // namespace
+
+void bind_attention_plan(py::module_& m) {
+  m.def("cuda_attention_plan", &plan, py::kw_only(), py::arg("bfloat16"), py::arg("num_tokens"),
+        py::arg("num_heads"), py::arg("num_kv_heads"), py::arg("head_dim"), py::arg("num_seqs"),
+        py::arg("max_seqlen_q"), py::arg("max_seq_len"), py::arg("batch_invariant"));
+  m.def("attention_splits", &splits, py::kw_only(), py::arg("seq_len"), py::arg("num_splits"),
+        py::arg("fixed"), py::arg("minimum"));
+  m.def("attention_key_limit", &attention_key_limit, py::arg("seq_len"), py::arg("num_queries"),
+        py::arg("i"), py::arg("causal"));
+  m.def("kv_cache_offset", &kv_cache_offset, py::kw_only(), py::arg("block"), py::arg("kv_head"),
+        py::arg("row"), py::arg("num_blocks"), py::arg("num_kv_heads"), py::arg("block_size"),
+        py::arg("head_dim"));
+}
+
+}  // namespace ernie::bindings

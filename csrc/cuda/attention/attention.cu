@@ -1,0 +1,160 @@
+#include <algorithm>
+#include <bit>
+#include <cfloat>
+#include <cmath>
+#include <string>
+
+#include "core/batch_invariant.h"
+#include "core/error.h"
+#include "cuda/attention/config.h"
+#include "cuda/attention/params.cuh"
+#include "ops/attention.h"
+
+namespace ernie::cuda {
+namespace {
+
+AttentionShape shape_of(const AttentionArgs& a) {
+  return {.bfloat16 = a.query.dtype == DType::kBF16,
+          .num_tokens = a.query.size(0),
+          .num_heads = a.query.size(1),
+          .num_kv_heads = a.k_cache.size(1),
+          .head_dim = a.query.size(2),
+          .num_seqs = a.seq_lens.size(0),
+          .max_seqlen_q = a.max_seqlen_q,
+          .max_seq_len = a.max_seq_len,
+          .batch_invariant = batch_invariant()};
+}
+
+bool aligned(const TensorView& t, uintptr_t bytes) {
+  return reinterpret_cast<uintptr_t>(t.data) % bytes == 0;
+}
+
+// Rows of a [tokens, heads, head_dim] tensor start at multiples of `bytes` and fill them.
+bool rows_aligned(const TensorView& t, int64_t bytes) {
+  const int64_t elements = bytes / size_of(t.dtype);
+  return aligned(t, static_cast<uintptr_t>(bytes)) && t.size(2) % elements == 0 &&
+         t.step(0) % elements == 0 && t.step(1) % elements == 0;
+}
+
+AttentionParams params_of(const AttentionArgs& a, const AttentionConfig& c) {
+  AttentionParams p{};
+  p.out = a.out.data;
+  p.query = a.query.data;
+  p.k_cache = a.k_cache.data;
+  p.v_cache = a.v_cache.data;
+  p.cu_seqlens_q = a.cu_seqlens_q.ptr<int32_t>();
+  p.seq_lens = a.seq_lens.ptr<int32_t>();
+  p.block_table = a.block_table.ptr<int32_t>();
+  p.out_token_stride = a.out.step(0);
+  p.out_head_stride = a.out.step(1);
+  p.query_token_stride = a.query.step(0);
+  p.query_head_stride = a.query.step(1);
+  p.num_tokens = a.query.size(0);
+  p.num_blocks = a.k_cache.size(0);
+  p.max_blocks = a.block_table.size(1);
+  p.tiles_per_seq = c.tiles_per_seq;
+  p.num_splits = c.num_splits;
+  p.split_size = c.split_size;
+  p.min_split_size = c.min_split_size;
+  p.num_seqs = static_cast<int32_t>(a.seq_lens.size(0));
+  p.num_heads = static_cast<int32_t>(a.query.size(1));
+  p.num_kv_heads = static_cast<int32_t>(a.k_cache.size(1));
+  p.group_size = p.num_heads / p.num_kv_heads;
+  p.head_dim = static_cast<int32_t>(a.query.size(2));
+  p.block_size_log2 = std::countr_zero(static_cast<uint64_t>(a.k_cache.size(2)));
+  // Scores are scaled after their maximum is taken, which wants a factor above zero. With FLT_MIN
+  // for 0, scores below 2^100 are all equal, as they should be, and -inf stays -inf.
+  p.scale_log2 = std::max(std::fabs(a.scale) * 1.44269504088896340736f, FLT_MIN);
+  p.query_sign = a.scale < 0 ? 0x8000u : 0u;
+  p.causal = a.causal;
+  p.ragged = c.ragged;
+  p.merge_in_block = c.merge_in_block;
+  p.cache_aligned = a.k_cache.size(3) % 8 == 0 && aligned(a.k_cache, 16) && aligned(a.v_cache, 16);
+  p.query_aligned = rows_aligned(a.query, 16);
+  p.out_aligned = rows_aligned(a.out, 4);
+  if (c.num_splits > 1) {
+    // Sums first: both parts keep the alignment of the first, as head_dim is even.
+    const auto start = reinterpret_cast<uintptr_t>(a.workspace.data);
+    const uintptr_t skip = (kAttentionWorkspaceAlignment - start % kAttentionWorkspaceAlignment) %
+                           kAttentionWorkspaceAlignment;
+    p.partial_out = reinterpret_cast<float*>(start + skip);
+    p.partial_state = reinterpret_cast<RowState*>(p.partial_out + c.num_splits * p.num_tokens *
+                                                                      p.num_heads * p.head_dim);
+  }
+  return p;
+}
+
+void run(const AttentionConfig& c, const AttentionParams& p, cudaStream_t stream) {
+  using Launcher = void (*)(const AttentionConfig&, const AttentionParams&, cudaStream_t);
+  const auto pick = [&](Launcher d64, Launcher d80, Launcher d128, Launcher d256) {
+    return c.padded_head_dim == 64    ? d64
+           : c.padded_head_dim == 80  ? d80
+           : c.padded_head_dim == 128 ? d128
+                                      : d256;
+  };
+  Launcher launcher = nullptr;
+  switch (c.kernel) {
+    case AttentionKernel::kDecode:
+      launcher = pick(launch_attention_decode<64>, launch_attention_decode<80>,
+                      launch_attention_decode<128>, launch_attention_decode<256>);
+      break;
+    case AttentionKernel::kPrefill:
+      launcher = pick(launch_attention_prefill<64>, launch_attention_prefill<80>,
+                      launch_attention_prefill<128>, launch_attention_prefill<256>);
+      break;
+    case AttentionKernel::kFloat32:
+      launcher = pick(launch_attention_float32<64>, launch_attention_float32<128>,
+                      launch_attention_float32<128>, launch_attention_float32<256>);
+      break;
+  }
+  launcher(c, p, stream);
+}
+
+}  // namespace
+
+int64_t attention_workspace_size(int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads,
+                                 int64_t head_dim, int64_t num_seqs, int64_t max_seqlen_q,
+                                 int64_t max_seq_len) {
+  int64_t bytes = 0;
+  for (const bool bfloat16 : {false, true}) {
+    for (const bool invariant : {false, true}) {
+      const AttentionConfig c = plan_attention({.bfloat16 = bfloat16,
+                                                .num_tokens = num_tokens,
+                                                .num_heads = num_heads,
+                                                .num_kv_heads = num_kv_heads,
+                                                .head_dim = head_dim,
+                                                .num_seqs = num_seqs,
+                                                .max_seqlen_q = max_seqlen_q,
+                                                .max_seq_len = max_seq_len,
+                                                .batch_invariant = invariant});
+      bytes = std::max(bytes, c.workspace_bytes);
+    }
+  }
+  return bytes;
+}
+
+void attention(const AttentionArgs& a, const Stream& stream) {
+  const AttentionConfig c = plan_attention(shape_of(a));
+  constexpr int64_t kMaxGridX = (int64_t{1} << 31) - 1, kMaxGridY = 65535;
+  if (c.grid_x > kMaxGridX || c.grid_y > kMaxGridY)
+    throw ArgumentError("attention: query: expected at most " + std::to_string(kMaxGridX) +
+                        " tiles of " + std::to_string(c.tile_m) + " rows and " +
+                        std::to_string(kMaxGridY) + " kv heads, got " + std::to_string(c.grid_x) +
+                        " and " + std::to_string(c.grid_y));
+  // Rows of no sequence would stay as they were.
+  const int64_t num_seqs = a.seq_lens.size(0);
+  if (saturating_mul(num_seqs, a.max_seqlen_q) < a.query.size(0))
+    throw ArgumentError(
+        "attention: max_seqlen_q: expected the rows of num_seqs=" + std::to_string(num_seqs) +
+        " sequences to reach num_tokens=" + std::to_string(a.query.size(0)) + ", got " +
+        std::to_string(a.max_seqlen_q));
+
+  const DeviceGuard guard(stream.device);
+  const AttentionParams p = params_of(a, c);
+  run(c, p, stream_of(stream));
+  if (c.num_splits > 1)
+    a.query.dtype == DType::kBF16 ? launch_attention_combine<bf16>(p, stream_of(stream))
+                                  : launch_attention_combine<float>(p, stream_of(stream));
+}
+
+}  // namespace ernie::cuda
