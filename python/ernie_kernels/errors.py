@@ -6,6 +6,11 @@ say what is wrong, where, what was expected, what came, and what to do about it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ernie_kernels.outputs import RequestOutput
+
 
 class Error(Exception):
     """Base of all errors of this package."""
@@ -48,7 +53,15 @@ class DeviceError(Error, RuntimeError):
 
 
 class NumericError(Error, ArithmeticError):
-    """A result is not finite (NaN or infinite logits); the request that caused it has ended."""
+    """A result is not finite (NaN or infinite logits); the request that caused it has ended.
+
+    Attributes:
+        outputs: of all requests of the call, complete for those that were not affected.
+    """
+
+    def __init__(self, message: str, outputs: list[RequestOutput] | None = None) -> None:
+        super().__init__(message)
+        self.outputs = outputs or []
 
 
 class OutOfMemoryError(Error, MemoryError):

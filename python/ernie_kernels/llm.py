@@ -1,0 +1,470 @@
+"""``LLM``: a checkpoint, loaded and ready to answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, overload
+
+import numpy as np
+
+from ernie_kernels import _core
+from ernie_kernels.chat_template import load_chat_template
+from ernie_kernels.checkpoint_file import quoted
+from ernie_kernels.errors import (
+    ConfigError,
+    OutOfMemoryError,
+    UnsupportedError,
+)
+from ernie_kernels.load_arguments import (
+    check_device,
+    check_folder,
+    check_integer,
+    check_one_of,
+    check_one_of_type,
+)
+from ernie_kernels.models.config import load_config
+from ernie_kernels.models.ernie import ErnieForCausalLM
+from ernie_kernels.models.loader import open_checkpoint
+from ernie_kernels.outputs import GenerationChunk, RequestOutput
+from ernie_kernels.runner.block_manager import BlockManager
+from ernie_kernels.runner.capacity import available_host_memory, plan_cache
+from ernie_kernels.runner.collector import Collector
+from ernie_kernels.runner.engine import Engine
+from ernie_kernels.runner.model_runner import ModelRunner, kv_cache_bytes_per_block
+from ernie_kernels.runner.reasoning import THINK_END, THINK_START
+from ernie_kernels.runner.requests import (
+    NO_TOKENIZER,
+    ModelLimits,
+    Request,
+    checked_batch,
+    checked_ids,
+    checked_params,
+    make_request,
+    make_requests,
+    make_sequences,
+)
+from ernie_kernels.runner.sampler import Sampler
+from ernie_kernels.runner.sampling import SamplingParams
+from ernie_kernels.tokenizer import load_tokenizer
+
+logger = logging.getLogger("ernie_kernels")
+
+DEMO_FOLDER = Path(__file__).parent / "demo"
+DTYPES = ("float32", "bfloat16")
+KV_CACHE_DTYPES = ("bfloat16", "float32", "int8", "fp8", "fp8_e4m3", "int4")
+BLOCK_SIZE = 32
+# Long enough that a weight read once from memory serves many rows, short enough that a decoding
+# sequence beside it does not wait long for its next token.
+MAX_TOKENS_PER_STEP = 512
+MAX_NUM_SEQS = 1024
+
+
+class LLM:
+    """A loaded model. Made by :meth:`from_pretrained`; a context manager.
+
+    May be used from several threads: calls run one after the other, streams step by step.
+
+    Attributes:
+        config: the checkpoint's :class:`~.models.config.ModelConfig`.
+        tokenizer: its :class:`~.tokenizer.Tokenizer`, or None if it has none.
+        device: ``"cpu"`` or ``"cuda:N"``.
+        dtype: of activations and cache, ``"float32"`` or ``"bfloat16"``.
+        max_model_len: tokens that a prompt and its answer may have together.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: str,
+        dtype: str,
+        kv_cache_dtype: str,
+        max_model_len: int | None,
+        max_num_seqs: int,
+        kv_cache_memory: int | None,
+    ) -> None:
+        """Use :meth:`from_pretrained`, which checks the arguments."""
+        self.device = device
+        self.config = load_config(folder)
+        self.tokenizer = load_tokenizer(folder, self.config.vocab_size)
+        self._chat_template = (
+            None if self.tokenizer is None else load_chat_template(folder, self.tokenizer)
+        )
+        with open_checkpoint(folder) as checkpoint:
+            is_bfloat16 = checkpoint.dtype == "bfloat16"
+            # float16 has no kernels; float32 holds its values exactly.
+            self.dtype = ("bfloat16" if is_bfloat16 else "float32") if dtype == "auto" else dtype
+            if kv_cache_dtype not in ("auto", self.dtype):
+                raise UnsupportedError(
+                    f"kv_cache_dtype: {kv_cache_dtype} is not in this version; with "
+                    f"dtype={self.dtype} the cache is {self.dtype}"
+                )
+            bytes_per_block = kv_cache_bytes_per_block(self.config, BLOCK_SIZE, self.dtype)
+            plan = plan_cache(
+                bytes_per_block=bytes_per_block,
+                block_size=BLOCK_SIZE,
+                max_position_embeddings=self.config.max_position_embeddings,
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                kv_cache_memory=kv_cache_memory,
+                # What the weights are about to take is not for the cache.
+                available_memory=max(0, available_host_memory() - checkpoint.nbytes),
+            )
+            weight_dtype = "bfloat16" if is_bfloat16 else self.dtype
+            model = ErnieForCausalLM(
+                self.config, checkpoint, device=device, dtype=self.dtype, weight_dtype=weight_dtype
+            )
+        self.max_model_len = plan.max_model_len
+        self._limits = ModelLimits(self.config.vocab_size, plan.max_model_len)
+        self._num_blocks = plan.num_blocks
+        self._cache_bytes = plan.num_blocks * bytes_per_block
+        self._weight_bytes = model.nbytes
+        runner = ModelRunner(
+            model,
+            self.config,
+            device=device,
+            dtype=self.dtype,
+            num_blocks=plan.num_blocks,
+            block_size=BLOCK_SIZE,
+            max_tokens_per_step=max(MAX_TOKENS_PER_STEP, max_num_seqs),
+        )
+        vocab_limit = self.config.vocab_size
+        if self.tokenizer is not None:
+            vocab_limit = min(vocab_limit, self.tokenizer.vocab_size)
+        self._engine = Engine(
+            runner,
+            BlockManager(plan.num_blocks, BLOCK_SIZE),
+            Sampler(vocab_limit, device),
+            eos_token_ids=self.config.eos_token_ids,
+            tokenizer=self.tokenizer,
+            max_num_seqs=max_num_seqs,
+        )
+        logger.info(
+            "%s: %.1f MB of weights, %s on %s (%s, %d threads), cache of %d tokens (%.1f MB), "
+            "model length %d%s",
+            quoted(folder.resolve().name),
+            self._weight_bytes / 1e6,
+            self.dtype,
+            device,
+            _core.cpu_tier(),
+            _core.num_threads(),
+            plan.num_blocks * BLOCK_SIZE,
+            self._cache_bytes / 1e6,
+            plan.max_model_len,
+            ""
+            if plan.max_model_len == self.config.max_position_embeddings
+            else f" of {self.config.max_position_embeddings}",
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        quantization: str | None = None,
+        kv_cache_dtype: str = "auto",
+        batch_invariant: bool | Literal["auto"] = "auto",
+        max_model_len: int | None = None,
+        max_num_seqs: int = 32,
+        kv_cache_memory: int | None = None,
+        num_threads: int | None = None,
+    ) -> LLM:
+        """Load a checkpoint.
+
+        Args:
+            path: a folder in the Hugging Face or Paddle layout. None: the demo model that comes
+                with this package.
+            device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+            dtype: of activations: ``"auto"`` (the checkpoint's; float32 for a float16 one),
+                ``"float32"`` or ``"bfloat16"``. A bfloat16 checkpoint keeps bfloat16 weights even
+                with float32 activations.
+            quantization: None; this version quantises nothing.
+            kv_cache_dtype: ``"auto"`` or the dtype of the activations.
+            batch_invariant: on the CPU a result never depends on what else is in the batch.
+            max_model_len: tokens of prompt and answer together. None: the model's own limit, or
+                what the cache can hold.
+            max_num_seqs: sequences that run at the same time, 1..1024.
+            kv_cache_memory: bytes for the cache. None: a tenth of the available memory. Pages are
+                taken from the system when they are first used.
+            num_threads: of the process, 1..1024. None: leave as it is.
+
+        Raises:
+            ArgumentError, TypeError: an argument is out of range or of the wrong type.
+            UnsupportedError: right, but not in this version or build.
+            DeviceError: no such GPU.
+            ConfigError, FormatError, WeightError: a file of the checkpoint cannot be used.
+            CapacityError: ``kv_cache_memory`` cannot hold one sequence of ``max_model_len``.
+            OutOfMemoryError: not enough memory.
+        """
+        folder = check_folder(path, DEMO_FOLDER)
+        check_one_of("dtype", dtype, ("auto", *DTYPES))
+        check_one_of("kv_cache_dtype", kv_cache_dtype, ("auto", *KV_CACHE_DTYPES))
+        if quantization is not None:
+            check_one_of_type("quantization", quantization, str)
+            raise UnsupportedError(
+                f"quantization: {quoted(quantization)} is not in this version; it runs float32 "
+                "and bfloat16 weights: pass None"
+            )
+        resolved = check_device(device)
+        if not isinstance(batch_invariant, bool):
+            check_one_of("batch_invariant", batch_invariant, ("auto",))
+        if batch_invariant is True and resolved != "cpu":
+            raise UnsupportedError(
+                f"batch_invariant: True is not in this version for {resolved}; on the CPU it "
+                "always holds"
+            )
+        # Beyond these a product of two could pass what a machine can address.
+        check_integer("max_num_seqs", max_num_seqs, 1, MAX_NUM_SEQS)
+        if max_model_len is not None:
+            check_integer("max_model_len", max_model_len, 1, 1 << 21)
+        if kv_cache_memory is not None:
+            check_integer("kv_cache_memory", kv_cache_memory, 1, 1 << 46)
+        if num_threads is not None:
+            check_integer("num_threads", num_threads, 1, 1024)
+            _core.set_num_threads(num_threads)
+        try:
+            return cls(
+                folder,
+                device=resolved,
+                dtype=dtype,
+                kv_cache_dtype=kv_cache_dtype,
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                kv_cache_memory=kv_cache_memory,
+            )
+        except MemoryError as error:
+            raise _out_of_memory(error, "loading the model") from None
+
+    # -------------------------------------------------------------------------------------- calls
+
+    def forward(self, prompt_token_ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Logits of every token of every sequence.
+
+        Args:
+            prompt_token_ids: one list of ids per sequence.
+
+        Returns:
+            A float32 array ``[len(ids), vocab_size]`` per sequence.
+
+        Raises:
+            InputError, LimitError, TypeError: a sequence is empty, too long, or not of token ids.
+            CapacityError: unfinished streams hold the cache.
+            OutOfMemoryError: the logits do not fit in memory.
+        """
+        self._check_open()
+        batch = checked_batch(prompt_token_ids, "prompt_token_ids")
+        prompts = [
+            checked_ids(ids, f"prompt_token_ids[{index}]", self._limits)
+            for index, ids in enumerate(batch)
+        ]
+        vocab_size = self.config.vocab_size
+        needed = sum(len(ids) for ids in prompts) * vocab_size * 4
+        if needed > available_host_memory():
+            raise OutOfMemoryError(
+                f"forward: {needed} bytes of logits needed, {available_host_memory()} available; "
+                "pass fewer or shorter sequences"
+            )
+        try:
+            return self._engine.forward(prompts, vocab_size)
+        except MemoryError as error:
+            raise _out_of_memory(error, "forward") from None
+
+    @overload
+    def generate(
+        self,
+        prompts: str | Sequence[str] | None = ...,
+        params: SamplingParams | Sequence[SamplingParams] | None = ...,
+        *,
+        prompt_token_ids: Sequence[Sequence[int]] | None = ...,
+        stream: Literal[False] = ...,
+    ) -> list[RequestOutput]: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: str | Sequence[str] | None = ...,
+        params: SamplingParams | Sequence[SamplingParams] | None = ...,
+        *,
+        prompt_token_ids: Sequence[Sequence[int]] | None = ...,
+        stream: Literal[True],
+    ) -> Generator[GenerationChunk, None, None]: ...
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] | None = None,
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        prompt_token_ids: Sequence[Sequence[int]] | None = None,
+        stream: bool = False,
+    ) -> list[RequestOutput] | Generator[GenerationChunk, None, None]:
+        """Continue raw text or token ids.
+
+        Args:
+            prompts: a text or several; None if ``prompt_token_ids`` are given.
+            params: for all prompts, or one for each. None: the defaults.
+            prompt_token_ids: one list of ids per prompt, taken as they are.
+            stream: return an iterator of :class:`~.outputs.GenerationChunk`, one for each new
+                token, as they come; the last chunk of a request holds its whole output. Errors of
+                the arguments are raised by the call, before the first chunk.
+
+        Returns:
+            One :class:`~.outputs.RequestOutput` per prompt, in order.
+
+        Raises:
+            InputError, LimitError, TypeError: a prompt or parameter is wrong; nothing has run.
+            ConfigError: text or stop strings, but the checkpoint has no tokenizer.
+            NumericError: logits of a request are not finite. The others have run to their ends:
+                see its ``outputs``.
+            CapacityError: unfinished streams hold the cache.
+        """
+        self._check_open()
+        requests = make_requests(prompts, prompt_token_ids, params, self.tokenizer, self._limits)
+        collector = Collector(requests, has_text=self.tokenizer is not None)
+        return self._stream(requests, collector) if stream else self._finish(requests, collector)
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams | None = ...,
+        *,
+        stream: Literal[False] = ...,
+        enable_thinking: bool = ...,
+        tools: Sequence[Mapping[str, Any]] | None = ...,
+        chat_template_kwargs: Mapping[str, Any] | None = ...,
+    ) -> RequestOutput: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams | None = ...,
+        *,
+        stream: Literal[True],
+        enable_thinking: bool = ...,
+        tools: Sequence[Mapping[str, Any]] | None = ...,
+        chat_template_kwargs: Mapping[str, Any] | None = ...,
+    ) -> Generator[GenerationChunk, None, None]: ...
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams | None = None,
+        *,
+        stream: bool = False,
+        enable_thinking: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> RequestOutput | Generator[GenerationChunk, None, None]:
+        """Answer a conversation, rendered by the checkpoint's chat template.
+
+        Args:
+            messages: dicts with ``role`` and ``content``, as OpenAI's interface has them.
+            params: None: the defaults.
+            stream: as in :meth:`generate`.
+            enable_thinking: let the template open the model's reasoning, which is then told apart
+                from the answer in ``reasoning``.
+            tools: descriptions of tools, for templates that list them.
+            chat_template_kwargs: further variables of the template.
+
+        Returns:
+            One :class:`~.outputs.RequestOutput`.
+
+        Raises:
+            InputError, LimitError, TypeError: a message or parameter is wrong; nothing has run.
+            ConfigError: no tokenizer, or the template cannot be used.
+            NumericError, CapacityError: as in :meth:`generate`.
+        """
+        self._check_open()
+        if self.tokenizer is None or self._chat_template is None:
+            raise ConfigError(f"chat: {NO_TOKENIZER} to generate instead")
+        checked = checked_params(params, self.tokenizer, self._limits)
+        extra = dict(chat_template_kwargs or {})
+        extra["enable_thinking"] = enable_thinking
+        prompt = self._chat_template.render(messages, tools=tools, **extra)
+        marks = [s.text for s in prompt.segments if s.text in (THINK_START, THINK_END)]
+        requests = [
+            make_request(
+                0, None, self.tokenizer.encode_prompt(prompt.segments), checked, "messages",
+                self._limits,
+            )
+        ]  # fmt: skip
+        collector = Collector(
+            requests, has_text=True, starts_in_reasoning=marks[-1:] == [THINK_START]
+        )
+        if stream:
+            return self._stream(requests, collector)
+        return self._finish(requests, collector)[0]
+
+    def _finish(self, requests: list[Request], collector: Collector) -> list[RequestOutput]:
+        try:
+            sequences = [s for r in requests for s in make_sequences(r, self.tokenizer)]
+            for _ in collector.chunks(self._engine.generate(sequences)):
+                pass
+        except MemoryError as error:
+            raise _out_of_memory(error, "generation") from None
+        collector.raise_errors()
+        return collector.outputs
+
+    def _stream(
+        self, requests: list[Request], collector: Collector
+    ) -> Generator[GenerationChunk, None, None]:
+        try:
+            sequences = [s for r in requests for s in make_sequences(r, self.tokenizer)]
+            for progress in self._engine.stream(sequences):
+                yield from collector.chunks(progress)
+        except MemoryError as error:
+            raise _out_of_memory(error, "generation") from None
+        collector.raise_errors()
+
+    # -------------------------------------------------------------------------------------- state
+
+    def stats(self) -> dict[str, Any]:
+        """How much the model holds and has done.
+
+        Returns:
+            ``weight_bytes``, ``kv_cache_bytes``, ``block_size`` (tokens), ``num_blocks``,
+            ``num_free_blocks``, ``max_model_len`` (tokens), ``prompt_tokens``,
+            ``generated_tokens`` (since loading), ``cpu_tier``, ``num_threads``.
+        """
+        return {
+            "weight_bytes": self._weight_bytes,
+            "kv_cache_bytes": self._cache_bytes,
+            "block_size": BLOCK_SIZE,
+            "num_blocks": self._num_blocks,
+            "num_free_blocks": self._engine.num_free_blocks(),
+            "max_model_len": self.max_model_len,
+            "prompt_tokens": self._engine.num_prompt_tokens,
+            "generated_tokens": self._engine.num_generated_tokens,
+            "cpu_tier": _core.cpu_tier(),
+            "num_threads": _core.num_threads(),
+        }
+
+    def close(self) -> None:
+        """Release weights and cache. Later calls raise ArgumentError; a second close does not."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        self._engine.check_open()
+
+
+def _out_of_memory(error: MemoryError, stage: str) -> OutOfMemoryError:
+    if isinstance(error, OutOfMemoryError):
+        return OutOfMemoryError(f"{stage}: {error}")
+    return OutOfMemoryError(f"{stage}: host memory exhausted")

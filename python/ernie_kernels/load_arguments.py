@@ -1,0 +1,68 @@
+"""Checks of what :meth:`LLM.from_pretrained` is given."""
+
+from __future__ import annotations
+
+import operator
+import os
+from pathlib import Path
+from typing import Any
+
+from ernie_kernels import _core
+from ernie_kernels.checkpoint_file import quoted
+from ernie_kernels.errors import ArgumentError, ConfigError, DeviceError
+
+
+def check_folder(path: str | os.PathLike[str] | None, default: Path) -> Path:
+    if path is None:
+        return default
+    check_one_of_type("path", path, (str, os.PathLike))
+    folder = Path(path)
+    try:
+        is_folder = folder.is_dir()
+    except ValueError:  # a null character
+        is_folder = False
+    if not is_folder:
+        raise ConfigError(f"path: {quoted(folder.name or str(path))} is not a folder")
+    return folder
+
+
+def check_device(device: Any) -> str:
+    check_one_of_type("device", device, str)
+    count = _core.device_count()
+    if device == "auto":
+        return "cuda:0" if count else "cpu"
+    if device == "cpu":
+        return device
+    name, colon, number = device.partition(":")
+    is_number = number.isascii() and number.isdigit() and len(number) <= 3
+    if name != "cuda" or bool(colon) != is_number:
+        raise ArgumentError(f"device: expected auto, cpu, cuda or cuda:N, got {quoted(device)}")
+    index = int(number or 0)
+    if index >= count:
+        build = "" if _core.has_cuda() else " and this build has no CUDA backend"
+        raise DeviceError(f"device: {device} needed, {count} GPUs found{build}; pass device='cpu'")
+    return f"cuda:{index}"
+
+
+def check_one_of_type(name: str, value: Any, types: type | tuple[type, ...]) -> None:
+    if not isinstance(value, types):
+        names = types if isinstance(types, tuple) else (types,)
+        expected = " or ".join(each.__name__ for each in names)
+        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+
+
+def check_one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    check_one_of_type(name, value, str)
+    if value not in choices:
+        raise ArgumentError(f"{name}: expected one of {', '.join(choices)}, got {quoted(value)}")
+
+
+def check_integer(name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got bool")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+    if not low <= number <= high:
+        raise ArgumentError(f"{name}: expected {low}..{high}, got {quoted(number)}")

@@ -1,0 +1,150 @@
+"""ERNIE-4.5, dense: the model as equations. Attribute names are the checkpoint's.
+
+Projections that read the same input are fused into one matrix:
+
+    self_attn.qkv_proj  = q_proj, k_proj, v_proj
+    mlp.gate_up_proj    = gate_proj, up_proj
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ernie_kernels import ops
+from ernie_kernels._core import Tensor
+from ernie_kernels.models.config import ModelConfig
+from ernie_kernels.models.layers import DecoderLayer, Embedding, LayerKVCache, Linear
+from ernie_kernels.models.loader import Checkpoint, WeightSpec
+from ernie_kernels.models.weights import WeightReader
+
+if TYPE_CHECKING:
+    from ernie_kernels.models.workspace import LayerBuffers
+    from ernie_kernels.runner.batch import ForwardBatch
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
+
+def weight_specs(config: ModelConfig) -> dict[str, WeightSpec]:
+    """Every tensor of the model: its Hugging Face name and shape."""
+    hidden = (config.hidden_size, "hidden_size")
+    vocab = (config.vocab_size, "vocab_size")
+    query = (config.num_attention_heads * config.head_dim, "num_attention_heads", "head_dim")
+    key = (config.num_key_value_heads * config.head_dim, "num_key_value_heads", "head_dim")
+
+    def spec(*extents: tuple) -> WeightSpec:
+        keys = dict.fromkeys(key for extent in extents for key in extent[1:])
+        return WeightSpec(tuple(extent[0] for extent in extents), tuple(keys))
+
+    specs = {
+        EMBEDDING: spec(vocab, hidden),
+        "model.norm.weight": spec(hidden),
+        HEAD: spec(vocab, hidden),
+    }
+    for index, plan in enumerate(config.layers):
+        layer = f"model.layers.{index}"
+        specs[f"{layer}.input_layernorm.weight"] = spec(hidden)
+        specs[f"{layer}.post_attention_layernorm.weight"] = spec(hidden)
+        width = (plan.intermediate_size, "intermediate_size")
+        projections = {
+            "self_attn.q_proj": (query, hidden),
+            "self_attn.k_proj": (key, hidden),
+            "self_attn.v_proj": (key, hidden),
+            "self_attn.o_proj": (hidden, query),
+            "mlp.gate_proj": (width, hidden),
+            "mlp.up_proj": (width, hidden),
+            "mlp.down_proj": (hidden, width),
+        }
+        for name, (out_features, in_features) in projections.items():
+            specs[f"{layer}.{name}.weight"] = spec(out_features, in_features)
+            if config.use_bias:
+                specs[f"{layer}.{name}.bias"] = spec(out_features)
+    return specs
+
+
+class ErnieDecoder:
+    """Embedding, decoder layers and final norm: token ids to hidden states."""
+
+    def __init__(self, config: ModelConfig, weights: WeightReader, embed_tokens: Embedding) -> None:
+        self.embed_tokens = embed_tokens
+        self.layers = [
+            DecoderLayer(config, weights, f"model.layers.{index}")
+            for index in range(config.num_hidden_layers)
+        ]
+        self.norm = weights.norm("model.norm")
+        self._config = config
+
+    def __call__(
+        self, batch: ForwardBatch, kv_caches: list[LayerKVCache], buffers: LayerBuffers
+    ) -> Tensor:
+        config = self._config
+        residual = self.embed_tokens(batch.input_ids, out=buffers.residual)
+        ops.rope_table(
+            batch.positions, config.head_dim, theta=config.rope_theta, out=buffers.rope_table
+        )
+        hidden_states = None
+        for layer, kv_cache in zip(self.layers, kv_caches, strict=True):
+            hidden_states, residual = layer(hidden_states, residual, batch, kv_cache, buffers)
+        hidden_states, _ = self.norm.add(hidden_states, residual)
+        return hidden_states
+
+
+class ErnieForCausalLM:
+    """The dense ERNIE-4.5 model with its language-model head.
+
+    Args:
+        config: of the checkpoint.
+        checkpoint: open; read and checked against ``config`` here.
+        device: ``"cpu"`` or ``"cuda:N"``.
+        dtype: of activations, ``"float32"`` or ``"bfloat16"``.
+        weight_dtype: of matrices; a float32 matrix needs float32 activations.
+
+    Attributes:
+        nbytes: bytes of all weights.
+
+    Raises:
+        WeightError: a tensor is missing, unexpected, of the wrong shape or dtype, or not finite.
+        FormatError: a file cannot be read.
+        OutOfMemoryError: not enough memory for the weights.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        checkpoint: Checkpoint,
+        *,
+        device: str,
+        dtype: str,
+        weight_dtype: str,
+    ) -> None:
+        # A head may be stored beside a config that says "tied"; then the stored one counts.
+        optional = [HEAD] if config.tie_word_embeddings else []
+        checkpoint.require(weight_specs(config), optional=optional)
+        weights = WeightReader(
+            config, checkpoint, device=device, dtype=dtype, weight_dtype=weight_dtype
+        )
+        # One copy serves as embedding and head where the two are equal.
+        table = weights.matrix(EMBEDDING)
+        is_tied = HEAD not in checkpoint or checkpoint.equals(HEAD, table)
+        embed_tokens = Embedding(weights.pack(table), config.vocab_size)
+        del table
+        self.model = ErnieDecoder(config, weights, embed_tokens)
+        head = embed_tokens.weight if is_tied else weights.pack(weights.matrix(HEAD))
+        self.lm_head = Linear(head)
+        self.is_tied = is_tied
+        self.nbytes = weights.nbytes
+
+    def __call__(
+        self, batch: ForwardBatch, kv_caches: list[LayerKVCache], buffers: LayerBuffers
+    ) -> Tensor:
+        """Run one step.
+
+        Returns:
+            Hidden states after the final norm, ``[num_tokens, hidden_size]``, in ``buffers``; the
+            caches hold the step's keys and values.
+        """
+        return self.model(batch, kv_caches, buffers)
+
+    def logits(self, hidden_states: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """``[num_rows, hidden_size]`` to float32 ``[num_rows, vocab_size]``."""
+        return self.lm_head(hidden_states, out=out, dtype="float32" if out is None else None)

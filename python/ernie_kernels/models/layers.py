@@ -1,0 +1,134 @@
+"""The parts of a decoder layer. Each holds weights and calls ops; none does arithmetic itself.
+
+Everything a layer writes goes to ``buffers`` (:mod:`.workspace`), which all layers share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ernie_kernels import ops
+from ernie_kernels._core import Tensor
+
+if TYPE_CHECKING:
+    from ernie_kernels.models.config import ModelConfig
+    from ernie_kernels.models.weights import WeightReader
+    from ernie_kernels.models.workspace import LayerBuffers
+    from ernie_kernels.ops import PackedWeight
+    from ernie_kernels.runner.batch import ForwardBatch
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKVCache:
+    """One layer's paged cache: ``[num_blocks, num_kv_heads, block_size, head_dim]`` each."""
+
+    k_cache: Tensor
+    v_cache: Tensor
+
+
+class Embedding:
+    """``out[t] = weight[input_ids[t]]``; the weight may be packed, to serve as a head as well."""
+
+    def __init__(self, weight: PackedWeight | Tensor, vocab_size: int) -> None:
+        self.weight = weight
+        self.vocab_size = vocab_size
+
+    def __call__(self, input_ids: Tensor, *, out: Tensor) -> Tensor:
+        return ops.embedding(input_ids, self.weight, vocab_size=self.vocab_size, out=out)
+
+
+class Linear:
+    """``out = x @ weight.T + bias``; the weight is packed on the CPU, plain on CUDA."""
+
+    def __init__(self, weight: PackedWeight | Tensor, bias: Tensor | None = None) -> None:
+        self.weight = weight
+        self.bias = bias
+
+    def __call__(self, x: Tensor, *, out: Tensor | None = None, dtype: str | None = None) -> Tensor:
+        return ops.linear(x, self.weight, self.bias, out=out, dtype=dtype)
+
+
+class RMSNorm:
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self.weight = weight
+        self.eps = eps
+
+    def __call__(self, x: Tensor, *, out: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.weight, eps=self.eps, out=out)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """``residual += x`` and ``x = norm(residual)``, both in place."""
+        return ops.add_rms_norm(x, residual, self.weight, eps=self.eps, out=x)
+
+
+class Attention:
+    """Self-attention with grouped query heads, rotary positions and a paged cache."""
+
+    def __init__(self, config: ModelConfig, weights: WeightReader, name: str) -> None:
+        self.qkv_proj = weights.linear(name, "q_proj", "k_proj", "v_proj")
+        self.o_proj = weights.linear(name, "o_proj")
+        self.rope_theta = config.rope_theta
+
+    def __call__(
+        self,
+        hidden_states: Tensor,
+        batch: ForwardBatch,
+        kv_cache: LayerKVCache,
+        buffers: LayerBuffers,
+    ) -> Tensor:
+        self.qkv_proj(hidden_states, out=buffers.qkv)
+        query, key = buffers.query, buffers.key
+        ops.rope(query, key, batch.positions, theta=self.rope_theta, table=buffers.rope_table)
+        ops.kv_cache_write(
+            key, buffers.value, kv_cache.k_cache, kv_cache.v_cache, batch.slot_mapping
+        )
+        ops.attention(
+            query,
+            kv_cache.k_cache,
+            kv_cache.v_cache,
+            cu_seqlens_q=batch.cu_seqlens_q,
+            seq_lens=batch.seq_lens,
+            block_table=batch.block_table,
+            max_seqlen_q=batch.max_seqlen_q,
+            max_seq_len=batch.max_seq_len,
+            out=buffers.attention,
+        )
+        return self.o_proj(buffers.attention_rows, out=hidden_states)
+
+
+class MLP:
+    """SwiGLU: ``down(silu(gate(x)) * up(x))``."""
+
+    def __init__(self, weights: WeightReader, name: str) -> None:
+        self.gate_up_proj = weights.linear(name, "gate_proj", "up_proj")
+        self.down_proj = weights.linear(name, "down_proj")
+
+    def __call__(self, hidden_states: Tensor, buffers: LayerBuffers) -> Tensor:
+        self.gate_up_proj(hidden_states, out=buffers.gate_up)
+        ops.silu_and_mul(buffers.gate_up, out=buffers.gated)
+        return self.down_proj(buffers.gated, out=hidden_states)
+
+
+class DecoderLayer:
+    def __init__(self, config: ModelConfig, weights: WeightReader, name: str) -> None:
+        self.input_layernorm = weights.norm(f"{name}.input_layernorm")
+        self.self_attn = Attention(config, weights, f"{name}.self_attn")
+        self.post_attention_layernorm = weights.norm(f"{name}.post_attention_layernorm")
+        self.mlp = MLP(weights, f"{name}.mlp")
+
+    def __call__(
+        self,
+        hidden_states: Tensor | None,  # [num_tokens, hidden_size]; None before the first layer
+        residual: Tensor,  # [num_tokens, hidden_size]
+        batch: ForwardBatch,
+        kv_cache: LayerKVCache,
+        buffers: LayerBuffers,
+    ) -> tuple[Tensor, Tensor]:
+        if hidden_states is None:
+            hidden_states = self.input_layernorm(residual, out=buffers.hidden_states)
+        else:
+            hidden_states, residual = self.input_layernorm.add(hidden_states, residual)
+        hidden_states = self.self_attn(hidden_states, batch, kv_cache, buffers)
+        hidden_states, residual = self.post_attention_layernorm.add(hidden_states, residual)
+        return self.mlp(hidden_states, buffers), residual

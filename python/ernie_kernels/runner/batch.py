@@ -1,0 +1,65 @@
+"""What one step runs: tokens of several sequences laid end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ernie_kernels._core import Tensor, from_numpy
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpan:
+    """Tokens ``start .. start + len(token_ids) - 1`` of one sequence, to be run in this step.
+
+    Everything before ``start`` is in the cache already.
+    """
+
+    token_ids: np.ndarray  # int64, at least one
+    start: int
+    blocks: np.ndarray  # int32, ids of the cache blocks that hold the sequence, in order
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardBatch:
+    """Sequences of one step laid end to end: num_tokens rows, num_seqs sequences."""
+
+    input_ids: Tensor  # [num_tokens] int64
+    positions: Tensor  # [num_tokens] int64
+    cu_seqlens_q: Tensor  # [num_seqs + 1] int32, first row of each sequence
+    seq_lens: Tensor  # [num_seqs] int32, tokens in the cache after this step
+    slot_mapping: Tensor  # [num_tokens] int32, cache slot each row is written to
+    block_table: Tensor  # [num_seqs, max_blocks] int32, -1 past the end
+    max_seqlen_q: int
+    max_seq_len: int
+
+    @classmethod
+    def from_spans(cls, spans: Sequence[TokenSpan], block_size: int, device: str) -> ForwardBatch:
+        lengths = [len(span.token_ids) for span in spans]
+        seq_lens = [span.stop for span in spans]
+        positions = [np.arange(span.start, span.stop, dtype=np.int64) for span in spans]
+        slots = [
+            span.blocks[position // block_size] * block_size + position % block_size
+            for span, position in zip(spans, positions, strict=True)
+        ]
+        max_blocks = -(-max(seq_lens) // block_size)
+        block_table = np.full((len(spans), max_blocks), -1, np.int32)
+        for row, span in zip(block_table, spans, strict=True):
+            used = -(-span.stop // block_size)
+            row[:used] = span.blocks[:used]
+        return cls(
+            input_ids=from_numpy(np.concatenate([span.token_ids for span in spans]), device),
+            positions=from_numpy(np.concatenate(positions), device),
+            cu_seqlens_q=from_numpy(np.cumsum([0, *lengths], dtype=np.int32), device),
+            seq_lens=from_numpy(np.array(seq_lens, np.int32), device),
+            slot_mapping=from_numpy(np.concatenate(slots).astype(np.int32), device),
+            block_table=from_numpy(block_table, device),
+            max_seqlen_q=max(lengths),
+            max_seq_len=max(seq_lens),
+        )

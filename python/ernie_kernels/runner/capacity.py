@@ -1,0 +1,87 @@
+"""How large the cache is and how long a sequence may be."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ernie_kernels.errors import ArgumentError, CapacityError
+
+# Of the memory that is available, unless the caller says how much.
+DEFAULT_SHARE = 0.1
+# The default cache holds one sequence of this many tokens even if that is more than its share.
+DEFAULT_MIN_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    num_blocks: int
+    max_model_len: int  # tokens of one sequence, prompt and answer
+
+
+def plan_cache(
+    *,
+    bytes_per_block: int,
+    block_size: int,
+    max_position_embeddings: int,
+    max_model_len: int | None,
+    max_num_seqs: int,
+    kv_cache_memory: int | None,
+    available_memory: int,
+) -> CachePlan:
+    """Choose the number of blocks and the model length.
+
+    A given ``kv_cache_memory`` (bytes) is used in full, though never for more than
+    ``max_num_seqs`` sequences of the model length. Otherwise the cache gets a tenth of the
+    available memory, and at least one sequence of the model length, up to 8192 tokens of it.
+
+    Raises:
+        ArgumentError: ``max_model_len`` is beyond the model's positions, or ``kv_cache_memory``
+            holds no block.
+        CapacityError: the cache cannot hold one sequence of the ``max_model_len`` asked for.
+    """
+    if max_model_len is not None and not 1 <= max_model_len <= max_position_embeddings:
+        raise ArgumentError(
+            f"max_model_len: expected 1..{max_position_embeddings} (max_position_embeddings of "
+            f"config.json), got {max_model_len}"
+        )
+    wanted_len = max_model_len or max_position_embeddings
+    blocks_of_one = -(-wanted_len // block_size)
+    if kv_cache_memory is None:
+        blocks = int(available_memory * DEFAULT_SHARE) // bytes_per_block
+        least = wanted_len if max_model_len else min(wanted_len, DEFAULT_MIN_TOKENS)
+        blocks = max(blocks, -(-least // block_size))
+    else:
+        blocks = kv_cache_memory // bytes_per_block
+        if blocks < 1:
+            raise ArgumentError(
+                f"kv_cache_memory: expected at least {bytes_per_block} bytes, one block of "
+                f"{block_size} tokens, got {kv_cache_memory}"
+            )
+    blocks = min(blocks, blocks_of_one * max_num_seqs)
+    if max_model_len is not None and blocks < blocks_of_one:
+        raise CapacityError(
+            f"max_model_len={max_model_len} needs {blocks_of_one * bytes_per_block} bytes of KV "
+            f"cache, kv_cache_memory allows {blocks * bytes_per_block}; raise it or lower "
+            "max_model_len"
+        )
+    return CachePlan(blocks, min(wanted_len, blocks * block_size))
+
+
+def available_host_memory() -> int:
+    """Bytes that may be allocated without swapping, within the limit of a container."""
+    try:
+        meminfo = Path("/proc/meminfo").read_text()
+        fields = dict(line.split(":", 1) for line in meminfo.splitlines())
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        available = min(available, max(0, limit - used))
+    except (OSError, ValueError):  # no control group, or "max"
+        pass
+    return available

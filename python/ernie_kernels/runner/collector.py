@@ -1,0 +1,90 @@
+"""Gathers the progress of sequences into what a caller receives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ernie_kernels.errors import NumericError
+from ernie_kernels.outputs import CompletionOutput, GenerationChunk, RequestOutput
+from ernie_kernels.runner.reasoning import ReasoningSplitter
+from ernie_kernels.runner.requests import Request
+from ernie_kernels.runner.sequence import Progress
+
+
+class Collector:
+    """The outputs of one call while they grow.
+
+    Args:
+        starts_in_reasoning: the prompts opened ``<think>``, so answers begin with reasoning.
+    """
+
+    def __init__(
+        self, requests: list[Request], *, has_text: bool, starts_in_reasoning: bool = False
+    ) -> None:
+        self.outputs = [
+            RequestOutput(
+                index=request.index,
+                prompt=request.prompt,
+                prompt_token_ids=request.token_ids.tolist(),
+                outputs=[
+                    CompletionOutput(
+                        index=index,
+                        text="" if has_text else None,
+                        logprobs=None if request.params.logprobs is None else [],
+                        reasoning="" if starts_in_reasoning else None,
+                    )
+                    for index in range(request.params.n)
+                ],
+                seed=request.seed,
+            )
+            for request in requests
+        ]
+        self._splitters = {
+            (request.index, index): ReasoningSplitter()
+            for request in requests
+            for index in range(request.params.n)
+            if starts_in_reasoning
+        }
+
+    def chunks(self, progress: Iterable[Progress]) -> Iterator[GenerationChunk]:
+        """Enter what a step added; one chunk for each."""
+        for item in progress:
+            yield self._chunk(item)
+
+    def _chunk(self, item: Progress) -> GenerationChunk:
+        sequence = item.sequence
+        request = self.outputs[sequence.request_index]
+        answer = request.outputs[sequence.index]
+        reasoning, delta = "", item.delta
+        splitter = self._splitters.get((request.index, answer.index))
+        if splitter is not None and delta is not None:
+            reasoning, delta = splitter.push(delta)
+            if sequence.is_finished:
+                reasoning += splitter.finish()
+            answer.reasoning = (answer.reasoning or "") + reasoning
+        if delta is not None:
+            answer.text = (answer.text or "") + delta
+        token_ids = [] if item.token_id is None else [item.token_id]
+        answer.token_ids += token_ids
+        if answer.logprobs is not None and item.logprobs is not None:
+            answer.logprobs.append(item.logprobs)
+        answer.finish_reason = sequence.finish_reason
+        answer.stop_reason = sequence.stop_reason
+        request.error = sequence.error or request.error
+        is_last = all(each.finish_reason for each in request.outputs)
+        return GenerationChunk(
+            request_index=request.index,
+            index=answer.index,
+            delta=delta,
+            reasoning_delta=reasoning,
+            token_ids=token_ids,
+            logprobs=None if item.logprobs is None else [item.logprobs],
+            finish_reason=sequence.finish_reason,
+            output=request if is_last else None,
+        )
+
+    def raise_errors(self) -> None:
+        """Raise the first error of a request, if any; its ``outputs`` are those of all requests."""
+        for request in self.outputs:
+            if request.error is not None:
+                raise NumericError(str(request.error), outputs=self.outputs)

@@ -1,0 +1,82 @@
+"""Runs steps: prepares the batch, runs the model over the paged cache, computes logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ernie_kernels import ops
+from ernie_kernels._core import Tensor, empty, from_numpy
+from ernie_kernels.models.config import ModelConfig
+from ernie_kernels.models.ernie import ErnieForCausalLM
+from ernie_kernels.models.layers import LayerKVCache
+from ernie_kernels.models.workspace import Workspace
+from ernie_kernels.runner.batch import ForwardBatch, TokenSpan
+
+
+def kv_cache_bytes_per_block(config: ModelConfig, block_size: int, dtype: str) -> int:
+    """Bytes of one cache block over all layers, keys and values."""
+    itemsize = {"bfloat16": 2, "float32": 4}[dtype]
+    values = config.num_key_value_heads * config.head_dim * block_size
+    return 2 * config.num_hidden_layers * values * itemsize
+
+
+class ModelRunner:
+    """A model with its cache and the memory of a step.
+
+    Args:
+        max_tokens_per_step: rows that one call of :meth:`run` may have.
+        num_blocks, block_size: of the paged cache.
+    """
+
+    def __init__(
+        self,
+        model: ErnieForCausalLM,
+        config: ModelConfig,
+        *,
+        device: str,
+        dtype: str,
+        num_blocks: int,
+        block_size: int,
+        max_tokens_per_step: int,
+    ) -> None:
+        self.model = model
+        self.device = device
+        self.block_size = block_size
+        self.max_tokens_per_step = max_tokens_per_step
+        self._vocab_size = config.vocab_size
+        self._workspace = Workspace(config, max_tokens_per_step, dtype, device)
+        self._logits = empty([0, config.vocab_size], "float32", device)
+        shape = [num_blocks, config.num_key_value_heads, block_size, config.head_dim]
+        # Pages of the cache come into being when they are first written to.
+        self._kv_caches = [
+            LayerKVCache(empty(shape, dtype, device), empty(shape, dtype, device))
+            for _ in range(config.num_hidden_layers)
+        ]
+
+    def run(self, spans: Sequence[TokenSpan]) -> Tensor:
+        """One step over at most ``max_tokens_per_step`` tokens, at least one.
+
+        Returns:
+            Final hidden states, ``[num_tokens, hidden_size]``, valid until the next call.
+        """
+        batch = ForwardBatch.from_spans(spans, self.block_size, self.device)
+        buffers = self._workspace.rows(len(batch.input_ids))
+        return self.model(batch, self._kv_caches, buffers)
+
+    def logits(self, hidden_states: Tensor, rows: Sequence[int]) -> Tensor:
+        """Logits of chosen rows: float32 ``[len(rows), vocab_size]``, valid until the next call."""
+        chosen = from_numpy(np.asarray(rows, np.int64), self.device)
+        # A lookup in the table of hidden states: it gathers rows.
+        gathered = ops.embedding(chosen, hidden_states, dtype=hidden_states.dtype_name)
+        if len(self._logits) < len(rows):
+            self._logits = empty([len(rows), self._vocab_size], "float32", self.device)
+        return self.model.logits(gathered, out=self._logits[: len(rows)])
+
+    def all_logits(self, hidden_states: Tensor, out: np.ndarray) -> None:
+        """Logits of every row, into a float32 numpy array ``[num_rows, vocab_size]``."""
+        if self.device == "cpu":
+            self.model.logits(hidden_states, out=out)
+        else:
+            out[...] = self.model.logits(hidden_states).numpy()

@@ -1,0 +1,86 @@
+"""Tiny checkpoints with seeded random weights, written where a test wants them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+import safetensors_bytes
+
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+
+BASE = {
+    "architectures": ["Ernie4_5ForCausalLM"],
+    "model_type": "ernie4_5",
+    "vocab_size": 203,
+    "hidden_size": 48,
+    "intermediate_size": 70,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": True,
+    "use_bias": False,
+}
+
+
+def make_weights(config: dict[str, Any], dtype: str, seed: int = 0) -> dict[str, np.ndarray]:
+    """Weights by name; scaled so that activations stay near 1 and logits near 2."""
+    rng = np.random.default_rng(seed)
+    hidden, vocab = config["hidden_size"], config["vocab_size"]
+    width = config["intermediate_size"]
+    query = config["num_attention_heads"] * config["head_dim"]
+    key = config["num_key_value_heads"] * config["head_dim"]
+    weights = {}
+
+    def normal(name: str, *shape: int, scale: float) -> None:
+        weights[name] = (rng.standard_normal(shape) * scale).astype(DTYPES[dtype])
+
+    def linear(name: str, out_features: int, in_features: int) -> None:
+        normal(f"{name}.weight", out_features, in_features, scale=in_features**-0.5)
+        if config["use_bias"]:
+            normal(f"{name}.bias", out_features, scale=0.5)
+
+    def norm(name: str) -> None:
+        weights[f"{name}.weight"] = rng.uniform(0.5, 1.5, hidden).astype(DTYPES[dtype])
+
+    normal("model.embed_tokens.weight", vocab, hidden, scale=0.5 * hidden**-0.5)
+    for index in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{index}"
+        norm(f"{layer}.input_layernorm")
+        norm(f"{layer}.post_attention_layernorm")
+        linear(f"{layer}.self_attn.q_proj", query, hidden)
+        linear(f"{layer}.self_attn.k_proj", key, hidden)
+        linear(f"{layer}.self_attn.v_proj", key, hidden)
+        linear(f"{layer}.self_attn.o_proj", hidden, query)
+        linear(f"{layer}.mlp.gate_proj", width, hidden)
+        linear(f"{layer}.mlp.up_proj", width, hidden)
+        linear(f"{layer}.mlp.down_proj", hidden, width)
+    norm("model.norm")
+    if not config["tie_word_embeddings"]:
+        normal("lm_head.weight", vocab, hidden, scale=0.5 * hidden**-0.5)
+    return weights
+
+
+def write_checkpoint(
+    folder: Path, *, dtype: str = "float32", seed: int = 0, **changes: Any
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Write config.json and model.safetensors; returns the configuration and the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {**BASE, "dtype": dtype, **changes}
+    weights = make_weights(config, dtype, seed)
+    (folder / "config.json").write_text(json.dumps(config))
+    safetensors_bytes.save(folder / "model.safetensors", weights)
+    return config, weights
+
+
+def random_ids(rng: np.random.Generator, *lengths: int, vocab_size: int = 203) -> list[list[int]]:
+    return [rng.integers(0, vocab_size, length).tolist() for length in lengths]
