@@ -1,0 +1,74 @@
+"""The command line: ``ernie-kernels ...`` or ``python -m ernie_kernels ...``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from ernie_kernels import __version__
+from ernie_kernels.cli import chat, generate
+from ernie_kernels.errors import Error
+
+EXIT_FAILURE = 1  # the machine or the device: out of memory, no GPU, cache full
+EXIT_BAD_INPUT = 2  # an argument, prompt or file; also what argparse uses
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+DESCRIPTION = """\
+Run ERNIE-4.5 models: no PaddlePaddle, no PyTorch.
+
+  ernie-kernels generate --prompt "Return a list of"
+      continue a text with the small demo model that comes with the package
+  ernie-kernels generate --model_path ./ERNIE-4.5-0.3B-PT --prompt "The moon is" --max_length 100
+      continue a text with a checkpoint: a folder with config.json and model.safetensors
+  ernie-kernels chat --model_path ./ERNIE-4.5-0.3B-PT
+      talk to it
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="ernie-kernels",
+        description=DESCRIPTION,
+        epilog="'ernie-kernels COMMAND --help' explains a command. In names of options - and _ "
+        "are the same.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ernie-kernels {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (generate, chat):
+        command.add_parser(commands)
+    arguments = parser.parse_args(with_dashes(sys.argv[1:] if argv is None else argv))
+    logging.basicConfig(
+        stream=sys.stderr,
+        format="%(message)s",
+        level=logging.INFO if arguments.verbose else logging.WARNING,
+    )
+    try:
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+    except Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT if isinstance(error, ValueError) else EXIT_FAILURE
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Who reads our output has had enough. Python flushes stdout once more on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def with_dashes(argv: Sequence[str]) -> list[str]:
+    """``--max_length=5`` as ``--max-length=5``: option names only, nothing behind ``--``."""
+    words = list(argv)
+    end = words.index("--") if "--" in words else len(words)
+    for index, word in enumerate(words[:end]):
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            words[index] = name.replace("_", "-") + equals + value
+    return words

@@ -1,0 +1,106 @@
+"""``ernie-kernels chat``: talk to a model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from ernie_kernels.cli.options import (
+    add_model_options,
+    add_sampling_options,
+    load_model,
+    sampling_params,
+)
+from ernie_kernels.cli.timing import Stopwatch, summary
+from ernie_kernels.errors import InputError
+from ernie_kernels.llm import LLM
+from ernie_kernels.runner.sampling import SamplingParams
+
+DESCRIPTION = """\
+Talk to a model. Type a message and press Enter; the answer comes as it is generated and the
+conversation is remembered.
+
+  clear          forget the conversation
+  quit, exit     leave (so does Ctrl-D)
+  Ctrl-C         stop an answer; leave when there is none
+
+  ernie-kernels chat --model_path ./ERNIE-4.5-0.3B-PT --temperature 0.7 --top_p 0.9
+  printf 'Hello!\\nWhat is 2+2?\\n' | ernie-kernels chat --model_path ./ERNIE-4.5-0.3B-PT
+      without a terminal: one message a line
+"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "chat",
+        help="talk to a model",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--system", metavar="TEXT", help="a system message")
+    parser.add_argument(
+        "--enable-thinking", action="store_true", help="let the model think before it answers"
+    )
+    add_sampling_options(parser, max_tokens="512, or half of the model length")
+    add_model_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    params = sampling_params(arguments)
+    opening = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
+    with load_model(arguments) as llm:
+        if arguments.max_tokens is None:
+            params = sampling_params(arguments, max_tokens=max(1, min(512, llm.max_model_len // 2)))
+        messages = list(opening)
+        while (line := read_line()) is not None:
+            if line in ("quit", "exit"):
+                break
+            if line == "clear":
+                messages = list(opening)
+            elif line:
+                messages = answer(
+                    llm, messages, line, params, enable_thinking=arguments.enable_thinking
+                )
+    return 0
+
+
+def read_line() -> str | None:
+    """The user's next line, without surrounding blanks; None at the end."""
+    try:
+        if not sys.stdin.isatty():
+            line = sys.stdin.readline()
+            return line.strip() if line else None
+        return input("> ").strip()
+    except (EOFError, KeyboardInterrupt):
+        print()
+        return None
+
+
+def answer(
+    llm: LLM, messages: list, line: str, params: SamplingParams, *, enable_thinking: bool
+) -> list:
+    """Print the answer to ``line``; returns the conversation, longer by both.
+
+    A message that is refused leaves the conversation as it was.
+    """
+    asked = [*messages, {"role": "user", "content": line}]
+    watch = Stopwatch()
+    text, num_prompt_tokens = "", 0
+    try:
+        for chunk in llm.chat(asked, params, stream=True, enable_thinking=enable_thinking):
+            watch.count(len(chunk.token_ids))
+            text += chunk.delta or ""
+            print(chunk.reasoning_delta + (chunk.delta or ""), end="", flush=True)
+            if chunk.output is not None:
+                num_prompt_tokens = len(chunk.output.prompt_token_ids)
+    except InputError as error:
+        print(f"error: {error} ('clear' forgets the conversation)", file=sys.stderr)
+        return messages
+    except KeyboardInterrupt:
+        print(" [stopped]")
+        return [*asked, {"role": "assistant", "content": text}]
+    print()
+    print(summary(watch.report(num_prompt_tokens)), file=sys.stderr)
+    return [*asked, {"role": "assistant", "content": text}]

@@ -1,0 +1,113 @@
+"""``ernie-kernels generate``: continue texts."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from ernie_kernels.cli.options import (
+    add_model_options,
+    add_sampling_options,
+    load_model,
+    sampling_params,
+)
+from ernie_kernels.cli.timing import Stopwatch, summary
+from ernie_kernels.outputs import GenerationChunk, RequestOutput
+
+DESCRIPTION = """\
+Continue one or several texts. The text goes to stdout as it is generated, tokens per second to
+stderr at the end.
+
+  ernie-kernels generate --prompt "Return a list of"
+      with the demo model
+  ernie-kernels generate --model_path ./ERNIE-4.5-0.3B-PT --prompt "The moon is" \\
+      --max_length 100 --temperature 0.8 --top_p 0.9 --seed 1
+      sampled, and the same again with the same seed
+  ernie-kernels generate --prompt "def main" --prompt "class Test" --json
+      several prompts in one batch, as JSON
+  echo "Once upon a time" | ernie-kernels generate --prompt -
+      a prompt from stdin
+"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="continue texts",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        required=True,
+        metavar="TEXT",
+        help="the text to continue, - for stdin; may be given several times",
+    )
+    add_sampling_options(parser, max_tokens="64")
+    parser.add_argument(
+        "--ignore-eos", action="store_true", help="go on after the model's own end token"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    add_model_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    params = sampling_params(arguments, ignore_eos=arguments.ignore_eos)
+    prompts = [read_stdin() if prompt == "-" else prompt for prompt in arguments.prompt]
+    with load_model(arguments) as llm:
+        watch = Stopwatch()
+        outputs: dict[int, RequestOutput] = {}
+        printer = None if arguments.json else InOrderPrinter(len(prompts))
+        for chunk in llm.generate(prompts, params, stream=True):
+            watch.count(len(chunk.token_ids))
+            if chunk.output is not None:
+                outputs[chunk.request_index] = chunk.output
+            if printer is not None:
+                printer.add(chunk)
+    timing = watch.report(sum(len(output.prompt_token_ids) for output in outputs.values()))
+    if arguments.json:
+        requests = [request_json(outputs[index]) for index in sorted(outputs)]
+        print(json.dumps({"requests": requests, "timing": timing}, indent=2))
+    else:
+        print(summary(timing), file=sys.stderr)
+    return 0
+
+
+def read_stdin() -> str:
+    return sys.stdin.read().removesuffix("\n")
+
+
+def request_json(output: RequestOutput) -> dict[str, Any]:
+    return {
+        "prompt": output.prompt,
+        "prompt_token_ids": output.prompt_token_ids,
+        "seed": output.seed,
+        "outputs": [dataclasses.asdict(answer) for answer in output.outputs],
+    }
+
+
+class InOrderPrinter:
+    """Streams the first unfinished request and holds the others back until it is their turn."""
+
+    def __init__(self, num_requests: int) -> None:
+        self._texts = [""] * num_requests
+        self._is_finished = [False] * num_requests
+        self._current = 0
+
+    def add(self, chunk: GenerationChunk) -> None:
+        self._texts[chunk.request_index] += chunk.delta or ""
+        self._is_finished[chunk.request_index] = chunk.finish_reason is not None
+        while self._current < len(self._texts):
+            print(self._texts[self._current], end="", flush=True)
+            self._texts[self._current] = ""
+            if not self._is_finished[self._current]:
+                return
+            self._current += 1
+            print()
+            if self._current < len(self._texts):
+                print(f"--- {self._current + 1} of {len(self._texts)}")

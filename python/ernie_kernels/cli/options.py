@@ -1,0 +1,105 @@
+"""Options that commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ernie_kernels.llm import LLM
+from ernie_kernels.runner.sampling import SamplingParams
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model-path",
+        "--model",
+        metavar="DIR",
+        help="folder of a checkpoint, in the Hugging Face or Paddle layout (default: the demo "
+        "model that comes with the package)",
+    )
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        choices=["auto", "float32", "bfloat16"],
+        help="of activations (default: auto, that of the checkpoint)",
+    )
+    group.add_argument(
+        "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N"
+    )
+    group.add_argument("--num-threads", type=int, metavar="N", help="CPU threads (default: all)")
+    group.add_argument(
+        "--max-model-len", type=int, metavar="N", help="tokens of prompt and answer together"
+    )
+    group.add_argument("--verbose", action="store_true", help="say on stderr what is loaded")
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: str) -> None:
+    group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "--max-length",
+        "--max-tokens",
+        dest="max_tokens",
+        type=int,
+        metavar="N",
+        help=f"new tokens at most (default: {max_tokens})",
+    )
+    group.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="0 (default) always takes the most probable token; 0.7 is livelier, 1 follows the "
+        "model's own probabilities",
+    )
+    group.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="choose among the most probable tokens that reach this probability (default: 1, all)",
+    )
+    group.add_argument(
+        "--top-k",
+        type=int,
+        default=0,
+        metavar="K",
+        help="choose among the K most probable tokens (default: 0, all)",
+    )
+    group.add_argument(
+        "--min-p",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="drop tokens below this share of the most probable one's probability (default: 0)",
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
+    group.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1 against loops"
+    )
+    group.add_argument(
+        "--stop",
+        action="append",
+        metavar="TEXT",
+        help="end before this text; may be given several times",
+    )
+
+
+def load_model(arguments: argparse.Namespace) -> LLM:
+    return LLM.from_pretrained(
+        arguments.model_path,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        num_threads=arguments.num_threads,
+        max_model_len=arguments.max_model_len,
+    )
+
+
+def sampling_params(arguments: argparse.Namespace, **changes: Any) -> SamplingParams:
+    values = {
+        name: getattr(arguments, name)
+        for name in ("temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty", "stop")
+    }
+    if arguments.max_tokens is not None:
+        values["max_tokens"] = arguments.max_tokens
+    return SamplingParams(**{**values, **changes})
