@@ -31,7 +31,7 @@ from tqdm import tqdm
 from transformers import Ernie4_5Config, Ernie4_5ForCausalLM
 from vocabulary import BOS, EOS, tokenizer_config
 
-# Small, because 870 thousand words teach few embedding rows well.
+# Small: two and a half megabytes of text teach few embedding rows well.
 VOCAB_SIZE = 1024
 MAX_POSITIONS = 1024
 TOKENS_PER_STEP = 4096
@@ -40,7 +40,8 @@ TOKENS_PER_STEP = 4096
 WINDOWS = ((0.0, 128), (0.35, 256), (0.75, 512))
 LONGEST_WINDOW = 512
 # Muon for the matrices (its updates scaled to those of AdamW), AdamW for the embedding and norms.
-# After 400 steps the tuning loss was 4.12 nats/token, against 4.52 with AdamW alone.
+# After 400 steps, both at 3e-3 and a vocabulary of 2048, the tuning loss was 4.12 nats/token,
+# against 4.52 with AdamW alone.
 MATRIX_LEARNING_RATE = 8e-3
 LEARNING_RATE = 3e-3
 WARM_UP_STEPS = 60
