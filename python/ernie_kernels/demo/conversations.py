@@ -35,6 +35,8 @@ ANSWERS = {
     "Python is a programming language with classes, modules, exceptions and a large standard "
     "library.": ("What is Python?", "Tell me about Python.", "Explain Python."),
 }
+# The small talk is a few dozen lines among thousands: seen once an epoch it would not be learnt.
+REPEATS = 6
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def from_documents(documents: Iterable[Document]) -> Iterator[Conversation]:
                 yield Conversation(SYSTEM if choice % 7 == 0 else "", tuple(turns))
                 turns = []
                 length = 1 + choice % 3
-    for answer, questions in ANSWERS.items():
+    for answer, questions in REPEATS * list(ANSWERS.items()):
         for question in questions:
             yield Conversation("", ((question, answer),))
             yield Conversation(SYSTEM, ((question, answer),))

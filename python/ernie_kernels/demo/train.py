@@ -117,7 +117,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--steps",
         type=int,
-        default=4000,
+        default=2200,
         help=f"optimizer steps of {TOKENS_PER_STEP} tokens (default: %(default)s)",
     )
     parser.add_argument(
