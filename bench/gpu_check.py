@@ -10,7 +10,7 @@ Wants Python >= 3.11, CMake >= 3.26, a C++ compiler, nvcc, and torch for the ben
 packages come from third_party/wheels, which bench/gather_wheels.py fills where there is a network.
 
 Writes into RESULTS: report.json (machine, ceilings, stages, tests), bench.jsonl (one line a case, see
-harness.py), tests.xml (JUnit), kernels.txt (registers and spills) and log.txt (all output). The exit
+harness.py), tests.xml (JUnit), kernels.json (registers and spills) and log.txt (all output). The exit
 code is 0 if all stages passed.
 """
 
@@ -205,13 +205,8 @@ def build(check: Check, architectures: str | None) -> bool:
 
 
 def report_kernels(check: Check) -> None:
-    if check.run(
-        "kernel report",
-        [sys.executable, "bench/cuda_report.py", str(check.scratch / "build")],
-        60,
-    ):
-        sections = (check.results / "log.txt").read_text(errors="replace").split("\n==== ")
-        (check.results / "kernels.txt").write_text(sections[-1].partition("\n")[2])
+    command = [sys.executable, "bench/cuda_report.py", "--build-dir", str(check.scratch / "build")]
+    check.run("kernel report", [*command, "--json", str(check.results / "kernels.json")], 60)
 
 
 def test(check: Check, selection: list[str], sanitize: str | None) -> None:
@@ -276,7 +271,7 @@ def main() -> int:
         return 2
     args.results = args.results.resolve()
     args.results.mkdir(parents=True, exist_ok=True)
-    for name in ("report.json", "bench.jsonl", "tests.xml", "kernels.txt", "log.txt"):
+    for name in ("report.json", "bench.jsonl", "tests.xml", "kernels.json", "log.txt"):
         (args.results / name).unlink(missing_ok=True)
     commit = output_of(["git", "rev-parse", "HEAD"]) or "unknown"
     report = Report(commit, sys.argv[1:], machine)
