@@ -2,6 +2,7 @@
 
     python tests/planted/run.py                 # all of them: some minutes
     python tests/planted/run.py --only linear   # those whose name contains a word
+    python tests/planted/run.py --count 3     # three of them, spread over the list
     python tests/planted/run.py --list
 
 Each bug of bugs.py is a replacement in one source file. The script copies the tree to a scratch
@@ -93,10 +94,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", help="bugs whose name contains this")
+    parser.add_argument("--count", type=int, default=len(BUGS), help="plant at most this many")
     parser.add_argument("--list", action="store_true", help="print the bugs and stop")
     parser.add_argument("--tree", type=Path, default=ROOT / "build" / "planted")
     args = parser.parse_args()
     bugs = [bug for bug in BUGS if args.only in bug.name]
+    if args.count < 1 or not bugs:
+        parser.error("no bug to plant")
+    bugs = bugs[:: -(-len(bugs) // args.count)]
     if args.list:
         for bug in bugs:
             print(f"{bug.name:44} {bug.file}")

@@ -135,7 +135,7 @@ def _per_row(op: str, name: str, value: Real | Tensor, dtype: type, like: Tensor
             kind = type(value).__name__
             raise TypeError(f"{op}: {name}: expected an integer or a tensor, got {kind}")
         info = np.iinfo(dtype)
-        if not info.min <= value <= info.max:
+        if not info.min <= int(value) <= info.max:
             raise ArgumentError(f"{op}: {name}: expected {info.dtype}, got an integer beyond it")
     try:
         with np.errstate(over="ignore"):  # the op refuses an infinity
