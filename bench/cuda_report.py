@@ -20,9 +20,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# Kernels that may use a stack frame, though no spills: bytes at most, and why.
+# Kernels that may use a stack frame or spill: bytes of each at most, and why.
 ALLOWED = {
-    "rope_table_kernel": (40, "cosine and sine of angles above 2^31, which no position reaches"),
+    "rope_table_kernel": (40, 0, "cosine and sine of angles above 2^31, which no position reaches"),
+    "attention_prefill_kernel<128, 2>": (
+        8,
+        4,
+        "one word on sm_80, at the limit of 255 registers; 64-row tiles would read the keys twice",
+    ),
 }
 
 
@@ -46,9 +51,10 @@ class Kernel:
         """Why this kernel fails the report; None when it does not."""
         if self.cutlass or self.local == 0:
             return None
-        short = self.name.split("<")[0].split("(")[0].split("::")[-1].split()[-1]
-        stack, reason = ALLOWED.get(short, (0, ""))
-        if reason and self.stack <= stack and self.spill_stores == self.spill_loads == 0:
+        full = self.name.split("(")[0]
+        plain = full.split("<")[0].split("::")[-1]
+        stack, spill, _ = ALLOWED.get(full) or ALLOWED.get(plain) or (0, 0, "")
+        if self.stack <= stack and max(self.spill_stores, self.spill_loads) <= spill:
             return None
         return (
             f"{self.file}: {self.name} for {self.arch}: {self.stack} bytes of stack, "
@@ -136,8 +142,8 @@ def main() -> int:
     if args.json:
         args.json.write_text(json.dumps([asdict(k) for k in kernels], indent=1) + "\n")
     complaints = [text for k in kernels if (text := k.complaint())]
-    for name, (stack, reason) in ALLOWED.items():
-        print(f"allowed: {name}: up to {stack} bytes of stack: {reason}")
+    for name, (stack, spill, reason) in ALLOWED.items():
+        print(f"allowed: {name}: up to {stack} bytes of stack, {spill} of spill: {reason}")
     if not kernels:
         complaints = [f"no ptxas report under {args.build_dir}: build the target ernie_cuda first"]
     for text in complaints:
