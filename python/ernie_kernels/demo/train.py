@@ -220,7 +220,7 @@ def train_process(
     bar.close()
     if rank == 0:
         if recent:
-            steps = (curve[-1]["step"] if curve else 0) + len(recent)
+            steps = int(curve[-1]["step"] if curve else 0) + len(recent)
             curve.append(curve_point(steps, recent, average.module, tokens.tuning))
         arguments.output.mkdir(parents=True, exist_ok=True)
         average.module.to(torch.bfloat16).save_pretrained(arguments.output)
