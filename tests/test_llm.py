@@ -148,7 +148,9 @@ GENERATE = [
     ({"prompts": 5}, TypeError, "prompts: expected a list, got int"),
     ({"prompts": [5]}, TypeError, "prompts[0]: expected a str, got int"),
     ({"prompts": ["a", None]}, TypeError, "prompts[1]: expected a str, got NoneType"),
-    ({"prompts": ["\ud800"]}, ek.InputError, "lone surrogate U+D800 at position 0"),
+    ({"prompts": ["a", "\ud800"]}, ek.InputError, "prompts[1]: lone surrogate U+D800 at position 0"),
+    ({"prompts": "a" * (16 << 20 | 1)}, ek.LimitError, "prompts[0]: expected at most 16777216 bytes"),
+    ({"prompts": "a", "stream": "no"}, TypeError, "stream: expected bool, got str"),
     ({"prompts": ["a"] * 1025}, ek.LimitError, "prompts: expected at most 1024 prompts, got 1025"),
     ({"prompt_token_ids": "a"}, TypeError, "prompt_token_ids: expected a list, got str"),
     ({"prompt_token_ids": [1]}, TypeError, "prompt_token_ids[0]: expected a list of token ids"),
@@ -209,9 +211,40 @@ def test_chat_refuses(llm):
         llm.chat([{"role": "robot", "content": "a"}])
     with pytest.raises(ek.LimitError, match="model length of 64"):
         llm.chat([{"role": "user", "content": "a"}], ek.SamplingParams(max_tokens=60))
-    with pytest.raises(TypeError, match="params"):
-        llm.chat([{"role": "user", "content": "a"}], 5)
     assert llm.stats() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"params": 5}, TypeError, "params: expected SamplingParams, got int"),
+        ({"params": [PARAMS, PARAMS]}, ek.InputError, "params: expected one for each of 1 prompts"),
+        ({"stream": 1}, TypeError, "stream: expected bool, got int"),
+        ({"enable_thinking": "no"}, TypeError, "enable_thinking: expected bool, got str"),
+        ({"tools": 5}, TypeError, "tools: expected a list, got int"),
+        (
+            {"chat_template_kwargs": 5},
+            TypeError,
+            "chat_template_kwargs: expected a dict, got int",
+        ),
+        (
+            {"chat_template_kwargs": {5: 1}},
+            TypeError,
+            "chat_template_kwargs: expected names as keys, got int",
+        ),
+        (
+            {"chat_template_kwargs": {"messages": []}},
+            ek.InputError,
+            "chat_template_kwargs: 'messages' is an argument of chat itself",
+        ),
+    ],
+    ids=str,
+)
+def test_chat_names_the_wrong_argument(llm, arguments, error, message):
+    with pytest.raises(error) as caught:
+        llm.chat([{"role": "user", "content": "a"}], **arguments)
+    assert type(caught.value) is error
+    assert message in str(caught.value)
 
 
 def test_empty_batch(llm):
