@@ -16,6 +16,8 @@ import pytest
 
 import ernie_kernels as ek
 import tokenizer_files
+from ernie_kernels import _core
+from ernie_kernels.runner.capacity import CachePlan
 from tiny_checkpoint import random_ids, write_checkpoint
 
 PARAMS = ek.SamplingParams(max_tokens=8, ignore_eos=True)
@@ -360,6 +362,31 @@ def test_interrupt_leaves_the_model_usable(folder, delay, kind):
         assert llm.stats()["num_free_blocks"] == llm.stats()["num_blocks"]
         llm._engine._block_manager.check()
         assert np.array_equal(llm.forward([[1, 2, 3]])[0], expected)
+
+
+def test_cache_that_no_machine_holds(folder, monkeypatch):
+    gc.collect()
+    held = _core.cpu_bytes_allocated()
+    with monkeypatch.context() as patch:
+        # Beyond any address space, so that no setting of the system can grant it.
+        patch.setattr("ernie_kernels.llm.plan_cache", lambda **_: CachePlan(1 << 36, 64))
+        with pytest.raises(
+            ek.OutOfMemoryError, match=r"^loading the model: .* could not allocate \d+ bytes"
+        ):
+            ek.LLM.from_pretrained(folder, device="cpu")
+    gc.collect()
+    assert _core.cpu_bytes_allocated() == held
+    with ek.LLM.from_pretrained(folder, device="cpu", max_model_len=64) as llm:
+        assert llm.forward([[1, 2]])[0].shape == (2, tokenizer_files.VOCAB_SIZE)
+
+
+def test_logits_that_do_not_fit_are_refused_before_they_are_computed(llm, monkeypatch):
+    expected = llm.forward([[1, 2, 3]])[0]
+    with monkeypatch.context() as patch:
+        patch.setattr("ernie_kernels.llm.available_host_memory", lambda: 1000)
+        with pytest.raises(ek.OutOfMemoryError, match="forward: 7920 bytes of logits needed, 1000"):
+            llm.forward([[1, 2, 3]])
+    assert np.array_equal(llm.forward([[1, 2, 3]])[0], expected)
 
 
 def test_error_in_a_step_gives_the_blocks_back(llm, monkeypatch):
