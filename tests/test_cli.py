@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -172,6 +173,26 @@ def test_closed_pipe_is_no_error(folder):
     assert process.wait(60) == 0
     assert "Traceback" not in errors
     assert "BrokenPipe" not in errors
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_full_disk_is_one_line(folder):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "generate", "--model", folder, "--prompt", "a", "--max_tokens", "3"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "error: output: No space left on device\n")
+
+
+def test_characters_that_stdout_cannot_hold(folder):
+    done = subprocess.run(
+        [*COMMAND, "generate", "--model", folder, "--prompt", "Hello", "--max_tokens", "12"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True,
+    )  # fmt: skip
+    text = expected_text(folder, "Hello", max_tokens=12)
+    assert not text.isascii()
+    assert done.stdout == text.encode("ascii", "replace") + b"\n"
 
 
 def test_interrupt_ends_cleanly(folder):

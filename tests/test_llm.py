@@ -16,6 +16,8 @@ import pytest
 
 import ernie_kernels as ek
 import tokenizer_files
+from ernie_kernels import _core
+from ernie_kernels.runner.capacity import CachePlan
 from tiny_checkpoint import random_ids, write_checkpoint
 
 PARAMS = ek.SamplingParams(max_tokens=8, ignore_eos=True)
@@ -48,8 +50,8 @@ def llm(folder):
 
 def test_import_is_light():
     code = (
-        "import sys, ernie_kernels as ek; heavy = {'jinja2', 'sentencepiece', 'tokenizers', "
-        "'torch', 'transformers', 'tqdm'} & set(sys.modules); assert not heavy, heavy; "
+        "import sys, ernie_kernels as ek; heavy = {'jinja2', 'numpy', 'sentencepiece', "
+        "'tokenizers', 'torch', 'transformers', 'tqdm'} & set(sys.modules); assert not heavy, heavy; "
         "ek.LLM, ek.SamplingParams; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -148,7 +150,9 @@ GENERATE = [
     ({"prompts": 5}, TypeError, "prompts: expected a list, got int"),
     ({"prompts": [5]}, TypeError, "prompts[0]: expected a str, got int"),
     ({"prompts": ["a", None]}, TypeError, "prompts[1]: expected a str, got NoneType"),
-    ({"prompts": ["\ud800"]}, ek.InputError, "lone surrogate U+D800 at position 0"),
+    ({"prompts": ["a", "\ud800"]}, ek.InputError, "prompts[1]: lone surrogate U+D800 at position 0"),
+    ({"prompts": "a" * (16 << 20 | 1)}, ek.LimitError, "prompts[0]: expected at most 16777216 bytes"),
+    ({"prompts": "a", "stream": "no"}, TypeError, "stream: expected bool, got str"),
     ({"prompts": ["a"] * 1025}, ek.LimitError, "prompts: expected at most 1024 prompts, got 1025"),
     ({"prompt_token_ids": "a"}, TypeError, "prompt_token_ids: expected a list, got str"),
     ({"prompt_token_ids": [1]}, TypeError, "prompt_token_ids[0]: expected a list of token ids"),
@@ -209,9 +213,40 @@ def test_chat_refuses(llm):
         llm.chat([{"role": "robot", "content": "a"}])
     with pytest.raises(ek.LimitError, match="model length of 64"):
         llm.chat([{"role": "user", "content": "a"}], ek.SamplingParams(max_tokens=60))
-    with pytest.raises(TypeError, match="params"):
-        llm.chat([{"role": "user", "content": "a"}], 5)
     assert llm.stats() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"params": 5}, TypeError, "params: expected SamplingParams, got int"),
+        ({"params": [PARAMS, PARAMS]}, ek.InputError, "params: expected one for each of 1 prompts"),
+        ({"stream": 1}, TypeError, "stream: expected bool, got int"),
+        ({"enable_thinking": "no"}, TypeError, "enable_thinking: expected bool, got str"),
+        ({"tools": 5}, TypeError, "tools: expected a list, got int"),
+        (
+            {"chat_template_kwargs": 5},
+            TypeError,
+            "chat_template_kwargs: expected a dict, got int",
+        ),
+        (
+            {"chat_template_kwargs": {5: 1}},
+            TypeError,
+            "chat_template_kwargs: expected names as keys, got int",
+        ),
+        (
+            {"chat_template_kwargs": {"messages": []}},
+            ek.InputError,
+            "chat_template_kwargs: 'messages' is an argument of chat itself",
+        ),
+    ],
+    ids=str,
+)
+def test_chat_names_the_wrong_argument(llm, arguments, error, message):
+    with pytest.raises(error) as caught:
+        llm.chat([{"role": "user", "content": "a"}], **arguments)
+    assert type(caught.value) is error
+    assert message in str(caught.value)
 
 
 def test_empty_batch(llm):
@@ -327,6 +362,31 @@ def test_interrupt_leaves_the_model_usable(folder, delay, kind):
         assert llm.stats()["num_free_blocks"] == llm.stats()["num_blocks"]
         llm._engine._block_manager.check()
         assert np.array_equal(llm.forward([[1, 2, 3]])[0], expected)
+
+
+def test_cache_that_no_machine_holds(folder, monkeypatch):
+    gc.collect()
+    held = _core.cpu_bytes_allocated()
+    with monkeypatch.context() as patch:
+        # Beyond any address space, so that no setting of the system can grant it.
+        patch.setattr("ernie_kernels.llm.plan_cache", lambda **_: CachePlan(1 << 36, 64))
+        with pytest.raises(
+            ek.OutOfMemoryError, match=r"^loading the model: .* could not allocate \d+ bytes"
+        ):
+            ek.LLM.from_pretrained(folder, device="cpu")
+    gc.collect()
+    assert _core.cpu_bytes_allocated() == held
+    with ek.LLM.from_pretrained(folder, device="cpu", max_model_len=64) as llm:
+        assert llm.forward([[1, 2]])[0].shape == (2, tokenizer_files.VOCAB_SIZE)
+
+
+def test_logits_that_do_not_fit_are_refused_before_they_are_computed(llm, monkeypatch):
+    expected = llm.forward([[1, 2, 3]])[0]
+    with monkeypatch.context() as patch:
+        patch.setattr("ernie_kernels.llm.available_host_memory", lambda: 1000)
+        with pytest.raises(ek.OutOfMemoryError, match="forward: 7920 bytes of logits needed, 1000"):
+            llm.forward([[1, 2, 3]])
+    assert np.array_equal(llm.forward([[1, 2, 3]])[0], expected)
 
 
 def test_error_in_a_step_gives_the_blocks_back(llm, monkeypatch):

@@ -74,6 +74,29 @@ def test_impossible_sizes_are_refused():
     assert ek.empty((0, 1 << 40), "float32").shape == (0, 1 << 40)
 
 
+def test_a_device_that_is_not_there_is_named():
+    array = np.zeros(1, np.float32)
+    for make in (
+        lambda: ek.empty((1,), "float32", device="cuda:63"),
+        lambda: ek.from_numpy(array, device="cuda:63"),
+        lambda: ek.from_numpy(array).to("cuda:63"),
+    ):
+        with pytest.raises(
+            ek.ArgumentError if ek.device_count() else ek.UnsupportedError
+        ) as caught:
+            make()
+        assert "cuda:63" in str(caught.value)
+    assert np.array_equal(ek.from_numpy(array).numpy(), array)
+
+
+@pytest.mark.cuda
+def test_out_of_device_memory():
+    with pytest.raises(ek.OutOfMemoryError, match=f"cuda:0: could not allocate {1 << 48} bytes"):
+        ek.empty((1 << 46,), "float32", device="cuda")
+    array = np.arange(5, dtype=np.float32)
+    assert np.array_equal(ek.from_numpy(array, device="cuda").numpy(), array)
+
+
 def test_strange_numpy_arrays_are_read_or_refused():
     reversed_rows = np.arange(6, dtype=np.float32).reshape(3, 2)[::-1]
     assert ek.from_numpy(reversed_rows).numpy().tolist() == reversed_rows.tolist()

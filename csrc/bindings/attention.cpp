@@ -1,5 +1,8 @@
 #include "ops/attention.h"
 
+#include <cmath>
+#include <optional>
+
 #include "bindings/tensor.h"
 #include "bindings/tensor_caster.h"
 
@@ -12,7 +15,12 @@ void bind_attention(py::module_& m) {
       "attention",
       [](TensorView out, TensorView query, TensorView k_cache, TensorView v_cache,
          TensorView cu_seqlens_q, TensorView seq_lens, TensorView block_table, int64_t max_seqlen_q,
-         int64_t max_seq_len, float scale, bool causal, TensorView workspace) {
+         int64_t max_seq_len, std::optional<float> scale, bool causal, TensorView workspace) {
+        // A query of the wrong shape is for the op itself to refuse.
+        const bool has_head_dim = query.rank == 3 && query.size(2) > 0;
+        const float default_scale =
+            has_head_dim ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(query.size(2))))
+                         : 1.0F;
         run(attention,
             {.out = out,
              .query = query,
@@ -23,7 +31,7 @@ void bind_attention(py::module_& m) {
              .block_table = block_table,
              .max_seqlen_q = max_seqlen_q,
              .max_seq_len = max_seq_len,
-             .scale = scale,
+             .scale = scale.value_or(default_scale),
              .causal = causal,
              .workspace = workspace},
             {&out, &query, &k_cache, &v_cache, &cu_seqlens_q, &seq_lens, &block_table, &workspace});

@@ -161,7 +161,7 @@ class ChatTemplate:
             template_kwargs: further variables, such as ``enable_thinking``.
 
         Raises:
-            TypeError: messages is no sequence.
+            TypeError: messages or tools is no list.
             InputError: a message is malformed (its number and the field are named), or the
                 template refuses the conversation.
             LimitError: too much text, or the template ran into a limit.
@@ -175,6 +175,8 @@ class ChatTemplate:
                 )
         if not isinstance(messages, (list, tuple)):
             raise TypeError(f"messages: expected a list, got {type(messages).__name__}")
+        if tools is not None and not isinstance(tools, (list, tuple)):
+            raise TypeError(f"tools: expected a list, got {type(tools).__name__}")
         if not messages:
             raise InputError("messages: expected at least one message, got 0")
         checked = [

@@ -43,6 +43,7 @@ from ernie_kernels.runner.requests import (
     checked_batch,
     checked_ids,
     checked_params,
+    checked_template_kwargs,
     make_request,
     make_requests,
     make_sequences,
@@ -323,6 +324,7 @@ class LLM:
             CapacityError: unfinished streams hold the cache.
         """
         self._check_open()
+        check_one_of_type("stream", stream, bool)
         requests = make_requests(prompts, prompt_token_ids, params, self.tokenizer, self._limits)
         collector = Collector(requests, has_text=self.tokenizer is not None)
         return self._stream(requests, collector) if stream else self._finish(requests, collector)
@@ -383,8 +385,10 @@ class LLM:
         self._check_open()
         if self.tokenizer is None or self._chat_template is None:
             raise ConfigError(f"chat: {NO_TOKENIZER} to generate instead")
+        check_one_of_type("stream", stream, bool)
+        check_one_of_type("enable_thinking", enable_thinking, bool)
         checked = checked_params(params, self.tokenizer, self._limits)
-        extra = dict(chat_template_kwargs or {})
+        extra = checked_template_kwargs(chat_template_kwargs)
         extra["enable_thinking"] = enable_thinking
         prompt = self._chat_template.render(messages, tools=tools, **extra)
         marks = [s.text for s in prompt.segments if s.text in (THINK_START, THINK_END)]

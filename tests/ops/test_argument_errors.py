@@ -41,6 +41,18 @@ def kv_cache_write_tensors() -> dict[str, np.ndarray]:
     }
 
 
+def attention_tensors() -> dict[str, np.ndarray]:
+    return {
+        "query": zeros(4, 2, 8),
+        "k_cache": zeros(3, 1, 16, 8),
+        "v_cache": zeros(3, 1, 16, 8),
+        "cu_seqlens_q": np.array([0, 3, 4], np.int32),
+        "seq_lens": np.array([3, 9], np.int32),
+        "block_table": np.array([[1], [0]], np.int32),
+        "out": zeros(4, 2, 8),
+    }
+
+
 def penalties_tensors() -> dict[str, np.ndarray]:
     return {
         "logits": zeros(2, 8),
@@ -83,6 +95,20 @@ OPS = {
         },
         written=frozenset({"residual", "out"}),
         leading={"x": (0, 1)},
+    ),
+    "linear": Op(
+        ops.linear,
+        lambda: {"x": zeros(3, 8), "weight": zeros(5, 8), "bias": zeros(5), "out": zeros(3, 5)},
+        written=frozenset({"out"}),
+        leading={"x": (0, 1), "weight": (0,), "out": (1,)},
+    ),
+    "linear_pack": Op(ops.linear_pack, lambda: {"weight": zeros(5, 8)}, leading={"weight": (0, 1)}),
+    "attention": Op(
+        ops.attention,
+        attention_tensors,
+        scalars={"max_seqlen_q": 3, "max_seq_len": 9},
+        written=frozenset({"out"}),
+        leading={"query": (0, 1, 2), "k_cache": (0, 1), "seq_lens": (0,), "block_table": (1,)},
     ),
     "kv_cache_write": Op(
         ops.kv_cache_write,
@@ -235,3 +261,17 @@ def test_errors_are_the_same_when_out_is_allocated(name, argument):
     flat = OPS[name].tensors()[argument][0, ...]
     with pytest.raises(ek.ArgumentError, match=f"^{name}: {argument}: expected "):
         call(name, out=None, **{argument: flat})
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "changes"),
+    [
+        ("linear", "x", {"weight": zeros(8, 8), "bias": None}),
+        ("attention", "query", {}),
+        ("embedding", "weight", {"input_ids": zeros(5, dtype=np.int64)}),
+    ],
+)
+def test_the_output_may_not_share_memory_with_an_input(name, argument, changes):
+    shared = OPS[name].tensors()[argument]
+    with pytest.raises(ek.ArgumentError, match=f"^{name}: out: expected memory apart from"):
+        call(name, **{argument: shared, "out": shared, **changes})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -63,6 +64,8 @@ from ernie_kernels.runner.text_stream import StopStringFinder
         ("stop_token_ids", ["a"], TypeError, "stop_token_ids[0]: expected an integer, got str"),
         ("stop_token_ids", 3, TypeError, "stop_token_ids: expected a list, got int"),
         ("stop_token_ids", list(range(65)), ek.LimitError, "at most 64, got 65"),
+        ("stop_token_ids", range(10**12), ek.LimitError, "at most 64, got 1000000000000"),
+        ("stop_token_ids", itertools.count(), TypeError, "expected a list, got count"),
     ],
 )
 def test_params_name_field_value_and_range(field, value, error, message):

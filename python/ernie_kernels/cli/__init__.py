@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(message)s",
         level=logging.INFO if arguments.verbose else logging.WARNING,
     )
+    # A terminal or file that cannot hold a character of the answer gets a question mark.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = arguments.run(arguments)
         sys.stdout.flush()
@@ -57,10 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Who reads our output has had enough. Python flushes stdout once more on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Who reads our output has had enough.
+        discard_output()
         return 0
+    except OSError as error:  # files are read elsewhere, under errors of ours
+        discard_output()
+        print(f"error: output: {error.strerror}", file=sys.stderr)
+        return EXIT_FAILURE
     return code
+
+
+def discard_output() -> None:
+    """Python flushes stdout once more on exit; what is left goes nowhere then."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def with_dashes(argv: Sequence[str]) -> list[str]:

@@ -63,8 +63,6 @@ def attention(
         )
     if out is None:
         out = _core.empty_like(query, "attention", "query")
-    if scale is None:
-        scale = out.shape[-1] ** -0.5 if len(out.shape) == 3 and out.shape[-1] > 0 else 1.0
     workspace = _core.attention_workspace(query, k_cache, seq_lens, max_seqlen_q, max_seq_len)
     _core.attention(
         out,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from numbers import Integral, Real
 
-import numpy as np
-
 from ernie_kernels import _core
 from ernie_kernels._core import Tensor
 from ernie_kernels.errors import ArgumentError
@@ -57,9 +55,9 @@ def apply_penalties(
         token_ids,
         cu_tokens,
         prompt_lens,
-        _per_row(op, "repetition_penalty", repetition_penalty, np.float32, like),
-        _per_row(op, "presence_penalty", presence_penalty, np.float32, like),
-        _per_row(op, "frequency_penalty", frequency_penalty, np.float32, like),
+        _per_row(op, "repetition_penalty", repetition_penalty, "float32", like),
+        _per_row(op, "presence_penalty", presence_penalty, "float32", like),
+        _per_row(op, "frequency_penalty", frequency_penalty, "float32", like),
     )
     return logits
 
@@ -115,28 +113,30 @@ def sample(
     _core.sample(
         out,
         logits,
-        _per_row(op, "temperature", temperature, np.float32, like),
-        _per_row(op, "top_k", top_k, np.int32, like),
-        _per_row(op, "top_p", top_p, np.float32, like),
-        _per_row(op, "min_p", min_p, np.float32, like),
-        _per_row(op, "seed", seed, np.int64, like),
-        _per_row(op, "position", position, np.int64, like),
+        _per_row(op, "temperature", temperature, "float32", like),
+        _per_row(op, "top_k", top_k, "int32", like),
+        _per_row(op, "top_p", top_p, "float32", like),
+        _per_row(op, "min_p", min_p, "float32", like),
+        _per_row(op, "seed", seed, "int64", like),
+        _per_row(op, "position", position, "int64", like),
         vocab_limit,
     )
     return out
 
 
-def _per_row(op: str, name: str, value: Real | Tensor, dtype: type, like: Tensor) -> Tensor:
+def _per_row(op: str, name: str, value: Real | Tensor, dtype: str, like: Tensor) -> Tensor:
     """A number once per row of ``like`` and on its device; anything else as it is."""
+    import numpy as np  # not at the top: it would be most of what importing the package takes
+
     if not isinstance(value, Real):
         return value
-    if dtype is not np.float32:
+    if dtype != "float32":
         if not isinstance(value, Integral):
             kind = type(value).__name__
             raise TypeError(f"{op}: {name}: expected an integer or a tensor, got {kind}")
         info = np.iinfo(dtype)
         if not info.min <= int(value) <= info.max:
-            raise ArgumentError(f"{op}: {name}: expected {info.dtype}, got an integer beyond it")
+            raise ArgumentError(f"{op}: {name}: expected {dtype}, got an integer beyond it")
     try:
         with np.errstate(over="ignore"):  # the op refuses an infinity
             rows = np.full(like.shape, value, dtype)

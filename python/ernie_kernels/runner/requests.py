@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+from collections.abc import Mapping
 from collections.abc import Sequence as AnySequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from ernie_kernels.runner.sampler import seed_of_sample
 from ernie_kernels.runner.sampling import SamplingParams
 from ernie_kernels.runner.sequence import Sequence
 from ernie_kernels.runner.text_stream import TextStream
-from ernie_kernels.tokenizer import Tokenizer
+from ernie_kernels.tokenizer import Tokenizer, check_text
 
 MAX_REQUESTS = 1024
 NO_TOKENIZER = (
@@ -133,7 +134,9 @@ def make_requests(
             where, ids = f"prompt_token_ids[{index}]", prompt_token_ids[index]
         else:
             assert tokenizer is not None  # seen above
-            where, ids = f"prompts[{index}]", tokenizer.encode(text, add_special_tokens=True)
+            where = f"prompts[{index}]"
+            check_text(text, where)
+            ids = tokenizer.encode(text, add_special_tokens=True)
         requests.append(make_request(index, text, ids, each, where, limits))
     return requests
 
@@ -166,6 +169,28 @@ def checked_params(params: Any, tokenizer: Tokenizer | None, limits: ModelLimits
     each = _params_per_request(params, 1)[0]
     _check_params(each, tokenizer, limits)
     return each
+
+
+def checked_template_kwargs(variables: Any) -> dict[str, Any]:
+    """Further variables of the chat template, by name.
+
+    Raises:
+        TypeError: no mapping of names.
+        InputError: a name that ``LLM.chat`` has an argument for.
+    """
+    if variables is None:
+        return {}
+    where = "chat_template_kwargs"
+    if not isinstance(variables, Mapping):
+        raise TypeError(f"{where}: expected a dict, got {type(variables).__name__}")
+    for name in variables:
+        if not isinstance(name, str):
+            raise TypeError(f"{where}: expected names as keys, got {type(name).__name__}")
+        if name in ("messages", "tools", "enable_thinking"):
+            raise InputError(
+                f"{where}: {quoted(name)} is an argument of chat itself; pass it there"
+            )
+    return dict(variables)
 
 
 def _params_per_request(params: Any, count: int) -> list[SamplingParams]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -150,14 +150,12 @@ def _stop_strings(stop: Any) -> tuple[str, ...]:
 def _stop_token_ids(ids: Any) -> tuple[int, ...]:
     if ids is None:
         return ()
-    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+    # A length first: what has none may have no end.
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Collection):
         raise TypeError(f"stop_token_ids: expected a list, got {type(ids).__name__}")
-    numbers = tuple(
+    if len(ids) > MAX_STOP_TOKEN_IDS:
+        raise LimitError(f"stop_token_ids: expected at most {MAX_STOP_TOKEN_IDS}, got {len(ids)}")
+    return tuple(
         _integer(f"stop_token_ids[{index}]", token_id, 0, 2**31 - 1)
         for index, token_id in enumerate(ids)
     )
-    if len(numbers) > MAX_STOP_TOKEN_IDS:
-        raise LimitError(
-            f"stop_token_ids: expected at most {MAX_STOP_TOKEN_IDS}, got {len(numbers)}"
-        )
-    return numbers

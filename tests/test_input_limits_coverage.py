@@ -1,0 +1,413 @@
+"""Which test shows what each kind of bad input gets, and what is not there yet.
+
+A test is named ``file::function``; ``file::function[row 5`` means those of its cases whose id
+begins so. The test below looks them up, so that a test cannot be renamed or removed unnoticed.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+SAFETENSORS = "test_safetensors.py::test_refuses"
+LOADER = "models/test_loader.py"
+CONFIG = "models/test_config.py"
+TOKENIZER = "test_tokenizer.py"
+TEMPLATE = "test_chat_template.py"
+LLM = "test_llm.py"
+GENERATE = "test_llm.py::test_generate_refuses_and_nothing_changes"
+FORWARD = "test_llm.py::test_forward_refuses"
+PARAMS = "runner/test_sampling_params.py::test_params_name_field_value_and_range"
+ARGUMENTS = "ops/test_argument_errors.py"
+NO_MEDIA = "no pictures or videos are read yet"
+NO_EXPERTS = "no mixture of experts runs yet"
+NO_CONVERSION = "nothing is converted or written yet"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What goes wrong, the tests of it, and what cannot go wrong so far."""
+
+    what: str
+    tests: tuple[str, ...] = ()
+    not_yet: str = ""
+
+
+ROWS = {
+    1: Row("file shorter than 8 bytes", (f"{SAFETENSORS}[row 1",)),
+    2: Row("header longer than the file", (f"{SAFETENSORS}[row 2",)),
+    3: Row(
+        "header beyond the limit",
+        (
+            f"{SAFETENSORS}[row 3",
+            "test_safetensors.py::test_a_claimed_size_allocates_nothing",
+            "test_safetensors.py::test_the_formats_own_cap_on_the_header_stays",
+        ),
+    ),
+    4: Row(
+        "header is no JSON",
+        (
+            f"{SAFETENSORS}[row 4",
+            "peers/test_checkpoint_files.py::test_a10_nesting_does_not_recurse",
+        ),
+    ),
+    5: Row(
+        "duplicate tensor or field",
+        (
+            f"{SAFETENSORS}[row 5",
+            "peers/test_checkpoint_files.py::test_a13_one_name_means_one_tensor",
+        ),
+    ),
+    6: Row("unknown or missing field", (f"{SAFETENSORS}[row 6",)),
+    7: Row(
+        "unknown dtype",
+        (
+            f"{SAFETENSORS}[row 7",
+            "test_safetensors.py::test_eight_bit_floats_are_read_as_bytes_and_smaller_ones_refused",
+        ),
+    ),
+    8: Row("number that is no size", (f"{SAFETENSORS}[row 8",)),
+    9: Row(
+        "size that overflows",
+        (
+            f"{SAFETENSORS}[row 9",
+            "peers/test_checkpoint_files.py::test_a01_a03_size_products_are_those_of_big_integers",
+            "peers/test_checkpoint_files.py::test_a11_overflowing_shape",
+        ),
+    ),
+    10: Row(
+        "ranges overlap, leave gaps, lie outside",
+        (
+            f"{SAFETENSORS}[row 10",
+            "peers/test_checkpoint_files.py::test_a02_sums_of_ranges_do_not_wrap",
+        ),
+    ),
+    11: Row(
+        "range does not fit the shape",
+        (f"{SAFETENSORS}[row 11", "peers/test_checkpoint_files.py::test_a06_dtype_confusion"),
+    ),
+    12: Row("bytes after the last tensor", (f"{SAFETENSORS}[row 12",)),
+    13: Row(
+        "tensor of size zero",
+        (f"{SAFETENSORS}[row 13", f"{LOADER}::test_zero_size_tensors_fail_unless_expected"),
+    ),
+    14: Row(
+        "names and number of tensors",
+        (
+            f"{SAFETENSORS}[row 14",
+            "test_safetensors.py::test_limits_can_be_lowered",
+            "peers/test_checkpoint_files.py::test_a12_number_of_tensors_is_capped",
+        ),
+    ),
+    15: Row(
+        "file changes while open",
+        ("test_safetensors.py::test_row_15_file_changes_while_open",),
+    ),
+    16: Row("read error", ("test_safetensors.py::test_row_16_read_error",)),
+    17: Row("shard missing", (f"{LOADER}::test_row_17_missing_shard",)),
+    18: Row(
+        "index leaves the folder",
+        (
+            f"{LOADER}::test_row_18_index_may_not_leave_the_folder",
+            "peers/test_checkpoint_files.py::test_a14_index_stays_in_the_folder",
+        ),
+    ),
+    19: Row(
+        "index and shards disagree",
+        (
+            f"{LOADER}::test_row_19_tensor_in_another_shard_than_the_index_says",
+            f"{LOADER}::test_row_19_tensor_in_two_shards",
+            f"{LOADER}::test_row_19_tensor_that_the_index_does_not_list",
+            f"{LOADER}::test_row_19_tensor_that_no_shard_holds",
+        ),
+    ),
+    20: Row(
+        "tensor missing or unexpected",
+        (
+            f"{LOADER}::test_row_20_missing_tensors",
+            f"{LOADER}::test_row_20_unexpected_and_did_you_mean",
+            f"{LOADER}::test_row_20_message_stays_short",
+            "models/test_forward.py::test_missing_head_is_an_error_unless_tied",
+        ),
+    ),
+    21: Row(
+        "wrong shape",
+        (
+            f"{LOADER}::test_row_21_wrong_shape",
+            f"{LOADER}::test_row_21_wrong_shape_of_a_fused_tensor",
+        ),
+    ),
+    22: Row("wrong dtype", (f"{LOADER}::test_row_22_wrong_dtype",)),
+    23: Row(
+        "weights that are not finite",
+        (
+            f"{LOADER}::test_row_23_non_finite_weights",
+            f"{LOADER}::test_row_23_values_beyond_the_destinations_range",
+        ),
+        not_yet="scales: no quantised checkpoint loads yet",
+    ),
+    24: Row("2-bit code out of range", not_yet="no quantised checkpoint loads yet"),
+    25: Row("half-converted folder", not_yet=NO_CONVERSION),
+    26: Row(
+        "config: key missing or of the wrong type",
+        (
+            f"{CONFIG}::test_row_26_missing_key",
+            f"{CONFIG}::test_row_26_size_of_the_wrong_type",
+            f"{CONFIG}::test_row_26_wrong_type",
+            f"{CONFIG}::test_row_26_malformed_file",
+            f"{CONFIG}::test_row_26_missing_file",
+        ),
+    ),
+    27: Row(
+        "config: dimension out of range",
+        (
+            f"{CONFIG}::test_row_27_dimension_out_of_range",
+            f"{CONFIG}::test_row_27_dimension_one_is_never_a_crash",
+        ),
+    ),
+    28: Row("config: contradiction", (f"{CONFIG}::test_row_28_contradiction",)),
+    29: Row("config: number of experts", not_yet=NO_EXPERTS),
+    30: Row(
+        "config: unsupported value",
+        (
+            f"{CONFIG}::test_row_30_unsupported_value",
+            f"{CONFIG}::test_known_but_not_runnable_architecture",
+        ),
+    ),
+    31: Row(
+        "config: number that is not usable",
+        (f"{CONFIG}::test_row_31_number_not_usable", f"{CONFIG}::test_row_31_nested_theta"),
+    ),
+    32: Row(
+        "tokenizer malformed",
+        (
+            f"{TOKENIZER}::test_row_32_malformed_sentencepiece_model",
+            f"{TOKENIZER}::test_row_32_more_pieces_than_vocab_size",
+            f"{TOKENIZER}::test_row_32_contradictory_side_files",
+            f"{TOKENIZER}::test_row_32_unsupported_tokenizer_json",
+            f"{TOKENIZER}::test_damaged_files_give_config_errors_only",
+        ),
+    ),
+    33: Row(
+        "chat template over a limit or forbidden",
+        (
+            f"{TEMPLATE}::test_row_33_source_of_the_wrong_type",
+            f"{TEMPLATE}::test_row_33_refused_at_load",
+            f"{TEMPLATE}::test_row_33_over_a_limit",
+            f"{TEMPLATE}::test_row_33_out_of_time",
+            f"{TEMPLATE}::test_row_33_forbidden_or_failing_at_render",
+            f"{TEMPLATE}::test_random_templates_give_our_errors_only",
+        ),
+    ),
+    34: Row("no tokens", (GENERATE, FORWARD, "test_cli.py::test_empty_prompt")),
+    35: Row(
+        "longer than the model",
+        (
+            GENERATE,
+            FORWARD,
+            f"{LLM}::test_chat_refuses",
+            "test_cli.py::test_chat_goes_on_after_a_message_that_is_too_long",
+        ),
+    ),
+    36: Row(
+        "token id out of range",
+        (
+            GENERATE,
+            FORWARD,
+            PARAMS,
+            f"{CONFIG}::test_row_36_token_id_out_of_range",
+            f"{CONFIG}::test_row_36_token_id_of_generation_config",
+            f"{TOKENIZER}::test_row_36_id_out_of_range",
+        ),
+        not_yet="there are no bad words and no logit bias",
+    ),
+    37: Row(
+        "text that is no UTF-8",
+        (GENERATE, PARAMS, f"{TOKENIZER}::test_row_37_lone_surrogate"),
+    ),
+    38: Row(
+        "special tokens typed by a user",
+        (
+            f"{TOKENIZER}::test_row_38_user_text_never_yields_control_ids",
+            f"{TOKENIZER}::test_row_38_user_text_never_yields_control_ids_with_tokenizer_json",
+            f"{TOKENIZER}::test_typed_placeholder_is_text",
+            f"{TEMPLATE}::test_row_38_only_the_template_makes_control_tokens",
+        ),
+    ),
+    39: Row("placeholders without media", not_yet=NO_MEDIA),
+    40: Row("picture of an unknown format", not_yet=NO_MEDIA),
+    41: Row("picture beyond the limits", not_yet=NO_MEDIA),
+    42: Row("picture without extent", not_yet=NO_MEDIA),
+    43: Row("array that is no picture", not_yet=NO_MEDIA),
+    44: Row("pixels that are not finite", not_yet=NO_MEDIA),
+    45: Row("video beyond the limits", not_yet=NO_MEDIA),
+    46: Row(
+        "sampling parameters",
+        (
+            PARAMS,
+            f"{LLM}::test_chat_names_the_wrong_argument",
+            "test_cli.py::test_errors_are_one_line",
+            "ops/test_sampling.py::test_sample_refuses_a_value_out_of_range",
+            "ops/test_sampling.py::test_penalties_refuse_wrong_values_and_write_nothing",
+        ),
+    ),
+    47: Row(
+        "nothing to do",
+        (
+            f"{LLM}::test_empty_batch",
+            "ops/test_activation.py::test_silu_and_mul_of_nothing_is_empty",
+            "ops/test_attention.py::test_empty_batch",
+            "ops/test_embedding.py::test_embedding_of_no_tokens_is_empty",
+            "ops/test_gemm.py::test_empty_extents",
+            "ops/test_kv_cache.py::test_write_of_nothing_changes_nothing",
+            "ops/test_norm.py::test_rms_norm_of_no_tokens_is_empty",
+            "ops/test_rope.py::test_rope_of_nothing",
+            "ops/test_sampling.py::test_sample_of_no_rows_is_empty",
+        ),
+    ),
+    48: Row("expert without tokens", not_yet=NO_EXPERTS),
+    49: Row(
+        "logits that are not finite",
+        (
+            "test_generate.py::test_a_request_that_is_not_finite_ends_alone",
+            "ops/test_sampling.py::test_a_row_without_a_distribution_gets_minus_one",
+        ),
+        not_yet=f"router: {NO_EXPERTS}",
+    ),
+    50: Row(
+        "op: wrong tensor",
+        (
+            f"{ARGUMENTS}::test_a_wrong_tensor_is_an_argument_error",
+            f"{ARGUMENTS}::test_what_is_no_tensor_is_a_type_error",
+            f"{ARGUMENTS}::test_errors_are_the_same_when_out_is_allocated",
+            "ops/test_attention.py::test_wrong_arguments_are_named",
+            "ops/test_gemm.py::test_wrong_arguments_are_named",
+            "ops/test_gemm.py::test_packed_widths_are_checked",
+        ),
+    ),
+    51: Row(
+        "op: id out of range",
+        (
+            "ops/test_attention.py::test_wrong_metadata_is_named",
+            "ops/test_embedding.py::test_embedding_refuses_an_id_out_of_range_and_writes_nothing",
+            "ops/test_kv_cache.py::test_write_refuses_a_slot_out_of_range_and_writes_nothing",
+            "ops/test_rope.py::test_rope_refuses_a_negative_position_and_rotates_nothing",
+            "ops/test_sampling.py::test_penalties_refuse_wrong_values_and_write_nothing",
+        ),
+        not_yet=f"expert ids: {NO_EXPERTS}",
+    ),
+    52: Row(
+        "op: block table",
+        (
+            "ops/test_attention.py::test_wrong_arguments_are_named",
+            "ops/test_attention.py::test_wrong_metadata_is_named",
+            "ops/test_kv_cache.py::test_copy_blocks_refuses_what_depends_on_the_order",
+        ),
+        not_yet="kv_cache_write takes two tokens for one slot without a word",
+    ),
+    53: Row(
+        "op: sizes that overflow",
+        (
+            "test_tensor.py::test_impossible_sizes_are_refused",
+            "ops/test_attention_plan.py::test_huge_shapes_saturate",
+            "ops/test_gemm_cuda.py::test_plan_refuses_extents_no_index_holds",
+        ),
+    ),
+    54: Row(
+        "op: output in the memory of an input",
+        (
+            f"{ARGUMENTS}::test_the_output_may_not_share_memory_with_an_input",
+            "ops/test_activation.py::test_silu_and_mul_wants_gate_and_up_apart_from_out",
+            "ops/test_kv_cache.py::test_caches_may_not_share_memory",
+            "ops/test_norm.py::test_out_may_not_be_read_only_or_overlap",
+        ),
+    ),
+    55: Row(
+        "no free block",
+        (
+            f"{LLM}::test_unfinished_stream_holds_the_cache",
+            f"{LLM}::test_requests_wait_for_blocks",
+            f"{LLM}::test_loading_refuses",
+            "runner/test_block_manager.py::test_allocates_and_frees",
+            "runner/test_sampling_params.py::test_cache_plan_refuses",
+        ),
+    ),
+    56: Row(
+        "no host memory",
+        (
+            f"{LLM}::test_cache_that_no_machine_holds",
+            f"{LLM}::test_logits_that_do_not_fit_are_refused_before_they_are_computed",
+            f"{LLM}::test_error_in_a_step_gives_the_blocks_back",
+            "test_tensor.py::test_impossible_sizes_are_refused",
+        ),
+    ),
+    57: Row("no device memory", ("test_tensor.py::test_out_of_device_memory",)),
+    58: Row(
+        "fault of a CUDA kernel", not_yet="needs a kernel that fails on purpose; none is built"
+    ),
+    59: Row(
+        "no such device",
+        (
+            f"{LLM}::test_loading_refuses",
+            "test_cli.py::test_errors_are_one_line",
+            "test_tensor.py::test_a_device_that_is_not_there_is_named",
+            "ops/test_gemm_cuda.py::test_plan_refuses_old_gpus_by_capability",
+        ),
+    ),
+    60: Row(
+        "use after close, from threads, after fork",
+        (
+            f"{LLM}::test_closed",
+            f"{LLM}::test_threads_get_the_same_as_alone",
+            "test_parallel.py::test_several_threads_may_call_at_once",
+            "test_parallel.py::test_a_forked_child_has_its_own_threads",
+        ),
+    ),
+    61: Row(
+        "request cancelled",
+        (
+            "test_generate.py::test_abandoned_stream_gives_its_blocks_back",
+            f"{LLM}::test_interrupt_leaves_the_model_usable",
+        ),
+    ),
+    62: Row("disk full while writing", not_yet=NO_CONVERSION),
+    63: Row(
+        "invariant broken inside",
+        (
+            "runner/test_block_manager.py::test_check_sees_what_is_broken",
+            "runner/test_block_manager.py::test_refuses_to_free_what_is_not_held",
+        ),
+    ),
+}
+
+
+@functools.cache
+def names_of(file: str) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The test functions of a file, and its strings: among them the ids of cases."""
+    nodes = list(ast.walk(ast.parse((TESTS / file).read_text())))
+    functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    strings = [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return frozenset(functions), tuple(strings)
+
+
+def test_every_row_is_here():
+    assert list(ROWS) == list(range(1, 64))
+
+
+@pytest.mark.parametrize("number", ROWS)
+def test_row_has_tests_or_a_reason(number):
+    row = ROWS[number]
+    assert row.tests or row.not_yet
+    for test in row.tests:
+        file, _, name = test.partition("::")
+        function, _, case = name.partition("[")
+        functions, strings = names_of(file)
+        assert function in functions, f"{row.what}: no {test}"
+        # "row 1" is no case of "row 10"
+        assert not case or any(f"{string} ".startswith(f"{case} ") for string in strings), test
