@@ -223,7 +223,7 @@ def train_process(
             steps = int(curve[-1]["step"] if curve else 0) + len(recent)
             curve.append(curve_point(steps, recent, average.module, tokens.tuning))
         arguments.output.mkdir(parents=True, exist_ok=True)
-        averaged = cast(Ernie4_5ForCausalLM, average.module)
+        averaged: Any = average.module
         averaged.to(torch.bfloat16).save_pretrained(arguments.output)
         (folder / "curve.json").write_text(json.dumps(curve), encoding="utf-8")
     torch.distributed.destroy_process_group()
