@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -66,6 +68,30 @@ def test_a_forked_child_has_its_own_threads():
     assert queue.get(timeout=30) == expected
     child.join(30)
     assert child.exitcode == 0
+
+
+def test_threads_that_cannot_start_are_an_error():
+    script = """
+import resource
+import numpy as np, ernie_kernels as ek
+x, weight = np.ones((256, 64), np.float32), np.ones(64, np.float32)
+with open("/proc/self/statm") as f:
+    held = int(f.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (200 << 20),) * 2)
+ek.set_num_threads(1000)
+try:
+    ek.ops.rms_norm(x, weight)
+except ek.OutOfMemoryError as error:
+    assert "of 1000; call set_num_threads" in str(error), error
+else:
+    raise SystemExit("1000 stacks fit into 200 MB")
+ek.set_num_threads(2)
+ek.ops.rms_norm(x, weight)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("n", [0, -1, 1025])

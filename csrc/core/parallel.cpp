@@ -55,18 +55,18 @@ struct alignas(64) Share {
 class Pool {
  public:
   explicit Pool(int threads) : threads_(threads), shares_(new Share[threads]) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back(&Pool::work, this, i);
+    try {
+      for (int i = 1; i < threads; ++i) workers_.emplace_back(&Pool::work, this, i);
+    } catch (const std::exception&) {  // the system has no more threads, or no memory for one
+      const size_t started = workers_.size() + 1;
+      stop();
+      throw OutOfMemoryError("threads: could not start more than " + std::to_string(started) +
+                             " of " + std::to_string(threads) +
+                             "; call set_num_threads or set ERNIE_NUM_THREADS");
+    }
   }
 
-  ~Pool() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      stopping_ = true;
-      epoch_.fetch_add(1);
-    }
-    wake_.notify_all();
-    for (std::thread& t : workers_) t.join();
-  }
+  ~Pool() { stop(); }
 
   int threads() const { return threads_; }
 
@@ -100,6 +100,16 @@ class Pool {
   }
 
  private:
+  void stop() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+      epoch_.fetch_add(1);
+    }
+    wake_.notify_all();
+    for (std::thread& t : workers_) t.join();
+  }
+
   void drain(int self) {
     for (int i = 0; i < threads_; ++i) {
       Share& share = shares_[(self + i) % threads_];
