@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import platform
 import subprocess
 import sys
 import threading
@@ -68,6 +70,24 @@ def test_a_forked_child_has_its_own_threads():
     assert queue.get(timeout=30) == expected
     child.join(30)
     assert child.exitcode == 0
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the mode is kept on x86-64 only")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_rounding_mode_of_the_caller_does_not_matter(threads):
+    ek.set_num_threads(threads)
+    expected = norm_of(0)
+    x, weight = np.random.default_rng(0).standard_normal((256, 64)), np.ones(64, np.float32)
+    x, upward = x.astype(np.float32), 0x800
+    out = np.empty_like(x)
+    libm = ctypes.CDLL("libm.so.6")
+    assert libm.fesetround(upward) == 0
+    try:
+        ops.rms_norm(x, weight, out=out)
+        assert libm.fegetround() == upward, "and is left as it was"
+    finally:
+        libm.fesetround(0)
+    np.testing.assert_array_equal(out, expected)
 
 
 def test_threads_that_cannot_start_are_an_error():

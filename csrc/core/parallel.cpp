@@ -1,6 +1,9 @@
 #include "core/parallel.h"
 
 #include <pthread.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -190,7 +193,18 @@ std::atomic<int>& thread_count() {
 
 thread_local bool t_inside = false;
 
+// Another library may have set the rounding or the flushing of denormals, of this thread alone: the
+// same bits come from every thread only if a body runs in the default mode.
+struct DefaultRounding {
+#if defined(__x86_64__)
+  unsigned before = _mm_getcsr();
+  DefaultRounding() { _mm_setcsr(0x1f80); }  // as a process starts: nearest, denormals, no traps
+  ~DefaultRounding() { _mm_setcsr(before); }
+#endif
+};
+
 struct InsideScope {
+  DefaultRounding rounding;
   bool outer = std::exchange(t_inside, true);
   ~InsideScope() { t_inside = outer; }
 };
