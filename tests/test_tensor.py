@@ -69,7 +69,7 @@ def test_impossible_sizes_are_refused():
         ek.empty((1,) * 7, "float32")
     with pytest.raises(ek.ArgumentError, match="expected a numeric dtype"):
         ek.empty((1,), "float8")
-    with pytest.raises(ek.ArgumentError, match="expected cpu, cuda or cuda:N, got tpu"):
+    with pytest.raises(ek.ArgumentError, match="expected cpu, cuda or cuda:N, got 'tpu'"):
         ek.empty((1,), "float32", device="tpu")
     assert ek.empty((0, 1 << 40), "float32").shape == (0, 1 << 40)
 
@@ -134,6 +134,11 @@ def test_dlpack_with_torch():
     out = torch.empty(3, 4)
     x, weight = torch.randn(3, 4), torch.ones(4)
     ek.ops.rms_norm(x, weight, out=out)
+    with pytest.raises(ek.ArgumentError, match="got one of Tensor that cannot"):
+        ek.ops.rms_norm(x.to_sparse(), weight)
+    odd = torch.frombuffer(bytearray(17), dtype=torch.float32, offset=1).reshape(1, 4)
+    with pytest.raises(ek.ArgumentError, match="aligned"):
+        ek.ops.rms_norm(odd, weight)
     expected = torch.nn.functional.rms_norm(x, (4,), weight, 1e-5)
     assert torch.allclose(out, expected, atol=1e-6)
 
@@ -161,6 +166,79 @@ def test_dlpack_import_of_old_and_new_producers():
             return t.__dlpack_device__()
 
     assert ek.from_numpy(Wrapped()).numpy().tolist() == a.tolist()
+
+
+def test_dlpack_export_copies_when_asked():
+    t = ek.from_numpy(np.zeros(3, np.float32))
+    copied = np.from_dlpack(t, copy=True)
+    copied[:] = 1
+    assert t.numpy().tolist() == [0, 0, 0]
+    with pytest.raises(BufferError, match="dl_device"):
+        t.__dlpack__(dl_device=(2, 7))
+
+
+def test_refused_dlpack_exports_release_their_memory():
+    gc.collect()
+    before = _core.cpu_bytes_allocated()
+    t = ek.empty((1000,), "float32")
+    with pytest.raises(TypeError):
+        t.__dlpack__(max_version=("1", 0))
+    del t
+    assert _core.cpu_bytes_allocated() == before
+
+
+class Unexportable:
+    def __init__(self, error):
+        self.error = error
+
+    def __dlpack__(self, **_):
+        raise self.error
+
+
+def test_failed_dlpack_imports_are_errors_of_ours():
+    with pytest.raises(ek.ArgumentError, match="got one of Unexportable that cannot"):
+        ek.from_numpy(Unexportable(BufferError("theirs")))
+    with pytest.raises(KeyboardInterrupt):
+        ek.from_numpy(Unexportable(KeyboardInterrupt()))
+
+
+def test_a_tensor_is_never_half_made():
+    for cls in (ek.Tensor, type("Derived", (ek.Tensor,), {})):
+        with pytest.raises(TypeError, match="use empty"):
+            cls.__new__(cls)
+        with pytest.raises(TypeError, match="use empty"):
+            cls()
+
+
+def test_wrong_indices_and_shapes_are_named():
+    t = ek.empty((3, 2), "float32")
+    assert t[np.int64(1)].shape == (2,)
+    for key in (None, ..., 1.5, "a", [0]):
+        with pytest.raises(TypeError):
+            t[key]
+    with pytest.raises(IndexError):
+        t[1 << 70]
+    for shape in ("a", 2.5, (1.5,), None):
+        with pytest.raises(TypeError, match="reshape: shape: expected integers"):
+            t.reshape(shape)
+
+
+def test_empty_tensors_can_be_reshaped():
+    t = ek.empty((3, 0, 2), "float32")
+    assert t.is_contiguous()
+    assert t.reshape(0, 6).shape == (0, 6)
+
+
+def test_unprintable_names_are_escaped():
+    strange = "a" + "\u00e9" * 60 + "\n"
+    for call in (lambda: ek.empty((1,), strange), lambda: ek.empty((1,), "float32", strange)):
+        with pytest.raises(ek.ArgumentError, match="got 'a") as caught:
+            call()
+        assert str(caught.value).isprintable()
+        assert str(caught.value).isascii()
+        assert len(str(caught.value)) <= 512
+    with pytest.raises(TypeError):
+        ek.empty((1,), "\ud800")
 
 
 def test_import_is_quick_and_touches_no_model_code():

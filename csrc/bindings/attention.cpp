@@ -46,12 +46,13 @@ void bind_attention(py::module_& m) {
       "attention_workspace",
       [](TensorView query, TensorView k_cache, TensorView seq_lens, int64_t max_seqlen_q,
          int64_t max_seq_len) {
-        const bool ranks_fit = query.rank == 3 && k_cache.rank == 4 && seq_lens.rank == 1;
+        const bool shapes_fit =
+            query.rank == 3 && k_cache.rank == 4 && k_cache.size(1) > 0 && seq_lens.rank == 1;
         const int64_t size =
-            ranks_fit ? attention_workspace_size(query.device, query.size(0), query.size(1),
-                                                 k_cache.size(1), query.size(2), seq_lens.size(0),
-                                                 max_seqlen_q, max_seq_len)
-                      : 0;  // the op itself says what is wrong
+            shapes_fit ? attention_workspace_size(query.device, query.size(0), query.size(1),
+                                                  k_cache.size(1), query.size(2), seq_lens.size(0),
+                                                  max_seqlen_q, max_seq_len)
+                       : 0;  // the op itself says what is wrong
         return empty({size}, DType::kU8, stream_of({&query, &k_cache}));
       },
       py::arg("query"), py::arg("k_cache"), py::arg("seq_lens"), py::arg("max_seqlen_q"),

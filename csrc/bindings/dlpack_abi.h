@@ -44,6 +44,7 @@ struct DLPackVersion {
 };
 
 constexpr uint64_t kReadOnlyFlag = 1;
+constexpr uint64_t kCopiedFlag = 2;
 
 // In a capsule named "dltensor_versioned".
 struct DLManagedTensorVersioned {

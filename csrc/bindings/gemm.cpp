@@ -23,14 +23,17 @@ Tensor linear_out(const TensorView& x, const TensorView& weight,
   return empty({x.size(0), *out_features}, wanted, stream_of({&x, &weight}));
 }
 
-Tensor linear_pack_out(const TensorView& weight) {
+// The tensor to pack into, out_features, in_features.
+py::tuple linear_pack_out(const TensorView& weight) {
   constexpr int64_t kPanelRows = 16;
   const Check check("linear_pack");
   check.rank("weight", weight, 2);
   check.dtype("weight", weight, {DType::kF32, DType::kBF16});
   const int64_t panels = ceil_div(weight.size(0), kPanelRows), k = weight.size(1);
-  if (weight.dtype == DType::kF32) return empty({panels, k, kPanelRows}, DType::kF32, {});
-  return empty({panels, ceil_div(k, 2), kPanelRows, 2}, DType::kBF16, {});
+  const std::vector<int64_t> shape =
+      weight.dtype == DType::kF32 ? std::vector<int64_t>{panels, k, kPanelRows}
+                                  : std::vector<int64_t>{panels, ceil_div(k, 2), kPanelRows, 2};
+  return py::make_tuple(empty(shape, weight.dtype, stream_of({&weight})), weight.size(0), k);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include <pybind11/pybind11.h>
 
+#include <cstring>
 #include <new>
 
 #include "core/ceiling.h"
@@ -30,7 +31,10 @@ namespace {
 // The Python class of the same meaning, from ernie_kernels.errors.
 void raise(const char* class_name, const char* message) {
   const py::object cls = py::module_::import("ernie_kernels.errors").attr(class_name);
-  PyErr_SetString(cls.ptr(), message);
+  // What came from the environment need not be UTF-8.
+  const auto text = py::reinterpret_steal<py::object>(
+      PyUnicode_DecodeUTF8(message, static_cast<py::ssize_t>(std::strlen(message)), "replace"));
+  if (text) PyErr_SetObject(cls.ptr(), text.ptr());
 }
 
 void translate(std::exception_ptr p) {
@@ -40,6 +44,8 @@ void translate(std::exception_ptr p) {
     raise("ArgumentError", e.what());
   } catch (const ernie::TypeError& e) {
     PyErr_SetString(PyExc_TypeError, e.what());
+  } catch (const py::cast_error&) {
+    PyErr_SetString(PyExc_TypeError, "an argument has a type that cannot be used here");
   } catch (const ernie::UnsupportedError& e) {
     raise("UnsupportedError", e.what());
   } catch (const ernie::FormatError& e) {

@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "core/error.h"
 #include "core/memory.h"
+#include "io/file.h"
 
 namespace py = pybind11;
 
@@ -82,7 +83,8 @@ Tensor index(Tensor t, const py::object& key) {
       t = narrow(t, dim++, begin, begin + length);
       continue;
     }
-    int64_t i = py::cast<int64_t>(k);
+    int64_t i = PyNumber_AsSsize_t(k.ptr(), PyExc_IndexError);
+    if (i == -1 && PyErr_Occurred()) throw py::error_already_set();
     if (i < -extent || i >= extent)
       throw py::index_error("index " + std::to_string(i) + " is out of range for dimension " +
                             std::to_string(dim) + " of shape " + shape_string(t.view));
@@ -140,26 +142,52 @@ dlpack::DLTensor describe(Tensor& t) {
           0};
 }
 
-py::capsule to_dlpack(const Tensor& t, const py::object& stream, const py::object& max_version) {
-#if ERNIE_WITH_CUDA
-  // The consumer's stream must wait for ours; -1 asks for no synchronisation.
-  if (t.view.device.type == DeviceType::kCuda && !stream.is_none()) {
-    const auto consumer = py::cast<int64_t>(stream);
-    if (consumer != -1)
-      cuda::wait_for({t.view.device, reinterpret_cast<void*>(consumer == 1 ? 0 : consumer)},
-                     t.view.stream);
+// The tensor itself, or a copy where the consumer asks for one or for the host.
+Tensor exportable(const Tensor& t, const py::object& device, const py::object& copy) {
+  bool to_host = false;
+  if (!device.is_none()) {
+    const auto [type, index] = py::cast<std::pair<int32_t, int32_t>>(device);
+    const dlpack::DLDevice own = dl_device(t.view.device);
+    to_host = type == dlpack::kDLCPU && own.device_type != dlpack::kDLCPU;
+    if (!to_host && (type != own.device_type || index != own.device_id))
+      throw py::buffer_error(
+          "__dlpack__: dl_device: expected the device of the tensor or the host");
   }
+  const bool may_copy = copy.is_none() || py::cast<bool>(copy);
+  if (to_host && !may_copy)
+    throw py::buffer_error("__dlpack__: copy: expected True or None for another device");
+  if (!to_host && (copy.is_none() || !may_copy)) return t;
+  py::gil_scoped_release release;
+  return copy_to(t, to_host ? Stream{} : Stream{t.view.device, t.view.stream});
+}
+
+#if ERNIE_WITH_CUDA
+// The consumer's stream must wait for ours. None is the legacy default stream, as 1 is; -1 asks for
+// no synchronisation.
+void hand_over(const TensorView& v, const py::object& stream) {
+  const int64_t consumer = stream.is_none() ? 1 : py::cast<int64_t>(stream);
+  void* queue = reinterpret_cast<void*>(consumer == 1 ? 0 : consumer);
+  if (consumer != -1 && queue != v.stream) cuda::wait_for({v.device, queue}, v.stream);
+}
+#endif
+
+py::capsule to_dlpack(const Tensor& own, const py::object& stream, const py::object& max_version,
+                      const py::object& device, const py::object& copy) {
+  const bool versioned = !max_version.is_none() && py::cast<int>(py::tuple(max_version)[0]) >= 1;
+  const Tensor t = exportable(own, device, copy);
+#if ERNIE_WITH_CUDA
+  if (t.view.device.type == DeviceType::kCuda) hand_over(t.view, stream);
 #else
   (void)stream;
 #endif
   auto* e = new Exported{t, {}, {}};
-  const bool versioned = !max_version.is_none() && py::cast<int>(py::tuple(max_version)[0]) >= 1;
   if (versioned) {
     e->versioned = {
         {1, 1},
         e,
         [](dlpack::DLManagedTensorVersioned* m) { delete static_cast<Exported*>(m->manager_ctx); },
-        t.view.readonly ? dlpack::kReadOnlyFlag : 0,
+        (t.view.readonly ? dlpack::kReadOnlyFlag : 0) |
+            (t.storage == own.storage ? 0 : dlpack::kCopiedFlag),
         describe(e->tensor)};
     return py::capsule(&e->versioned, "dltensor_versioned", [](PyObject* capsule) {
       // A consumer renames the capsule and takes over; only an unused one is ours to release.
@@ -183,6 +211,12 @@ std::string dtype_string(const py::handle& dtype) {
   return py::cast<std::string>(py::module_::import("numpy").attr("dtype")(dtype).attr("name"));
 }
 
+// Tensor.__new__ would leave the C++ tensor unmade.
+PyObject* refuse_to_make(PyTypeObject*, PyObject*, PyObject*) {
+  PyErr_SetString(PyExc_TypeError, "Tensor: use empty() or from_numpy() to make one");
+  return nullptr;
+}
+
 std::string repr(const Tensor& t) {
   return "Tensor(shape=" + shape_string(t.view) + ", dtype=" + name_of(t.view.dtype) +
          ", device=" + to_string(t.view.device) + ")";
@@ -201,7 +235,7 @@ DType dtype_named(const std::string& name, const char* what) {
     if (name == name_of(dtype)) return dtype;
   throw ArgumentError(std::string(what) +
                       ": expected a numeric dtype such as float32, bfloat16, int32 or uint8, got " +
-                      name.substr(0, 64));
+                      io::quoted(name));
 }
 
 Device device_named(const std::string& name) {
@@ -210,12 +244,13 @@ Device device_named(const std::string& name) {
   if (name.rfind("cuda:", 0) == 0 && name.size() > 5 && name.size() <= 8 &&
       name.find_first_not_of("0123456789", 5) == std::string::npos)
     return {DeviceType::kCuda, std::stoi(name.substr(5))};
-  throw ArgumentError("device: expected cpu, cuda or cuda:N, got " + name.substr(0, 64));
+  throw ArgumentError("device: expected cpu, cuda or cuda:N, got " + io::quoted(name));
 }
 
 void bind_tensor(py::module_& m) {
-  py::class_<Tensor>(m, "Tensor",
-                     "Memory on a device: dtype, shape, strides. Slices and reshapes share it.")
+  py::class_<Tensor>(
+      m, "Tensor", "Memory on a device: dtype, shape, strides. Slices and reshapes share it.",
+      py::custom_type_setup([](PyHeapTypeObject* type) { type->ht_type.tp_new = &refuse_to_make; }))
       .def_property_readonly("shape",
                              [](const Tensor& t) { return tuple_of(t.view.shape, t.view.rank); })
       .def_property_readonly("strides",
@@ -240,8 +275,12 @@ void bind_tensor(py::module_& m) {
       .def("reshape",
            [](const Tensor& t, const py::args& shape) {
              const bool listed = shape.size() == 1 && !py::isinstance<py::int_>(shape[0]);
-             return reshape(t, py::cast<std::vector<int64_t>>(listed ? py::object(shape[0])
-                                                                     : py::object(shape)));
+             try {
+               return reshape(t, py::cast<std::vector<int64_t>>(listed ? py::object(shape[0])
+                                                                       : py::object(shape)));
+             } catch (const py::cast_error&) {
+               throw TypeError("reshape: shape: expected integers");
+             }
            })
       .def("__getitem__", &index)
       .def("__len__",
@@ -261,7 +300,8 @@ void bind_tensor(py::module_& m) {
       .def(
           "__dlpack__",
           [](const Tensor& t, const py::object& stream, const py::object& max_version,
-             const py::object&, const py::object&) { return to_dlpack(t, stream, max_version); },
+             const py::object& device,
+             const py::object& copy) { return to_dlpack(t, stream, max_version, device, copy); },
           py::kw_only(), py::arg("stream") = py::none(), py::arg("max_version") = py::none(),
           py::arg("dl_device") = py::none(), py::arg("copy") = py::none())
       .def("__dlpack_device__",

@@ -68,6 +68,8 @@ TensorView from_dltensor(const DLTensor& t) {
     v.stride[i] = t.strides != nullptr ? t.strides[i] : compact;
     compact *= t.shape[i];
   }
+  if (reinterpret_cast<uintptr_t>(v.data) % size_of(v.dtype) != 0)
+    throw ArgumentError("DLPack: expected aligned data; copy the tensor first");
   return v;
 }
 
@@ -116,13 +118,20 @@ const DLPackExchangeAPI* exchange_api(PyTypeObject* type) {
   return (*known)[type] = find_exchange_api(type);
 }
 
+// What the other library says of it would make no sense here.
+[[noreturn]] void refuse(py::handle src) {
+  PyErr_Clear();
+  throw ArgumentError(std::string("DLPack: expected a tensor that can be exported, got one of ") +
+                      Py_TYPE(src.ptr())->tp_name + " that cannot");
+}
+
 TensorView from_exchange_api(const DLPackExchangeAPI* api, py::handle src) {
   DLTensor t;
-  if (api->dltensor_from_py_object_no_sync(src.ptr(), &t) != 0) throw py::error_already_set();
+  if (api->dltensor_from_py_object_no_sync(src.ptr(), &t) != 0) refuse(src);
   TensorView v = from_dltensor(t);
   if (v.device.type == DeviceType::kCuda && api->current_work_stream != nullptr &&
       api->current_work_stream(dlpack::kDLCUDA, v.device.index, &v.stream) != 0)
-    throw py::error_already_set();
+    refuse(src);
   return v;
 }
 
@@ -167,8 +176,13 @@ TensorView view_of(py::handle src, py::object* keep_alive) {
   if (const DLPackExchangeAPI* api = exchange_api(Py_TYPE(src.ptr())))
     return from_exchange_api(api, src);
   if (py::hasattr(src, "__dlpack__")) {
-    *keep_alive = request_capsule(src);
-    return from_capsule(*keep_alive);
+    try {
+      *keep_alive = request_capsule(src);
+      return from_capsule(*keep_alive);
+    } catch (const py::error_already_set& e) {
+      if (!e.matches(PyExc_Exception)) throw;  // a KeyboardInterrupt
+    }
+    refuse(src);
   }
   TensorView v;
   v.not_a_tensor = Py_TYPE(src.ptr())->tp_name;

@@ -52,4 +52,19 @@ struct type_caster<ernie::TensorView> {
   object keep_alive_;
 };
 
+// The general caster of optionals drops the one within, and what the view needs with it, before the
+// call.
+template <>
+struct type_caster<std::optional<ernie::TensorView>> {
+  PYBIND11_TYPE_CASTER(std::optional<ernie::TensorView>, const_name("Tensor | None"));
+
+  bool load(handle src, bool) {
+    if (!src.is_none()) value = ernie::bindings::view_of(src, &keep_alive_);
+    return true;
+  }
+
+ private:
+  object keep_alive_;
+};
+
 }  // namespace pybind11::detail

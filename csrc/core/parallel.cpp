@@ -1,6 +1,9 @@
 #include "core/parallel.h"
 
 #include <pthread.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -55,18 +58,18 @@ struct alignas(64) Share {
 class Pool {
  public:
   explicit Pool(int threads) : threads_(threads), shares_(new Share[threads]) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back(&Pool::work, this, i);
+    try {
+      for (int i = 1; i < threads; ++i) workers_.emplace_back(&Pool::work, this, i);
+    } catch (const std::exception&) {  // the system has no more threads, or no memory for one
+      const size_t started = workers_.size() + 1;
+      stop();
+      throw OutOfMemoryError("threads: could not start more than " + std::to_string(started) +
+                             " of " + std::to_string(threads) +
+                             "; call set_num_threads or set ERNIE_NUM_THREADS");
+    }
   }
 
-  ~Pool() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      stopping_ = true;
-      epoch_.fetch_add(1);
-    }
-    wake_.notify_all();
-    for (std::thread& t : workers_) t.join();
-  }
+  ~Pool() { stop(); }
 
   int threads() const { return threads_; }
 
@@ -100,6 +103,16 @@ class Pool {
   }
 
  private:
+  void stop() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+      epoch_.fetch_add(1);
+    }
+    wake_.notify_all();
+    for (std::thread& t : workers_) t.join();
+  }
+
   void drain(int self) {
     for (int i = 0; i < threads_; ++i) {
       Share& share = shares_[(self + i) % threads_];
@@ -180,7 +193,18 @@ std::atomic<int>& thread_count() {
 
 thread_local bool t_inside = false;
 
+// Another library may have set the rounding or the flushing of denormals, of this thread alone: the
+// same bits come from every thread only if a body runs in the default mode.
+struct DefaultRounding {
+#if defined(__x86_64__)
+  unsigned before = _mm_getcsr();
+  DefaultRounding() { _mm_setcsr(0x1f80); }  // as a process starts: nearest, denormals, no traps
+  ~DefaultRounding() { _mm_setcsr(before); }
+#endif
+};
+
 struct InsideScope {
+  DefaultRounding rounding;
   bool outer = std::exchange(t_inside, true);
   ~InsideScope() { t_inside = outer; }
 };

@@ -5,6 +5,7 @@
 // calls the body on disjoint chunks that cover [0, count). Chunk bounds depend on count and grain
 // alone, never on the number of threads, so results are the same at any thread count. An exception
 // of the body reaches the caller once all chunks have ended. A nested call runs inline.
+// On x86-64 the body runs in the default floating-point mode, whatever the caller's is.
 #pragma once
 
 #include <cstdint>

@@ -40,6 +40,7 @@ void gather(const TensorView& from, char* to, int dim, int64_t offset, int64_t w
 }  // namespace
 
 bool Tensor::is_contiguous() const {
+  if (view.numel() == 0) return true;
   int64_t step = 1;
   for (int i = view.rank - 1; i >= 0; --i) {
     if (view.shape[i] != 1 && view.stride[i] != step) return false;

@@ -233,21 +233,38 @@ class Attention {
                     .accumulate = false});
       for (int64_t r = 0; r < seen; ++r) {
         const int64_t row = hidden + r;
-        const int64_t visible = std::min(count, limit(tile.seq, tile.first + row / s_.group) - key);
-        leaves_.softmax(scores + r * kTileKeys, visible, count, a_.scale, p.maximum + row,
-                        p.sum + row, p.acc + row * s_.width, s_.width);
+        leaves_.softmax(scores + r * kTileKeys, visible_keys(tile, key, count, row), count,
+                        a_.scale, p.maximum + row, p.sum + row, p.acc + row * s_.width, s_.width);
       }
-      leaves_.gemm({.x = scores,
+      add_values(tile, key, count, hidden, scores, values, p);
+    }
+  }
+
+  // Rows from `hidden` on. Tokens that see some of the keys only go one by one, with those keys: a
+  // zero for what they must not see would make NaN of an infinity there.
+  void add_values(const Tile& tile, int64_t key, int64_t count, int64_t hidden, const float* scores,
+                  const float* values, const Partial& p) const {
+    const int64_t rows = rows_of(tile);
+    for (int64_t row = hidden; row < rows;) {
+      const int64_t visible = visible_keys(tile, key, count, row);
+      const int64_t taken = visible < count ? s_.group : rows - row;
+      leaves_.gemm({.x = scores + (row - hidden) * kTileKeys,
                     .x_stride = kTileKeys,
-                    .rows = seen,
+                    .rows = taken,
                     .w = values,
                     .w_stride = kTileKeys * kPanelRows,
                     .panels = s_.width / kPanelRows,
-                    .k = count,
-                    .acc = p.acc + hidden * s_.width,
+                    .k = visible,
+                    .acc = p.acc + row * s_.width,
                     .acc_stride = s_.width,
                     .accumulate = true});
+      row += taken;
     }
+  }
+
+  // How many of `count` keys from `key` on the row sees.
+  int64_t visible_keys(const Tile& tile, int64_t key, int64_t count, int64_t row) const {
+    return std::min(count, limit(tile.seq, tile.first + row / s_.group) - key);
   }
 
   int64_t hidden_rows(const Tile& tile, int64_t key) const {

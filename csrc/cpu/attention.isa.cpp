@@ -164,7 +164,7 @@ void softmax_row(float* s, int64_t visible, int64_t count, float scale, float* m
   *maximum = now;
 
   F32 total = set(0.f);
-  const F32 shift = set(now);
+  const F32 shift = set(now == -INFINITY ? 0.f : now);  // then exp(-inf - 0) is zero, not NaN
   for_each_register(visible, [&](int64_t j, int64_t m) {
     F32 p = exp(sub(load_n(s + j, m), shift));
     store_n(s + j, p, m);

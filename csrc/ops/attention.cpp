@@ -76,6 +76,9 @@ void attention(const AttentionArgs& a, const Stream& stream) {
   check.disjoint("out", a.out, "query", a.query);
   check.disjoint("out", a.out, "k_cache", a.k_cache);
   check.disjoint("out", a.out, "v_cache", a.v_cache);
+  check.disjoint("out", a.out, "cu_seqlens_q", a.cu_seqlens_q);
+  check.disjoint("out", a.out, "seq_lens", a.seq_lens);
+  check.disjoint("out", a.out, "block_table", a.block_table);
   check.device(stream.device, {{"out", &a.out},
                                {"query", &a.query},
                                {"k_cache", &a.k_cache},
@@ -95,6 +98,7 @@ void attention(const AttentionArgs& a, const Stream& stream) {
   if (!std::isfinite(a.scale)) check.fail("scale", "a finite value", std::to_string(a.scale));
   check.dtype("workspace", a.workspace, {DType::kU8});
   check.contiguous("workspace", a.workspace);
+  check.disjoint("out", a.out, "workspace", a.workspace);
   const int64_t needed =
       attention_workspace_size(stream.device, num_tokens, num_heads, num_kv_heads, head_dim,
                                num_seqs, a.max_seqlen_q, a.max_seq_len);

@@ -2,8 +2,8 @@
 //
 // The sum is taken in float32 and rounded once. On the CPU k ascends, with one accumulator per
 // output (the tier with bfloat16 dot products adds two products at a time); a row's result does not
-// depend on the other rows, on how they are split or on the number of threads; products of two
-// bfloat16 values may treat denormal inputs and sums as zero. On CUDA the order depends on the
+// depend on the other rows, on how they are split or on the number of threads; products with a
+// bfloat16 weight may treat denormal inputs and sums as zero. On CUDA the order depends on the
 // shape, number of rows included, unless core/batch_invariant.h is set (cuda/gemm/config.h tells
 // the orders).
 //

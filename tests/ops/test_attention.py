@@ -70,6 +70,45 @@ def test_large_scores_do_not_overflow(device, rng):
     check(rng, [(4, 100)], device, scale=40.0)
 
 
+def test_infinite_values_of_later_tokens_do_not_leak(rng):
+    batch = PagedBatch(
+        rng, [(70, 80)], num_heads=4, num_kv_heads=2, head_dim=8, block_size=16, dtype=F32
+    )
+    finite = run(batch).numpy()
+    batch.v_cache[batch.block_table[0, 2], :, 3] = np.inf  # token 35, row 25
+    out = run(batch).numpy()
+    np.testing.assert_array_equal(out[:25], finite[:25])
+    assert np.all(out[25:] == np.inf)
+
+
+@pytest.mark.parametrize("minus_infinity", [64, 640])
+def test_keys_of_minus_infinity_count_for_nothing(minus_infinity):
+    keys = np.ones((50, 1, 16, 2), np.float32)
+    keys.reshape(800, 2)[:minus_infinity] = -np.inf
+    values = np.arange(1600, dtype=np.float32).reshape(keys.shape)
+    out = ops.attention(
+        np.ones((1, 1, 2), np.float32), keys, values,
+        cu_seqlens_q=np.array([0, 1], np.int32), seq_lens=np.array([800], np.int32),
+        block_table=np.arange(50, dtype=np.int32)[None], max_seqlen_q=1, max_seq_len=800,
+    ).numpy()  # fmt: skip
+    expected = values.reshape(800, 2)[minus_infinity:].mean(axis=0)
+    np.testing.assert_allclose(out[0, 0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("field", ["cu_seqlens_q", "seq_lens", "block_table"])
+def test_output_over_the_metadata_is_refused(rng, field):
+    batch = PagedBatch(
+        rng, [(5, 20)], num_heads=4, num_kv_heads=2, head_dim=8, block_size=16, dtype=F32
+    )
+    out = np.zeros(batch.query.shape, F32)
+    metadata = getattr(batch, field)
+    shared = out.view(np.int32).reshape(-1)[: metadata.size].reshape(metadata.shape)
+    shared[:] = metadata
+    setattr(batch, field, shared)
+    with pytest.raises(ek.ArgumentError, match=f"out: expected memory apart from {field}"):
+        run(batch, out=out)
+
+
 @pytest.fixture
 def batch_invariant():
     _core.set_batch_invariant(True)

@@ -131,6 +131,31 @@ def test_wrong_arguments_are_named(device):
         ops.linear("x", weight)
 
 
+class Exporter:
+    """Nothing but DLPack: each export is an array of its own, alive only while its capsule is."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __dlpack__(self, **kwargs):
+        return self.make().__dlpack__(**kwargs)
+
+    def __dlpack_device__(self):
+        return (1, 0)
+
+
+def test_exported_operands_live_as_long_as_the_call():
+    n = 1 << 20  # large enough for its memory to be unmapped when released
+    bias = Exporter(lambda: np.full(n, 3, np.float32))
+    out = ops.linear(np.ones((1, 1), F32), np.ones((n, 1), F32), bias).numpy()
+    assert np.all(out == 4)
+
+
+def test_any_exporter_can_be_packed():
+    packed = ops.linear_pack(Exporter(lambda: np.ones((3, 5), np.float32)))
+    assert (packed.out_features, packed.in_features) == (3, 5)
+
+
 def test_packed_widths_are_checked():
     packed = ops.linear_pack(np.ones((17, 6), BF16))
     with pytest.raises(ek.ArgumentError, match="x: expected in_features=6 columns"):

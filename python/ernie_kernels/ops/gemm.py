@@ -94,7 +94,6 @@ def linear_pack(weight: Tensor) -> PackedWeight:
 
     Source: layout of csrc/ops/gemm.h.
     """
-    out = _core.linear_pack_out(weight)
+    out, out_features, in_features = _core.linear_pack_out(weight)
     _core.linear_pack(out, weight)
-    out_features, in_features = weight.shape
     return PackedWeight(out, out_features, in_features)
