@@ -135,13 +135,13 @@ inline void rows_of(const GemmBlock& b, int64_t panel) {
   for (; row + kTileRows <= b.rows; row += kTileRows) tile<kTileRows, PANELS, X, W>(b, row, panel);
   switch (b.rows - row) {
     case 5:
-      return tile < kTileRows<5 ? 1 : 5, PANELS, X, W>(b, row, panel);
+      return tile<(kTileRows < 5 ? 1 : 5), PANELS, X, W>(b, row, panel);
     case 4:
-      return tile < kTileRows<4 ? 1 : 4, PANELS, X, W>(b, row, panel);
+      return tile<(kTileRows < 4 ? 1 : 4), PANELS, X, W>(b, row, panel);
     case 3:
-      return tile < kTileRows<3 ? 1 : 3, PANELS, X, W>(b, row, panel);
+      return tile<(kTileRows < 3 ? 1 : 3), PANELS, X, W>(b, row, panel);
     case 2:
-      return tile < kTileRows<2 ? 1 : 2, PANELS, X, W>(b, row, panel);
+      return tile<(kTileRows < 2 ? 1 : 2), PANELS, X, W>(b, row, panel);
     case 1:
       return tile<1, PANELS, X, W>(b, row, panel);
   }

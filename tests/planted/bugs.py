@@ -77,10 +77,19 @@ BUGS = [
     ),
     Bug(
         "linear: order of k depends on the rows",
-        "csrc/cpu/gemm.cpp",
-        "b.k = std::min(depth_block, plan.depth - k);",
-        "b.k = std::min(depth_block, plan.depth - k);\n"
-        "      if (num_tokens == 1 && k > 0) b.k -= 2;",
+        "csrc/cpu/gemm.isa.cpp",
+        "  for (int64_t s = 0; s < steps; ++s, x += advance, w += advance * kPanelRows)\n"
+        "    step(acc, x, x_stride, w, w_stride);\n",
+        "  int64_t s = 0;\n"
+        "  for (; s < (ROWS == 1 ? steps / 2 : steps); ++s, x += advance, w += advance * kPanelRows)\n"
+        "    step(acc, x, x_stride, w, w_stride);\n"
+        "  F32 rest[ROWS][NV];\n"
+        "  for (int r = 0; r < ROWS; ++r)\n"
+        "    for (int v = 0; v < NV; ++v) rest[r][v] = set(0.f);\n"
+        "  for (; s < steps; ++s, x += advance, w += advance * kPanelRows)\n"
+        "    step(rest, x, x_stride, w, w_stride);\n"
+        "  for (int r = 0; r < ROWS; ++r)\n"
+        "    for (int v = 0; v < NV; ++v) acc[r][v] = add(acc[r][v], rest[r][v]);\n",
         GEMM,
     ),
     Bug(
@@ -107,8 +116,8 @@ BUGS = [
     Bug(
         "linear: tile of five rows as four",
         "csrc/cpu/gemm.isa.cpp",
-        "return tile<kTileRows < 5 ? 1 : 5, PANELS, X, W>(b, row, panel);",
-        "return tile<kTileRows < 5 ? 1 : 4, PANELS, X, W>(b, row, panel);",
+        "return tile<(kTileRows < 5 ? 1 : 5), PANELS, X, W>(b, row, panel);",
+        "return tile<(kTileRows < 5 ? 1 : 4), PANELS, X, W>(b, row, panel);",
         GEMM,
     ),
     Bug(
