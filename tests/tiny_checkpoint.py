@@ -82,5 +82,31 @@ def write_checkpoint(
     return config, weights
 
 
+def to_paddle(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same model as Paddle stores it: written here from the format, not from the loader."""
+    result = {}
+    for name, array in weights.items():
+        stored = name.replace("model.", "ernie.", 1) if name.startswith("model.") else name
+        if ".q_proj." in name or ".gate_proj." in name:
+            others = ("q", "k", "v") if ".q_proj." in name else ("gate", "up")
+            fused = "qkv_proj" if len(others) == 3 else "up_gate_proj"
+            parts = [weights[name.replace(f".{others[0]}_proj.", f".{o}_proj.")] for o in others]
+            stored = stored.replace(f"{others[0]}_proj", fused)
+            array = np.concatenate(parts)
+        elif any(f".{member}_proj." in name for member in ("k", "v", "up")):
+            continue
+        linear = "_proj." in name or name == "lm_head.weight" or ".mlp.gate." in name
+        result[stored] = array.T.copy() if linear and array.ndim == 2 else array
+    return result
+
+
+def in_shards(weights: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Spread over three files, for ``safetensors_bytes.save_sharded``."""
+    shards: dict[str, dict[str, np.ndarray]] = {}
+    for i, (name, array) in enumerate(weights.items()):
+        shards.setdefault(f"model-{i % 3 + 1:05}-of-00003.safetensors", {})[name] = array
+    return shards
+
+
 def random_ids(rng: np.random.Generator, *lengths: int, vocab_size: int = 203) -> list[list[int]]:
     return [rng.integers(0, vocab_size, length).tolist() for length in lengths]

@@ -7,8 +7,9 @@ import pytest
 
 import ernie_kernels as ek
 import reference_model
+import safetensors_bytes
 from ernie_kernels.runner.batch import TokenSpan
-from tiny_checkpoint import random_ids, write_checkpoint
+from tiny_checkpoint import in_shards, random_ids, to_paddle, write_checkpoint
 
 SHAPES = {
     "head_dim_is_not_hidden_over_heads": {},
@@ -107,6 +108,32 @@ def test_float32_checkpoint_rounds_to_bfloat16_on_request(tmp_path, rng):
     prompts = random_ids(rng, 20)
     with ek.LLM.from_pretrained(tmp_path, device="cpu", dtype="bfloat16") as llm:
         assert worst(llm.forward(prompts), config, weights, prompts) < 0.04
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", ["one_kv_head_odd_sizes", "all_kv_heads_bias"])
+def test_every_layout_gives_the_same_logits(tmp_path, rng, shape, dtype):
+    """Paddle's names and transposes, and several files, bit for bit."""
+    config, weights = write_checkpoint(tmp_path / "one", dtype=dtype, **SHAPES[shape])
+    prompts = random_ids(rng, 1, 20, vocab_size=config["vocab_size"])
+    expected = forward(tmp_path / "one", prompts)
+    paddle = to_paddle(weights)
+    assert weights.keys() != paddle.keys()
+    for name, stored in {"shards": weights, "paddle": paddle, "paddle shards": paddle}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text((tmp_path / "one" / "config.json").read_text())
+        if "shards" in name:
+            safetensors_bytes.save_sharded(folder, in_shards(stored))
+        else:
+            safetensors_bytes.save(folder / "model.safetensors", stored)
+        for actual, logits in zip(forward(folder, prompts), expected, strict=True):
+            assert np.array_equal(actual, logits), name
+
+
+def forward(folder, prompts: list[list[int]]) -> list[np.ndarray]:
+    with ek.LLM.from_pretrained(folder, device="cpu") as llm:
+        return llm.forward(prompts)
 
 
 def test_tied_head_is_kept_once(tmp_path):

@@ -18,6 +18,7 @@ from ernie_kernels.models import tensor_pieces
 from ernie_kernels.models.checkpoint_folder import is_plain_shard_name
 from ernie_kernels.models.loader import WeightSpec, open_checkpoint
 from safetensors_bytes import BFLOAT16, save, save_sharded
+from tiny_checkpoint import in_shards, to_paddle
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE, VOCAB = 6, 2, 1, 4, 10, 13
 INDEX = "model.safetensors.index.json"
@@ -53,24 +54,6 @@ def random_weights(rng, wanted, dtype=BFLOAT16) -> dict[str, np.ndarray]:
     return {n: rng.standard_normal(s.shape, np.float32).astype(dtype) for n, s in wanted.items()}
 
 
-def to_paddle(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same model as Paddle stores it: written here from the format, not from the loader."""
-    result = {}
-    for name, array in weights.items():
-        stored = name.replace("model.", "ernie.", 1) if name.startswith("model.") else name
-        if ".q_proj." in name or ".gate_proj." in name:
-            others = ("q", "k", "v") if ".q_proj." in name else ("gate", "up")
-            fused = "qkv_proj" if len(others) == 3 else "up_gate_proj"
-            parts = [weights[name.replace(f".{others[0]}_proj.", f".{o}_proj.")] for o in others]
-            stored = stored.replace(f"{others[0]}_proj", fused)
-            array = np.concatenate(parts)
-        elif any(f".{member}_proj." in name for member in ("k", "v", "up")):
-            continue
-        linear = "_proj." in name or name == "lm_head.weight" or ".mlp.gate." in name
-        result[stored] = array.T.copy() if linear and array.ndim == 2 else array
-    return result
-
-
 def assert_loads(folder: Path, weights: dict[str, np.ndarray], wanted=None) -> None:
     with open_checkpoint(folder) as checkpoint:
         checkpoint.require(wanted or specs())
@@ -94,18 +77,11 @@ def test_a_lone_file_of_another_name(tmp_path, rng):
     assert_loads(tmp_path, weights)
 
 
-def split(weights: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    shards: dict[str, dict[str, np.ndarray]] = {}
-    for i, (name, array) in enumerate(weights.items()):
-        shards.setdefault(f"model-{i % 3 + 1:05}-of-00003.safetensors", {})[name] = array
-    return shards
-
-
 @pytest.mark.parametrize("layout", ["huggingface", "paddle"])
 def test_sharded(tmp_path, rng, layout):
     weights = random_weights(rng, specs())
     stored = weights if layout == "huggingface" else to_paddle(weights)
-    save_sharded(tmp_path, split(stored))
+    save_sharded(tmp_path, in_shards(stored))
     assert_loads(tmp_path, weights)
 
 
@@ -292,7 +268,7 @@ def test_pickles_are_never_read(tmp_path, name):
 
 
 def test_several_files_without_an_index(tmp_path, rng):
-    for shard, tensors in split(random_weights(rng, specs())).items():
+    for shard, tensors in in_shards(random_weights(rng, specs())).items():
         save(tmp_path / shard, tensors)
     with pytest.raises(FormatError, match=rf"3 .safetensors files, .* no {INDEX}"):
         open_checkpoint(tmp_path)
@@ -304,7 +280,7 @@ def test_several_files_without_an_index(tmp_path, rng):
 
 def test_a_single_file_beside_an_index_that_does_not_list_it(tmp_path, rng):
     weights = random_weights(rng, specs())
-    save_sharded(tmp_path, split(weights))
+    save_sharded(tmp_path, in_shards(weights))
     save(tmp_path / "model.safetensors", weights)
     with pytest.raises(FormatError, match="holds both"):
         open_checkpoint(tmp_path)
@@ -328,7 +304,7 @@ def test_layouts_are_not_mixed_or_guessed(tmp_path, rng):
 
 @pytest.fixture
 def sharded(tmp_path, rng):
-    save_sharded(tmp_path, split(random_weights(rng, specs())))
+    save_sharded(tmp_path, in_shards(random_weights(rng, specs())))
     return tmp_path
 
 
@@ -389,7 +365,7 @@ def test_weight_files_behind_links_load(tmp_path, rng):
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
     blobs.mkdir()
     snapshot.mkdir(parents=True)
-    save_sharded(blobs, split(weights))
+    save_sharded(blobs, in_shards(weights))
     for blob in blobs.iterdir():
         (snapshot / blob.name).symlink_to(Path("../../blobs") / blob.name)
     assert_loads(snapshot, weights)
@@ -442,7 +418,7 @@ def test_row_19_tensor_in_another_shard_than_the_index_says(sharded):
 
 def test_row_19_tensor_in_two_shards(sharded, rng):
     first, second = (f"model-0000{i}-of-00003.safetensors" for i in (1, 2))
-    shards = split(random_weights(rng, specs()))
+    shards = in_shards(random_weights(rng, specs()))
     twice = next(iter(shards[first]))
     save(sharded / second, {twice: shards[first][twice]} | shards[second])
     with pytest.raises(WeightError, match=rf"'{twice}' in '{first}' is in '{second}' too"):
