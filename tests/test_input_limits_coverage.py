@@ -308,8 +308,8 @@ ROWS = {
             "ops/test_attention.py::test_wrong_arguments_are_named",
             "ops/test_attention.py::test_wrong_metadata_is_named",
             "ops/test_kv_cache.py::test_copy_blocks_refuses_what_depends_on_the_order",
+            "ops/test_kv_cache.py::test_write_refuses_a_slot_for_two_tokens_and_writes_nothing",
         ),
-        not_yet="kv_cache_write takes two tokens for one slot without a word",
     ),
     53: Row(
         "op: sizes that overflow",

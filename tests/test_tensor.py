@@ -257,3 +257,28 @@ def test_import_is_quick_and_touches_no_model_code():
     assert done.returncode == 0, done.stdout + done.stderr
     # The target is 0.2 s; a loaded machine gets room, an import of a model library does not.
     assert float(done.stdout) < 1.0
+
+
+def test_a_tensor_that_cannot_be_read_is_reported_with_its_name():
+    weight = np.ones(2, np.float32)
+    for x, message in [
+        (np.ones((1,) * 7, np.float32), "expected at most 6 dimensions, got 7"),
+        (np.ones((2, 2), ">f4"), "expected native byte order"),
+        (np.array([["a", "b"]]), "expected a numeric dtype such as"),
+        (np.ones((2, 2), np.complex64), "expected a numeric dtype such as"),
+    ]:
+        with pytest.raises(ek.ArgumentError, match=f"^rms_norm: x: {message}"):
+            ek.ops.rms_norm(x, weight)
+        with pytest.raises(ek.ArgumentError, match=f"^rms_norm: out: {message}"):
+            ek.ops.rms_norm(np.ones((2, 2), np.float32), weight, out=x)
+        with pytest.raises(ek.ArgumentError, match=f"^from_numpy: array: {message}"):
+            ek.from_numpy(x)
+
+
+def test_public_functions_have_docstrings():
+    for name in ek.__all__:
+        thing = getattr(ek, name)
+        if callable(thing):
+            text = (thing.__doc__ or "").replace("\n", " ")
+            # pybind11 puts the signature first; a docstring is what follows it.
+            assert len(text.split("->")[-1].strip()) > 20, name

@@ -65,18 +65,30 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "Private: the compiled ops. Use ernie_kernels.ops.";
   py::register_exception_translator(&translate);
 
-  m.def("has_cuda", [] { return static_cast<bool>(ERNIE_WITH_CUDA); });
-  m.def("device_count", [] {
+  m.def(
+      "has_cuda", [] { return static_cast<bool>(ERNIE_WITH_CUDA); },
+      "Whether this build has the CUDA backend; device_count() says whether there is a GPU for "
+      "it.");
+  m.def(
+      "device_count",
+      [] {
 #if ERNIE_WITH_CUDA
-    return ernie::cuda::device_count();
+        return ernie::cuda::device_count();
 #else
-    return 0;
+        return 0;
 #endif
-  });
-  m.def("cpu_tier", [] { return ernie::name_of(ernie::active_isa()); });
-  m.def("detected_cpu_tier", [] { return ernie::name_of(ernie::detected_isa()); });
-  m.def("num_threads", &ernie::num_threads);
-  m.def("set_num_threads", &ernie::set_num_threads, py::arg("n"));
+      },
+      "GPUs that the CUDA backend can use: 0 in a build without it, or without a driver.");
+  m.def(
+      "cpu_tier", [] { return ernie::name_of(ernie::active_isa()); },
+      "The CPU tier in use: portable, avx2, avx512 or avx512_bf16; ERNIE_CPU_ISA forces one.");
+  m.def(
+      "detected_cpu_tier", [] { return ernie::name_of(ernie::detected_isa()); },
+      "The best CPU tier that this machine can run.");
+  m.def("num_threads", &ernie::num_threads, "Threads of the CPU backend.");
+  m.def("set_num_threads", &ernie::set_num_threads, py::arg("n"),
+        "Use n threads on the CPU from the next op on: 1 to 1024, else ArgumentError. Results do "
+        "not depend on it. ERNIE_NUM_THREADS sets the first value; all cores are the default.");
   m.def("measure_read_bandwidth", &ernie::measure_read_bandwidth, py::arg("nbytes"),
         py::call_guard<py::gil_scoped_release>());
   m.def("cpu_bytes_allocated", &ernie::cpu_bytes_allocated);

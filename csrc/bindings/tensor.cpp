@@ -57,10 +57,7 @@ py::object to_numpy(const Tensor& t) {
 Tensor from_array(py::handle array, const std::string& device) {
   py::object keep_alive;
   const TensorView view = view_of(array, &keep_alive);
-  if (view.not_a_tensor != nullptr)
-    throw TypeError(
-        std::string("from_numpy: array: expected a numpy array or DLPack object, got ") +
-        view.not_a_tensor);
+  Check("from_numpy").rank("array", view, view.rank);  // reports what cannot be read
   Tensor borrowed;
   borrowed.view = view;
   const Stream to{device_named(device), nullptr};
@@ -233,8 +230,8 @@ const Tensor* as_tensor(py::handle src) {
 DType dtype_named(const std::string& name, const char* what) {
   for (DType dtype : kAllDTypes)
     if (name == name_of(dtype)) return dtype;
-  throw ArgumentError(std::string(what) +
-                      ": expected a numeric dtype such as float32, bfloat16, int32 or uint8, got " +
+  throw ArgumentError((what != nullptr ? std::string(what) + ": " : "") +
+                      "expected a numeric dtype such as float32, bfloat16, int32 or uint8, got " +
                       io::quoted(name));
 }
 
@@ -317,7 +314,18 @@ void bind_tensor(py::module_& m) {
         return empty(shape, dtype_named(dtype_string(dtype), "empty: dtype"),
                      {device_named(device), nullptr});
       },
-      py::arg("shape"), py::arg("dtype"), py::arg("device") = "cpu");
+      py::arg("shape"), py::arg("dtype"), py::arg("device") = "cpu",
+      R"(An uninitialised tensor.
+
+Args:
+    shape: extents, each >= 0, at most 6 of them.
+    dtype: a name such as ``"bfloat16"``, or a numpy dtype.
+    device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+
+Raises:
+    ArgumentError: a shape, dtype or device that does not exist.
+    UnsupportedError: no such device in this build or on this machine.
+    OutOfMemoryError: not enough memory on the device.)");
   m.def(
       "empty_like",
       [](const TensorView& like, const char* op, const char* argument) {
@@ -326,7 +334,18 @@ void bind_tensor(py::module_& m) {
         return empty({like.shape, like.shape + like.rank}, like.dtype, {like.device, like.stream});
       },
       py::arg("like"), py::arg("op"), py::arg("argument"));
-  m.def("from_numpy", &from_array, py::arg("array"), py::arg("device") = "cpu");
+  m.def("from_numpy", &from_array, py::arg("array"), py::arg("device") = "cpu",
+        R"(A copy of ``array`` on ``device``.
+
+Args:
+    array: numpy (bfloat16 through ml_dtypes) or anything with DLPack; any strides.
+    device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+
+Raises:
+    TypeError: not a tensor.
+    ArgumentError: a dtype, device or layout that cannot be read.
+    UnsupportedError: no such device in this build or on this machine.
+    OutOfMemoryError: not enough memory on the device.)");
 }
 
 }  // namespace ernie::bindings

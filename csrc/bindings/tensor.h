@@ -12,7 +12,7 @@ namespace ernie::bindings {
 // The C++ tensor behind a Python one; null when `src` is something else.
 const Tensor* as_tensor(pybind11::handle src);
 
-// "bfloat16" -> DType::kBF16. `what` opens the error message.
+// "bfloat16" -> DType::kBF16. `what` opens the error message; may be null.
 DType dtype_named(const std::string& name, const char* what);
 
 // "cpu", "cuda" or "cuda:1".

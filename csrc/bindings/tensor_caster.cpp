@@ -33,8 +33,8 @@ DType dtype_of(const dlpack::DLDataType& t) {
   };
   for (const Row& row : kRows)
     if (t.lanes == 1 && row.code == t.code && row.bits == t.bits) return row.dtype;
-  throw ArgumentError("unsupported dtype: DLPack code " + std::to_string(t.code) + ", " +
-                      std::to_string(t.bits) + " bits; view packed or fp8 data as uint8");
+  throw ArgumentError("expected a numeric dtype, got DLPack code " + std::to_string(t.code) +
+                      " of " + std::to_string(t.bits) + " bits; view packed or fp8 data as uint8");
 }
 
 Device device_of(const dlpack::DLDevice& d) {
@@ -45,14 +45,14 @@ Device device_of(const dlpack::DLDevice& d) {
     case dlpack::kDLCUDA:
       return {DeviceType::kCuda, d.device_id};
   }
-  throw ArgumentError("unsupported device: DLPack type " + std::to_string(d.device_type) +
-                      "; expected cpu or cuda");
+  throw ArgumentError("expected a tensor on cpu or cuda, got DLPack device type " +
+                      std::to_string(d.device_type));
 }
 
 void check_rank(int64_t rank) {
   if (rank > TensorView::kMaxRank)
-    throw ArgumentError("a tensor of rank " + std::to_string(rank) + "; at most " +
-                        std::to_string(TensorView::kMaxRank) + " are supported");
+    throw ArgumentError("expected at most " + std::to_string(TensorView::kMaxRank) +
+                        " dimensions, got " + std::to_string(rank));
 }
 
 TensorView from_dltensor(const DLTensor& t) {
@@ -69,7 +69,7 @@ TensorView from_dltensor(const DLTensor& t) {
     compact *= t.shape[i];
   }
   if (reinterpret_cast<uintptr_t>(v.data) % size_of(v.dtype) != 0)
-    throw ArgumentError("DLPack: expected aligned data; copy the tensor first");
+    throw ArgumentError("expected aligned data, got a misaligned address; copy the tensor first");
   return v;
 }
 
@@ -79,9 +79,9 @@ TensorView from_numpy(const py::array& a) {
   check_rank(a.ndim());
   const py::dtype dtype = a.dtype();
   TensorView v;
-  v.dtype = dtype_named(py::cast<std::string>(dtype.attr("name")), "numpy array");
+  v.dtype = dtype_named(py::cast<std::string>(dtype.attr("name")), nullptr);
   if (!py::cast<bool>(dtype.attr("isnative")))
-    throw ArgumentError("numpy array: expected native byte order, got the other one");
+    throw ArgumentError("expected native byte order, got the other one");
   v.data = const_cast<void*>(a.data());
   v.readonly = !a.writeable();
   v.rank = static_cast<int32_t>(a.ndim());
@@ -89,13 +89,12 @@ TensorView from_numpy(const py::array& a) {
   for (int i = 0; i < v.rank; ++i) {
     v.shape[i] = a.shape(i);
     if (a.strides(i) % itemsize != 0)
-      throw ArgumentError(
-          "numpy array: expected strides that are multiples of the item size, got " +
-          std::to_string(a.strides(i)) + " bytes; copy the array first");
+      throw ArgumentError("expected strides that are multiples of the item size, got " +
+                          std::to_string(a.strides(i)) + " bytes; copy the array first");
     v.stride[i] = a.strides(i) / itemsize;
   }
   if (reinterpret_cast<uintptr_t>(v.data) % itemsize != 0)
-    throw ArgumentError("numpy array: expected aligned data; copy the array first");
+    throw ArgumentError("expected aligned data, got a misaligned address; copy the array first");
   return v;
 }
 
@@ -121,7 +120,7 @@ const DLPackExchangeAPI* exchange_api(PyTypeObject* type) {
 // What the other library says of it would make no sense here.
 [[noreturn]] void refuse(py::handle src) {
   PyErr_Clear();
-  throw ArgumentError(std::string("DLPack: expected a tensor that can be exported, got one of ") +
+  throw ArgumentError(std::string("expected a tensor that DLPack can export, got one of ") +
                       Py_TYPE(src.ptr())->tp_name + " that cannot");
 }
 
@@ -140,7 +139,7 @@ TensorView from_capsule(const py::object& capsule) {
     const auto* managed = static_cast<dlpack::DLManagedTensorVersioned*>(
         PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
     if (managed->version.major != 1)
-      throw ArgumentError("DLPack: expected major version 1, got " +
+      throw ArgumentError("expected DLPack major version 1, got " +
                           std::to_string(managed->version.major));
     TensorView v = from_dltensor(managed->dl_tensor);
     v.readonly = (managed->flags & dlpack::kReadOnlyFlag) != 0;
@@ -170,8 +169,9 @@ py::object request_capsule(py::handle src) {
 
 }  // namespace
 
-TensorView view_of(py::handle src, py::object* keep_alive) {
-  if (const Tensor* t = as_tensor(src)) return t->view;
+namespace {
+
+TensorView read(py::handle src, py::object* keep_alive) {
   if (py::isinstance<py::array>(src)) return from_numpy(py::reinterpret_borrow<py::array>(src));
   if (const DLPackExchangeAPI* api = exchange_api(Py_TYPE(src.ptr())))
     return from_exchange_api(api, src);
@@ -189,10 +189,27 @@ TensorView view_of(py::handle src, py::object* keep_alive) {
   return v;
 }
 
+}  // namespace
+
+TensorView view_of(py::handle src, py::object* keep_alive) {
+  if (const Tensor* t = as_tensor(src)) return t->view;
+  try {
+    return read(src, keep_alive);
+  } catch (const ArgumentError& e) {
+    // The op knows the argument's name; it reports this with it.
+    const py::str words(e.what());
+    *keep_alive = words;
+    TensorView v;
+    v.defect = PyUnicode_AsUTF8(words.ptr());
+    return v;
+  }
+}
+
 Stream stream_of(std::initializer_list<const TensorView*> arguments) {
   Stream stream;
   for (const TensorView* t : arguments) {
-    if (t == nullptr || t->not_a_tensor != nullptr || t->device.type != DeviceType::kCuda) continue;
+    // What is no tensor, or cannot be read as one, is on no device.
+    if (t == nullptr || t->device.type != DeviceType::kCuda) continue;
     if (stream.device.type == DeviceType::kCpu) {
       stream = {t->device, t->stream};
 #if ERNIE_WITH_CUDA

@@ -43,6 +43,7 @@ void Check::fail(const char* name, const std::string& expected, const std::strin
 }
 
 void Check::is_tensor(const char* name, const TensorView& t) const {
+  if (t.defect != nullptr) throw ArgumentError(std::string(op_) + ": " + name + ": " + t.defect);
   if (t.not_a_tensor == nullptr) return;
   throw TypeError(std::string(op_) + ": " + name +
                   ": expected a tensor (ernie_kernels.Tensor, numpy or any DLPack object), got " +

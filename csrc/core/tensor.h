@@ -50,6 +50,7 @@ struct TensorView {
 
   void* stream = nullptr;              // queue on which the data becomes ready (CUDA only)
   const char* not_a_tensor = nullptr;  // the Python type that came instead; Check reports it
+  const char* defect = nullptr;  // "expected X, got Y" of a tensor that cannot be read; as above
 
   // Negative dims count from the end: size(-1) is the innermost extent.
   int64_t size(int dim) const { return shape[dim < 0 ? dim + rank : dim]; }

@@ -18,14 +18,30 @@ int64_t index_at(const TensorView& indices, int64_t i) {
   return indices.dtype == DType::kI32 ? indices.ptr<int32_t>()[i] : indices.ptr<int64_t>()[i];
 }
 
+// Every slot exists, and none is written by two tokens: the order of the writes is not defined.
 void check_slots(const TensorView& slot_mapping, int64_t num_slots) {
-  for (int64_t t = 0; t < slot_mapping.size(0); ++t) {
+  const Check check("kv_cache_write");
+  const int64_t num_tokens = slot_mapping.size(0);
+  int64_t highest = -1;
+  bool ascending = true;  // as of one sequence: then no slot comes twice
+  for (int64_t t = 0; t < num_tokens; ++t) {
     const int64_t slot = index_at(slot_mapping, t);
     if (slot < -1 || slot >= num_slots)
-      Check("kv_cache_write")
-          .fail("slot_mapping", "-1 or a slot below " + std::to_string(num_slots),
-                std::to_string(slot) + " for token " + std::to_string(t));
+      check.fail("slot_mapping", "-1 or a slot below " + std::to_string(num_slots),
+                 std::to_string(slot) + " for token " + std::to_string(t));
+    if (slot == -1) continue;
+    ascending = ascending && slot > highest;
+    highest = std::max(highest, slot);
   }
+  if (ascending) return;
+  std::vector<int64_t> slots;
+  for (int64_t t = 0; t < num_tokens; ++t)
+    if (const int64_t slot = index_at(slot_mapping, t); slot != -1) slots.push_back(slot);
+  std::sort(slots.begin(), slots.end());
+  const auto twice = std::adjacent_find(slots.begin(), slots.end());
+  if (twice != slots.end())
+    check.fail("slot_mapping", "each slot once",
+               "slot " + std::to_string(*twice) + " for two tokens");
 }
 
 // Every block exists, and the copies may run in any order.

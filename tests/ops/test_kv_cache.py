@@ -84,6 +84,18 @@ def test_write_refuses_a_slot_out_of_range_and_writes_nothing(rng, slot):
     assert not v_cache.any()
 
 
+def test_write_refuses_a_slot_for_two_tokens_and_writes_nothing():
+    key = np.ones((4, 1, 4), np.float32)
+    k_cache, v_cache = np.zeros((2, 1, BLOCK_SIZE, 4), F32), np.zeros((2, 1, BLOCK_SIZE, 4), F32)
+    message = "kv_cache_write: slot_mapping: expected each slot once, got slot 3 for two tokens"
+    with pytest.raises(ek.ArgumentError, match=message):
+        ops.kv_cache_write(key, key, k_cache, v_cache, np.array([3, 1, -1, 3], np.int32))
+    assert not k_cache.any()
+    assert not v_cache.any()
+    ops.kv_cache_write(key, key, k_cache, v_cache, np.array([3, -1, -1, 1], np.int32))
+    assert k_cache.sum() == 8
+
+
 @pytest.mark.parametrize("dtype", [F32, BF16, np.dtype(np.int8), np.dtype(np.uint8)], ids=str)
 @pytest.mark.parametrize("index_type", INDEX_TYPES)
 @pytest.mark.parametrize("pairs", [[], [[1, 4]], [[1, 4], [1, 0], [3, 6]]])
