@@ -17,9 +17,10 @@
 // set; without, the shapes of the call decide the splits. A row that sees no key gets zeros. What
 // lies in the cache beyond seq_lens[s] is never read, nor are block_table entries that no key
 // needs. A block id out of range, which the host cannot see on CUDA, stands for the nearest one in
-// range.
-// Source: Vaswani et al. 2017, arXiv:1706.03762; online softmax: Milakov & Gimelshein 2018,
-// arXiv:1805.02867; paged cache: Kwon et al. 2023, arXiv:2309.06180.
+// range. On CUDA a NaN or infinite value of a token may also reach rows of its own sequence that
+// are in the same call and do not see it; on the CPU it does not. Source: Vaswani et al. 2017,
+// arXiv:1706.03762; online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867; paged cache: Kwon
+// et al. 2023, arXiv:2309.06180.
 #pragma once
 
 #include "core/tensor.h"
