@@ -1,12 +1,13 @@
 // One work item is a tile of query rows (tokens x the query heads of one kv head), against the keys
-// of one sequence. Keys and values of 64 tokens at a time are widened to float32 panels in cache,
-// read once for all rows of the tile, and multiplied by the leaves of gemm.isa.h: prefill and
-// decode run the same code, which is why they give the same bits.
+// of one sequence. Keys and values of 64 tokens at a time are turned into panels in cache, read
+// once for all rows of the tile, and multiplied by the leaves of gemm.isa.h: prefill and decode run
+// the same code, which is why they give the same bits.
 #include "ops/attention.h"
 
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "core/checked.h"
@@ -53,15 +54,19 @@ struct Sizes {
   }
 };
 
-template <class T>
+using GemmFn = void (*)(const GemmBlock&);
+
+// T is the dtype of queries, keys and values; Q what the scores are multiplied in: float, or
+// bfloat16 where its dot product is the faster instruction.
+template <class T, class Q>
 struct Leaves {
-  void (*gemm)(const GemmBlock&) = ERNIE_SELECT_ISA(void (*)(const GemmBlock&), gemm_f32_f32);
+  GemmFn gemm = ERNIE_SELECT_ISA(GemmFn, gemm_f32_f32);
+  GemmFn score_gemm = std::is_same_v<Q, bf16> ? ERNIE_SELECT_ISA(GemmFn, gemm_bf16_bf16) : gemm;
   void (*widen)(const T*, float*, int64_t,
                 int64_t) = ERNIE_SELECT_ISA(void (*)(const T*, float*, int64_t, int64_t),
                                             widen_row);
-  void (*pack_keys)(const T*, int64_t, int64_t,
-                    float*) = ERNIE_SELECT_ISA(void (*)(const T*, int64_t, int64_t, float*),
-                                               pack_keys);
+  using PackKeys = void (*)(const T*, int64_t, int64_t, Q*);
+  PackKeys pack_keys = ERNIE_SELECT_ISA(PackKeys, pack_keys);
   void (*pack_value)(const T*, int64_t, float*,
                      int64_t) = ERNIE_SELECT_ISA(void (*)(const T*, int64_t, float*, int64_t),
                                                  pack_value);
@@ -76,7 +81,7 @@ struct Leaves {
                                              divide_row);
 };
 
-template <class T>
+template <class T, class Q>
 class Attention {
  public:
   explicit Attention(const AttentionArgs& a)
@@ -207,13 +212,13 @@ class Attention {
     const int64_t end = std::min(begin + kAttentionSplit, tile_limit(tile));
     if (begin >= end) return;
 
-    auto* queries = static_cast<float*>(scratch(ScratchSlot::kRows, rows * d * sizeof(float)));
+    auto* queries = static_cast<Q*>(scratch(ScratchSlot::kRows, rows * d * sizeof(Q)));
     load_queries(tile, queries);
     auto* scores =
         static_cast<float*>(scratch(ScratchSlot::kAccumulator, rows * kTileKeys * sizeof(float)));
-    auto* keys = static_cast<float*>(
+    auto* values = static_cast<float*>(
         scratch(ScratchSlot::kPanel, kTileKeys * (d + s_.width) * sizeof(float)));
-    float* values = keys + kTileKeys * d;
+    Q* keys = reinterpret_cast<Q*>(values + kTileKeys * s_.width);
 
     for (int64_t key = begin; key < end; key += kTileKeys) {
       const int64_t count = std::min(kTileKeys, end - key);
@@ -221,16 +226,16 @@ class Attention {
       // Rows before `hidden` see none of these keys; what they hold stays untouched.
       const int64_t hidden = hidden_rows(tile, key);
       const int64_t seen = rows - hidden;
-      leaves_.gemm({.x = queries + hidden * d,
-                    .x_stride = d,
-                    .rows = seen,
-                    .w = keys,
-                    .w_stride = d * kPanelRows,
-                    .panels = ceil_div(count, kPanelRows),
-                    .k = d,
-                    .acc = scores,
-                    .acc_stride = kTileKeys,
-                    .accumulate = false});
+      leaves_.score_gemm({.x = queries + hidden * d,
+                          .x_stride = d,
+                          .rows = seen,
+                          .w = keys,
+                          .w_stride = d * kPanelRows,
+                          .panels = ceil_div(count, kPanelRows),
+                          .k = d,
+                          .acc = scores,
+                          .acc_stride = kTileKeys,
+                          .accumulate = false});
       for (int64_t r = 0; r < seen; ++r) {
         const int64_t row = hidden + r;
         leaves_.softmax(scores + r * kTileKeys, visible_keys(tile, key, count, row), count,
@@ -274,13 +279,16 @@ class Attention {
     return tokens * s_.group;
   }
 
-  void load_queries(const Tile& tile, float* out) const {
+  void load_queries(const Tile& tile, Q* out) const {
     for (int64_t i = 0; i < tile.tokens; ++i)
       for (int64_t g = 0; g < s_.group; ++g, out += s_.head_dim)
-        leaves_.widen(row_of(a_.query, tile, i, g), out, s_.head_dim, s_.head_dim);
+        if constexpr (std::is_same_v<T, Q>)
+          std::copy_n(row_of(a_.query, tile, i, g), s_.head_dim, out);
+        else
+          leaves_.widen(row_of(a_.query, tile, i, g), out, s_.head_dim, s_.head_dim);
   }
 
-  void load_keys_and_values(const Tile& tile, int64_t key, int64_t count, float* keys,
+  void load_keys_and_values(const Tile& tile, int64_t key, int64_t count, Q* keys,
                             float* values) const {
     const int64_t page = s_.block_size * s_.head_dim;
     for (int64_t j = 0; j < count; j += kPanelRows) {
@@ -318,7 +326,7 @@ class Attention {
   const AttentionArgs& a_;
   const int64_t num_seqs_;
   const Sizes s_;
-  const Leaves<T> leaves_;
+  const Leaves<T, Q> leaves_;
   std::vector<Tile> tiles_;
   int64_t longest_ = 0;
 };
@@ -326,7 +334,12 @@ class Attention {
 }  // namespace
 
 void attention(const AttentionArgs& a, const Stream&) {
-  a.query.dtype == DType::kBF16 ? Attention<bf16>(a).run() : Attention<float>(a).run();
+  if (a.query.dtype == DType::kF32)
+    Attention<float, float>(a).run();
+  else if (prefers_bf16_dot())
+    Attention<bf16, bf16>(a).run();
+  else
+    Attention<bf16, float>(a).run();
 }
 
 }  // namespace ernie::cpu

@@ -96,6 +96,28 @@ void pack_keys_t(const T* keys, int64_t count, int64_t head_dim, float* out) {
   }
 }
 
+// One pair of every key after the other: the pairs of 16 keys are 32-bit words to be transposed.
+void pack_key_pairs(const bf16* keys, int64_t count, int64_t head_dim, bf16* out) {
+  int64_t d = 0;
+#if defined(__AVX512F__)
+  constexpr int64_t kWords = F32::kWidth;
+  for (; d + 2 * kWords <= head_dim; d += 2 * kWords) {
+    F32 rows[kWords];
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kWords; ++i)
+      rows[i] = i < count ? F32{_mm512_castsi512_ps(_mm512_loadu_si512(keys + i * head_dim + d))}
+                          : set(0.f);
+    transpose(rows);
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kWords; ++i)
+      _mm512_storeu_si512(out + (d / 2 + i) * 2 * kPanelKeys, _mm512_castps_si512(rows[i].v));
+  }
+#endif
+  for (; d < head_dim; ++d)
+    for (int64_t i = 0; i < kPanelKeys; ++i)
+      out[d / 2 * 2 * kPanelKeys + 2 * i + d % 2] = i < count ? keys[i * head_dim + d] : bf16{};
+}
+
 template <class T>
 void pack_value_t(const T* value, int64_t head_dim, float* out, int64_t panel_stride) {
   constexpr int64_t W = F32::kWidth;
@@ -131,6 +153,9 @@ void pack_keys(const float* keys, int64_t count, int64_t head_dim, float* out) {
 }
 void pack_keys(const bf16* keys, int64_t count, int64_t head_dim, float* out) {
   pack_keys_t(keys, count, head_dim, out);
+}
+void pack_keys(const bf16* keys, int64_t count, int64_t head_dim, bf16* out) {
+  pack_key_pairs(keys, count, head_dim, out);
 }
 void pack_value(const float* value, int64_t head_dim, float* out, int64_t panel_stride) {
   pack_value_t(value, head_dim, out, panel_stride);

@@ -12,6 +12,9 @@ namespace ernie::cpu {
 ERNIE_DECLARE_ISA(void pack_keys(const float* keys, int64_t count, int64_t head_dim, float* out))
 ERNIE_DECLARE_ISA(void pack_keys(const bf16* keys, int64_t count, int64_t head_dim, float* out))
 
+// The same for products of bfloat16 pairs: out[d / 2, j, d % 2] = keys[j, d], bits unchanged.
+ERNIE_DECLARE_ISA(void pack_keys(const bf16* keys, int64_t count, int64_t head_dim, bf16* out))
+
 // A value row as row `j` of the weights of p * v: out[panel, j, i] = value[16 panel + i], zero
 // beyond head_dim; panels are `panel_stride` apart.
 ERNIE_DECLARE_ISA(void pack_value(const float* value, int64_t head_dim, float* out,

@@ -130,8 +130,15 @@ BUGS = [
     Bug(
         "attention: one key too many",
         "csrc/cpu/attention.cpp",
-        "seq_len(s) - query_len(s) + i + 1 : seq_len(s)",
-        "seq_len(s) - query_len(s) + i + 2 : seq_len(s)",
+        "seq_len(s) - query_len(s) + i + 1 :",
+        "seq_len(s) - query_len(s) + i + 2 :",
+        ATTENTION,
+    ),
+    Bug(
+        "attention: key pairs swapped",
+        "csrc/cpu/attention.isa.cpp",
+        "out[d / 2 * 2 * kPanelKeys + 2 * i + d % 2]",
+        "out[d / 2 * 2 * kPanelKeys + 2 * i + 1 - d % 2]",
         ATTENTION,
     ),
     Bug(
@@ -163,10 +170,10 @@ BUGS = [
         ATTENTION,
     ),
     Bug(
-        "attention: empty keys of a page are read",
+        "attention: causal even where it should not be",
         "csrc/cpu/attention.cpp",
-        "const int64_t rows = std::min(kPanelRows, count - j);",
-        "const int64_t rows = kPanelRows;",
+        "seq_len(s) - query_len(s) + i + 1 : seq_len(s);",
+        "seq_len(s) - query_len(s) + i + 1 : seq_len(s) - query_len(s) + i + 1;",
         ATTENTION,
     ),
     Bug(
@@ -195,8 +202,8 @@ BUGS = [
     Bug(
         "attention: odd head_dim tail dropped",
         "csrc/cpu/attention.isa.cpp",
-        "for (; d < head_dim; ++d)",
-        "for (; d + 1 < head_dim; ++d)",
+        "for (; d < head_dim; ++d)\n      for (int64_t i = 0; i < W; ++i)\n",
+        "for (; d + 1 < head_dim; ++d)\n      for (int64_t i = 0; i < W; ++i)\n",
         ATTENTION,
     ),
     Bug(
@@ -204,7 +211,7 @@ BUGS = [
         "csrc/cpu/simd.isa.h",
         "r = fma(n, set(-1.42860682030941723212e-6f), r);",
         "",
-        ATTENTION,
+        ACTIVATION,
     ),
     Bug(
         "simd: bfloat16 truncated instead of rounded",
@@ -233,13 +240,6 @@ BUGS = [
         "const int64_t chunks = ceil_div(count, grain);",
         "const int64_t chunks = count / grain;",
         [*PARALLEL, *GEMM],
-    ),
-    Bug(
-        "threads: a fork keeps the parent's pool",
-        "csrc/core/parallel.cpp",
-        "void reset_after_fork() { g_pools = new Pools; }",
-        "void reset_after_fork() {}",
-        PARALLEL,
     ),
     Bug(
         "kv_cache: heads taken as contiguous",

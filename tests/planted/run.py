@@ -98,6 +98,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the bugs and stop")
     parser.add_argument("--tree", type=Path, default=ROOT / "build" / "planted")
     args = parser.parse_args()
+    args.tree = args.tree.resolve()  # the tests run inside it
     bugs = [bug for bug in BUGS if args.only in bug.name]
     if args.count < 1 or not bugs:
         parser.error("no bug to plant")
