@@ -12,7 +12,7 @@ from reference import BF16, F32, on, poisoned
 # x, weight, out
 DTYPES = [(F32, F32, F32), (F32, BF16, F32), (BF16, BF16, BF16), (BF16, BF16, F32)]
 # num_tokens, in_features, out_features: around the tiles (6 rows, 16 x 8 outputs), the blocks
-# (96 rows, 512 deep) and the pairs of bfloat16 weights.
+# (96 rows, 1024 deep) and the pairs of bfloat16 weights.
 SHAPES = [
     (1, 1, 1),
     (1, 7, 5),
@@ -24,6 +24,7 @@ SHAPES = [
     (13, 513, 31),
     (97, 40, 200),
     (100, 1030, 65),
+    (9, 2051, 33),
     (1, 2048, 300),
 ]
 
@@ -66,8 +67,8 @@ def test_packed_layout(rng):
 @pytest.mark.parametrize("dtypes", DTYPES, ids=ids)
 def test_row_depends_on_itself_alone(rng, dtypes):
     """Alone, in any batch, packed or not, on any number of threads: the same bits."""
-    x = reference.random(rng, (131, 1100), dtypes[0])
-    weight = reference.random(rng, (150, 1100), dtypes[1])
+    x = reference.random(rng, (131, 2100), dtypes[0])
+    weight = reference.random(rng, (150, 2100), dtypes[1])
     packed = ops.linear_pack(weight)
     name = str(dtypes[2])
     whole = ops.linear(x, packed, dtype=name).numpy()
