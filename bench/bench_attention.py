@@ -13,7 +13,7 @@ import numpy as np
 import ernie_kernels as ek
 from ernie_kernels import ops
 
-from harness import Case, copies_beyond_cache, has_torch, main, rotated
+from harness import Case, copies_beyond_cache, has_torch, main, rotated, torch_tensor
 
 # num_heads, num_kv_heads of ERNIE-4.5-0.3B and 21B-A3B; head_dim 128.
 HEADS = [(16, 2), (20, 4)]
@@ -60,15 +60,12 @@ def attention_case(rng, device, heads, num_queries, length) -> Case:
     if has_torch():
         import torch
 
-        def tensor(a):
-            return torch.from_numpy(a.view(np.int16).copy()).view(torch.bfloat16).to(device)
-
         def contiguous(c):
             kv_heads_first = c.transpose(1, 0, 2, 3).reshape(1, num_kv_heads, length, HEAD_DIM)
-            return tensor(kv_heads_first)
+            return torch_tensor(kv_heads_first, device)
 
         theirs_kv = rotated([(contiguous(k), contiguous(v)) for k, v in pairs])
-        theirs_query = tensor(query.transpose(1, 0, 2)[None])
+        theirs_query = torch_tensor(query.transpose(1, 0, 2)[None].copy(), device)
 
         def theirs():
             return torch.nn.functional.scaled_dot_product_attention(

@@ -12,7 +12,7 @@ import numpy as np
 import ernie_kernels as ek
 from ernie_kernels import ops
 
-from harness import Case, copies_beyond_cache, has_torch, main, rotated
+from harness import Case, copies_beyond_cache, has_torch, main, rotated, torch_tensor
 
 # out_features, in_features of ERNIE-4.5-0.3B: q/k/v, o, gate/up, down, head.
 LAYERS = [(2560, 1024), (1024, 2048), (6144, 1024), (1024, 3072), (103424, 1024)]
@@ -42,13 +42,8 @@ def linear_case(rng, device, dtype, num_tokens, out_features, in_features) -> Ca
     if has_torch():
         import torch
 
-        def tensor(a):
-            if a.dtype == np.float32:
-                return torch.from_numpy(a.copy()).to(device)
-            return torch.from_numpy(a.view(np.int16).copy()).view(torch.bfloat16).to(device)
-
-        theirs = rotated([tensor(weight) for _ in range(count)])
-        tx = tensor(x)
+        theirs = rotated([torch_tensor(weight, device) for _ in range(count)])
+        tx = torch_tensor(x, device)
         peers["torch"] = lambda: torch.nn.functional.linear(tx, theirs())
 
         def check():

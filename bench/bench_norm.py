@@ -13,7 +13,7 @@ import numpy as np
 import ernie_kernels as ek
 from ernie_kernels import ops
 
-from harness import Case, has_torch, main
+from harness import Case, has_torch, main, torch_tensor
 
 # hidden_size of ERNIE-4.5-0.3B, 21B-A3B and 300B-A47B; one decode step and one prefill each.
 CASES = [(t, h) for h in (1024, 2560, 8192) for t in (1, 512)]
@@ -30,7 +30,7 @@ def cases(device: str) -> Iterator[Case]:
         if has_torch():
             import torch
 
-            tx = torch.from_numpy(x.view(np.int16)).view(torch.bfloat16).to(device)
+            tx = torch_tensor(x, device)
             tw = torch.ones(hidden_size, dtype=torch.bfloat16, device=device)
             peers["torch"] = lambda tx=tx, tw=tw, h=hidden_size: torch.nn.functional.rms_norm(
                 tx, (h,), tw, 1e-5

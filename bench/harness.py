@@ -73,6 +73,15 @@ def has_torch() -> bool:
     return True
 
 
+def torch_tensor(array: np.ndarray, device: str):
+    """A copy as a torch tensor; bfloat16 by its bits, which numpy cannot hand over."""
+    import torch
+
+    if array.dtype.name != "bfloat16":
+        return torch.from_numpy(array.copy()).to(device)
+    return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16).to(device)
+
+
 def rotated(items: Sequence) -> Callable[[], object]:
     """Takes the next of ``items`` on each call: weights that come from memory, not from cache."""
     state = [0]

@@ -15,6 +15,7 @@ FAMILY_FILES = [
     "csrc/bindings/{}.cpp",
     "python/ernie_kernels/ops/{}.py",
     "tests/ops/test_{}.py",
+    "bench/bench_{}.py",
 ]
 
 ALLOWED = {
