@@ -3,6 +3,7 @@
 #include <cmath>
 #include <optional>
 
+#include "bindings/number_caster.h"
 #include "bindings/tensor.h"
 #include "bindings/tensor_caster.h"
 
@@ -14,8 +15,9 @@ void bind_attention(py::module_& m) {
   m.def(
       "attention",
       [](TensorView out, TensorView query, TensorView k_cache, TensorView v_cache,
-         TensorView cu_seqlens_q, TensorView seq_lens, TensorView block_table, int64_t max_seqlen_q,
-         int64_t max_seq_len, std::optional<float> scale, bool causal, TensorView workspace) {
+         TensorView cu_seqlens_q, TensorView seq_lens, TensorView block_table,
+         Number<int64_t> max_seqlen_q, Number<int64_t> max_seq_len,
+         std::optional<Number<float>> scale, bool causal, TensorView workspace) {
         // A query of the wrong shape is for the op itself to refuse.
         const bool has_head_dim = query.rank == 3 && query.size(2) > 0;
         const float default_scale =
@@ -29,9 +31,9 @@ void bind_attention(py::module_& m) {
              .cu_seqlens_q = cu_seqlens_q,
              .seq_lens = seq_lens,
              .block_table = block_table,
-             .max_seqlen_q = max_seqlen_q,
-             .max_seq_len = max_seq_len,
-             .scale = scale.value_or(default_scale),
+             .max_seqlen_q = max_seqlen_q.get("attention", "max_seqlen_q"),
+             .max_seq_len = max_seq_len.get("attention", "max_seq_len"),
+             .scale = scale ? scale->get("attention", "scale") : default_scale,
              .causal = causal,
              .workspace = workspace},
             {&out, &query, &k_cache, &v_cache, &cu_seqlens_q, &seq_lens, &block_table, &workspace});
@@ -44,14 +46,15 @@ void bind_attention(py::module_& m) {
   // stream's pool.
   m.def(
       "attention_workspace",
-      [](TensorView query, TensorView k_cache, TensorView seq_lens, int64_t max_seqlen_q,
-         int64_t max_seq_len) {
+      [](TensorView query, TensorView k_cache, TensorView seq_lens, Number<int64_t> max_seqlen_q,
+         Number<int64_t> max_seq_len) {
         const bool shapes_fit =
             query.rank == 3 && k_cache.rank == 4 && k_cache.size(1) > 0 && seq_lens.rank == 1;
         const int64_t size =
             shapes_fit ? attention_workspace_size(query.device, query.size(0), query.size(1),
                                                   k_cache.size(1), query.size(2), seq_lens.size(0),
-                                                  max_seqlen_q, max_seq_len)
+                                                  max_seqlen_q.get("attention", "max_seqlen_q"),
+                                                  max_seq_len.get("attention", "max_seq_len"))
                        : 0;  // the op itself says what is wrong
         return empty({size}, DType::kU8, stream_of({&query, &k_cache}));
       },

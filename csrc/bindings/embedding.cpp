@@ -1,5 +1,6 @@
 #include "ops/embedding.h"
 
+#include "bindings/number_caster.h"
 #include "bindings/tensor.h"
 #include "bindings/tensor_caster.h"
 #include "core/check.h"
@@ -29,13 +30,11 @@ void bind_embedding(py::module_& m) {
   m.def(
       "embedding",
       [](TensorView out, TensorView input_ids, TensorView weight,
-         std::optional<int64_t> vocab_size) {
-        if (!vocab_size) {
-          Check("embedding").rank("weight", weight, 2);
-          vocab_size = weight.size(0);
-        }
-        run(embedding,
-            {.out = out, .input_ids = input_ids, .weight = weight, .vocab_size = *vocab_size},
+         std::optional<Number<int64_t>> vocab_size) {
+        if (!vocab_size) Check("embedding").rank("weight", weight, 2);
+        const int64_t rows =
+            vocab_size ? vocab_size->get("embedding", "vocab_size") : weight.size(0);
+        run(embedding, {.out = out, .input_ids = input_ids, .weight = weight, .vocab_size = rows},
             {&out, &input_ids, &weight});
       },
       py::arg("out"), py::arg("input_ids"), py::arg("weight"), py::arg("vocab_size"));

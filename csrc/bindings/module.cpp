@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 
+#include "bindings/number_caster.h"
 #include "core/ceiling.h"
 #include "core/error.h"
 #include "core/isa.h"
@@ -86,9 +87,14 @@ PYBIND11_MODULE(_core, m) {
       "detected_cpu_tier", [] { return ernie::name_of(ernie::detected_isa()); },
       "The best CPU tier that this machine can run.");
   m.def("num_threads", &ernie::num_threads, "Threads of the CPU backend.");
-  m.def("set_num_threads", &ernie::set_num_threads, py::arg("n"),
-        "Use n threads on the CPU from the next op on: 1 to 1024, else ArgumentError. Results do "
-        "not depend on it. ERNIE_NUM_THREADS sets the first value; all cores are the default.");
+  m.def(
+      "set_num_threads",
+      [](ernie::bindings::Number<int64_t> n) {
+        ernie::set_num_threads(n.get("set_num_threads", "n"));
+      },
+      py::arg("n"),
+      "Use n threads on the CPU from the next op on: 1 to 1024, else ArgumentError. Results do "
+      "not depend on it. ERNIE_NUM_THREADS sets the first value; all cores are the default.");
   m.def("measure_read_bandwidth", &ernie::measure_read_bandwidth, py::arg("nbytes"),
         py::call_guard<py::gil_scoped_release>());
   m.def("cpu_bytes_allocated", &ernie::cpu_bytes_allocated);

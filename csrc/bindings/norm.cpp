@@ -1,5 +1,6 @@
 #include "ops/norm.h"
 
+#include "bindings/number_caster.h"
 #include "bindings/tensor_caster.h"
 
 namespace py = pybind11;
@@ -9,14 +10,20 @@ namespace ernie::bindings {
 void bind_norm(py::module_& m) {
   m.def(
       "rms_norm",
-      [](TensorView out, TensorView x, TensorView weight, float eps) {
-        run(rms_norm, {.out = out, .x = x, .weight = weight, .eps = eps}, {&out, &x, &weight});
+      [](TensorView out, TensorView x, TensorView weight, Number<float> eps) {
+        run(rms_norm, {.out = out, .x = x, .weight = weight, .eps = eps.get("rms_norm", "eps")},
+            {&out, &x, &weight});
       },
       py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("eps"));
   m.def(
       "add_rms_norm",
-      [](TensorView out, TensorView residual, TensorView x, TensorView weight, float eps) {
-        run(add_rms_norm, {.out = out, .residual = residual, .x = x, .weight = weight, .eps = eps},
+      [](TensorView out, TensorView residual, TensorView x, TensorView weight, Number<float> eps) {
+        run(add_rms_norm,
+            {.out = out,
+             .residual = residual,
+             .x = x,
+             .weight = weight,
+             .eps = eps.get("add_rms_norm", "eps")},
             {&out, &residual, &x, &weight});
       },
       py::arg("out"), py::arg("residual"), py::arg("x"), py::arg("weight"), py::arg("eps"));

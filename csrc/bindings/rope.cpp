@@ -1,5 +1,6 @@
 #include "ops/rope.h"
 
+#include "bindings/number_caster.h"
 #include "bindings/tensor.h"
 #include "bindings/tensor_caster.h"
 #include "core/check.h"
@@ -11,8 +12,9 @@ namespace ernie::bindings {
 void bind_rope(py::module_& m) {
   m.def(
       "rope_table_out",
-      [](TensorView positions, int64_t head_dim) {
+      [](TensorView positions, Number<int64_t> head_dim_) {
         const Check check("rope_table");
+        const int64_t head_dim = head_dim_.get("rope_table", "head_dim");
         check.rank("positions", positions, 1);
         if (head_dim < 2 || head_dim % 2 != 0)
           check.fail("head_dim", "an even value >= 2", std::to_string(head_dim));
@@ -21,11 +23,14 @@ void bind_rope(py::module_& m) {
       py::arg("positions"), py::arg("head_dim"));
   m.def(
       "rope_table",
-      [](TensorView out, TensorView positions, int64_t head_dim, float theta) {
+      [](TensorView out, TensorView positions, Number<int64_t> head_dim_, Number<float> theta) {
         const Check check("rope_table");
+        const int64_t head_dim = head_dim_.get("rope_table", "head_dim");
         check.rank("positions", positions, 1);
         check.shape("out", out, {{"num_tokens", positions.size(0)}, {"head_dim", head_dim}});
-        run(rope_table, {.out = out, .positions = positions, .theta = theta}, {&out, &positions});
+        run(rope_table,
+            {.out = out, .positions = positions, .theta = theta.get("rope_table", "theta")},
+            {&out, &positions});
       },
       py::arg("out"), py::arg("positions"), py::arg("head_dim"), py::arg("theta"));
   // The table that rope() makes on the fly; what is wrong is said in terms of its own arguments.

@@ -258,10 +258,10 @@ void parallel_for(int64_t count, int64_t grain, RangeBody body) {
 
 int num_threads() { return thread_count().load(); }
 
-void set_num_threads(int n) {
+void set_num_threads(int64_t n) {
   if (n < 1 || n > kMaxThreads)
     throw ArgumentError("set_num_threads: n: expected 1 to 1024, got " + std::to_string(n));
-  thread_count().store(n);
+  thread_count().store(static_cast<int>(n));
 }
 
 }  // namespace ernie

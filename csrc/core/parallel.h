@@ -30,6 +30,6 @@ class RangeBody {
 void parallel_for(int64_t count, int64_t grain, RangeBody body);
 
 int num_threads();
-void set_num_threads(int n);  // 1 <= n <= 1024; takes effect at the next parallel_for
+void set_num_threads(int64_t n);  // 1 <= n <= 1024; takes effect at the next parallel_for
 
 }  // namespace ernie

@@ -275,3 +275,42 @@ def test_the_output_may_not_share_memory_with_an_input(name, argument, changes):
     shared = OPS[name].tensors()[argument]
     with pytest.raises(ek.ArgumentError, match=f"^{name}: out: expected memory apart from"):
         call(name, **{argument: shared, "out": shared, **changes})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: ops.rms_norm(x, x[0], eps="small"), "rms_norm: eps: expected a number, got str"),
+        (
+            lambda x: ops.rms_norm(x, x[0], eps=None),
+            "rms_norm: eps: expected a number, got NoneType",
+        ),
+        (
+            lambda x: ops.add_rms_norm(x, x.copy(), x[0], eps=[1]),
+            "add_rms_norm: eps: expected a number, got list",
+        ),
+        (
+            lambda x: ops.rope_table(np.arange(2), 2.5, theta=1.0),
+            "rope_table: head_dim: expected an integer, got float",
+        ),
+        (
+            lambda x: ops.rope_table(np.arange(2), 2, theta="x"),
+            "rope_table: theta: expected a number, got str",
+        ),
+        (
+            lambda x: ops.embedding(np.arange(2), x, vocab_size="2"),
+            "embedding: vocab_size: expected an integer, got str",
+        ),
+        (lambda x: ek.set_num_threads("2"), "set_num_threads: n: expected an integer, got str"),
+    ],
+)
+def test_a_number_of_the_wrong_type_is_named(call, message):
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        call(np.ones((2, 2), np.float32))
+
+
+def test_a_number_beyond_64_bits_is_named():
+    with pytest.raises(
+        ek.ArgumentError, match="head_dim: expected an integer of 64 bits, got a larger"
+    ):
+        ops.rope_table(np.arange(2), 1 << 80, theta=1.0)
