@@ -47,40 +47,44 @@ inline void step(F32 (&acc)[ROWS][NV], const float* x, int64_t x_stride, const f
   }
 }
 
-// kWidth pairs of bfloat16 as two registers: the first of each pair, and the second.
-struct Pair {
-  F32 first, second;
-};
-inline Pair load_pairs(const bf16* p) {
+// Of kWidth pairs of bfloat16, the first ones (SECOND = false) or the second ones.
+template <bool SECOND>
+inline F32 load_half(const bf16* p) {
 #if defined(__AVX512F__)
   const __m512i u = _mm512_loadu_si512(p);
-  return {{_mm512_castsi512_ps(_mm512_slli_epi32(u, 16))},
-          {_mm512_castsi512_ps(_mm512_and_si512(u, _mm512_set1_epi32(-65536)))}};
+  return {_mm512_castsi512_ps(SECOND ? _mm512_and_si512(u, _mm512_set1_epi32(-65536))
+                                     : _mm512_slli_epi32(u, 16))};
 #elif defined(__AVX2__)
   const __m256i u = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return {{_mm256_castsi256_ps(_mm256_slli_epi32(u, 16))},
-          {_mm256_castsi256_ps(_mm256_and_si256(u, _mm256_set1_epi32(-65536)))}};
+  // Two shifts, not a mask: twelve accumulators leave no register for a constant.
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(SECOND ? _mm256_srli_epi32(u, 16) : u, 16))};
 #else
-  Pair pair;
-  for (int i = 0; i < F32::kWidth; ++i) {
-    pair.first.v[i] = to_float(p[2 * i]);
-    pair.second.v[i] = to_float(p[2 * i + 1]);
-  }
-  return pair;
+  F32 half;
+  for (int i = 0; i < F32::kWidth; ++i) half.v[i] = to_float(p[2 * i + SECOND]);
+  return half;
 #endif
+}
+
+// One of the two steps of k in a pair. The halves come one after the other, though that loads each
+// pair twice: with both at hand AVX2 would run out of registers.
+template <bool SECOND, int ROWS, int NV>
+inline void half_step(F32 (&acc)[ROWS][NV], const float* x, int64_t x_stride, const bf16* w,
+                      int64_t w_stride) {
+  F32 weight[NV];
+  ERNIE_UNROLL for (int v = 0; v < NV; ++v) weight[v] =
+      load_half<SECOND>(w + v / kVectors * w_stride + v % kVectors * 2 * F32::kWidth);
+  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+    const F32 value = set(x[r * x_stride + SECOND]);
+    ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = fma(value, weight[v], acc[r][v]);
+  }
 }
 
 // Two steps of k for bfloat16 weights.
 template <int ROWS, int NV>
 inline void step(F32 (&acc)[ROWS][NV], const float* x, int64_t x_stride, const bf16* w,
                  int64_t w_stride) {
-  ERNIE_UNROLL for (int v = 0; v < NV; ++v) {
-    const Pair weight = load_pairs(w + v / kVectors * w_stride + v % kVectors * 2 * F32::kWidth);
-    ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
-      acc[r][v] = fma(set(x[r * x_stride]), weight.first, acc[r][v]);
-      acc[r][v] = fma(set(x[r * x_stride + 1]), weight.second, acc[r][v]);
-    }
-  }
+  half_step<false>(acc, x, x_stride, w, w_stride);
+  half_step<true>(acc, x, x_stride, w, w_stride);
 }
 
 #if defined(__AVX512BF16__)

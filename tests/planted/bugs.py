@@ -64,8 +64,8 @@ BUGS = [
     Bug(
         "linear: first of a bfloat16 pair used twice",
         "csrc/cpu/gemm.isa.cpp",
-        "acc[r][v] = fma(set(x[r * x_stride + 1]), weight.second, acc[r][v]);",
-        "acc[r][v] = fma(set(x[r * x_stride]), weight.second, acc[r][v]);",
+        "half_step<true>(acc, x, x_stride, w, w_stride);",
+        "half_step<false>(acc, x, x_stride, w, w_stride);",
         GEMM,
     ),
     Bug(
