@@ -2,7 +2,7 @@
 
 python bench/ceilings.py [--device cuda:1] [--json ceilings.json]
 
-Every GPU figure of the benches is read as a share of these two, taken in the same session.
+Every GPU figure of the benches is read as a share of these two, taken in the same run.
 """
 
 from __future__ import annotations
