@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 import ernie_kernels as ek
+from ernie_kernels import _core
 
 F32 = np.dtype(np.float32)
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -108,12 +109,15 @@ def linear(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array]:
 
 def attention(
     query: Array, keys: Array, values: Array, *, scale: float, causal: bool
-) -> tuple[Array, Array]:
-    """One sequence: query ``[n, H, D]``, its last n of the ``[L, K, D]`` keys and values."""
+) -> tuple[Array, Array, Array]:
+    """One sequence: query ``[n, H, D]``, its last n of the ``[L, K, D]`` keys and values.
+
+    Returns the result, the magnitude of its terms, and the sum of probability times abs(value).
+    """
     q, k, v = f64(query), f64(keys), f64(values)
     (n, num_heads, _), (length, num_kv_heads, _) = q.shape, k.shape
     group = num_heads // num_kv_heads
-    expected, magnitude = np.zeros(q.shape), np.zeros(q.shape)
+    expected, magnitude, summed = (np.zeros(q.shape) for _ in range(3))
     for i in range(n):
         limit = length - n + i + 1 if causal else length
         if limit <= 0:
@@ -124,8 +128,9 @@ def attention(
             p = np.exp(score - score.max())
             p /= p.sum()
             expected[i, h] = p @ v[:limit, h // group]
-            magnitude[i, h] = (1 + np.max(size)) * (p @ np.abs(v[:limit, h // group]))
-    return expected, magnitude
+            summed[i, h] = p @ np.abs(v[:limit, h // group])
+            magnitude[i, h] = (1 + np.max(size)) * summed[i, h]
+    return expected, magnitude, summed
 
 
 class PagedBatch:
@@ -164,7 +169,7 @@ class PagedBatch:
             "max_seq_len": self.max_seq_len,
         }
 
-    def expected(self, *, scale: float, causal: bool) -> tuple[Array, Array]:
+    def expected(self, *, scale: float, causal: bool, device: str) -> tuple[Array, Array]:
         parts = [
             attention(
                 self.query[self.cu_seqlens_q[s] : self.cu_seqlens_q[s + 1]],
@@ -175,7 +180,15 @@ class PagedBatch:
             )
             for s in range(len(self.lengths))
         ]
-        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+        exact, magnitude, summed = (
+            np.concatenate([part[i] for part in parts] or [np.zeros(self.query.shape)])
+            for i in range(3)
+        )
+        if self.query.dtype == BF16 and (device == "cuda" or _core.prefers_bf16_dot()):
+            # The stated rounding of the probabilities: one unit of sum p |v|.
+            terms = max(16.0, 2.0 * self.max_seq_len**0.5)
+            magnitude = magnitude + UNIT[BF16] / 2.0**-24 / terms * summed
+        return exact, magnitude
 
 
 def pack_linear(weight: Array) -> Array:

@@ -86,6 +86,8 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "detected_cpu_tier", [] { return ernie::name_of(ernie::detected_isa()); },
       "The best CPU tier that this machine can run.");
+  m.def("prefers_bf16_dot", &ernie::prefers_bf16_dot,
+        "Whether the CPU multiplies bfloat16 operands by their dot product instruction.");
   m.def("num_threads", &ernie::num_threads, "Threads of the CPU backend.");
   m.def(
       "set_num_threads",

@@ -20,8 +20,8 @@
 namespace ernie::cpu {
 namespace {
 
-constexpr int64_t kTileKeys = 64;  // a multiple of every block size, so a tile is whole pages
-constexpr int64_t kTileRows = 96;  // query rows: the panels of a key tile are made once for them
+constexpr int64_t kTileRows = 96;    // query rows: the panels of a key tile are made once for them
+static_assert(kTileKeys % 64 == 0);  // a multiple of every block size, so a tile is whole pages
 static_assert(kAttentionSplit % kTileKeys == 0);
 
 // A tile of query rows: tokens [first, first + tokens) of sequence `seq`, heads of `kv_head`.
@@ -56,29 +56,26 @@ struct Sizes {
 
 using GemmFn = void (*)(const GemmBlock&);
 
-// T is the dtype of queries, keys and values; Q what the scores are multiplied in: float, or
-// bfloat16 where its dot product is the faster instruction.
+// T is the dtype of queries, keys and values; Q what they and the probabilities are multiplied in:
+// float, or bfloat16 where its dot product is the faster instruction.
 template <class T, class Q>
 struct Leaves {
-  GemmFn gemm = ERNIE_SELECT_ISA(GemmFn, gemm_f32_f32);
-  GemmFn score_gemm = std::is_same_v<Q, bf16> ? ERNIE_SELECT_ISA(GemmFn, gemm_bf16_bf16) : gemm;
-  void (*widen)(const T*, float*, int64_t,
-                int64_t) = ERNIE_SELECT_ISA(void (*)(const T*, float*, int64_t, int64_t),
-                                            widen_row);
-  using PackKeys = void (*)(const T*, int64_t, int64_t, Q*);
-  PackKeys pack_keys = ERNIE_SELECT_ISA(PackKeys, pack_keys);
-  void (*pack_value)(const T*, int64_t, float*,
-                     int64_t) = ERNIE_SELECT_ISA(void (*)(const T*, int64_t, float*, int64_t),
-                                                 pack_value);
-  void (*softmax)(float*, int64_t, int64_t, float, float*, float*, float*,
-                  int64_t) = ERNIE_SELECT_ISA(void (*)(float*, int64_t, int64_t, float, float*,
-                                                       float*, float*, int64_t),
-                                              softmax_row);
-  void (*merge)(float*, float*, float*, float, float, const float*, int64_t) = ERNIE_SELECT_ISA(
-      void (*)(float*, float*, float*, float, float, const float*, int64_t), merge_row);
-  void (*divide)(const float*, float, T*,
-                 int64_t) = ERNIE_SELECT_ISA(void (*)(const float*, float, T*, int64_t),
-                                             divide_row);
+  static constexpr bool kPairs = std::is_same_v<Q, bf16>;
+  GemmFn gemm =
+      kPairs ? ERNIE_SELECT_ISA(GemmFn, gemm_bf16_bf16) : ERNIE_SELECT_ISA(GemmFn, gemm_f32_f32);
+  using WidenFn = void (*)(const T*, float*, int64_t, int64_t);
+  WidenFn widen = ERNIE_SELECT_ISA(WidenFn, widen_row);
+  using PackKeysFn = void (*)(const T*, int64_t, int64_t, Q*);
+  PackKeysFn pack_keys = ERNIE_SELECT_ISA(PackKeysFn, pack_keys);
+  using PackValuesFn = bool (*)(const T*, int64_t, int64_t, Q*, int64_t);
+  PackValuesFn pack_values = ERNIE_SELECT_ISA(PackValuesFn, pack_values);
+  using SoftmaxFn = void (*)(const SoftmaxTile&);
+  SoftmaxFn softmax =
+      kPairs ? ERNIE_SELECT_ISA(SoftmaxFn, softmax_bf16) : ERNIE_SELECT_ISA(SoftmaxFn, softmax_f32);
+  using MergeFn = void (*)(float*, float*, float*, float, float, const float*, int64_t);
+  MergeFn merge = ERNIE_SELECT_ISA(MergeFn, merge_row);
+  using DivideFn = void (*)(const float*, float, T*, int64_t);
+  DivideFn divide = ERNIE_SELECT_ISA(DivideFn, divide_row);
 };
 
 template <class T, class Q>
@@ -214,56 +211,72 @@ class Attention {
 
     auto* queries = static_cast<Q*>(scratch(ScratchSlot::kRows, rows * d * sizeof(Q)));
     load_queries(tile, queries);
-    auto* scores =
-        static_cast<float*>(scratch(ScratchSlot::kAccumulator, rows * kTileKeys * sizeof(float)));
-    auto* values = static_cast<float*>(
-        scratch(ScratchSlot::kPanel, kTileKeys * (d + s_.width) * sizeof(float)));
-    Q* keys = reinterpret_cast<Q*>(values + kTileKeys * s_.width);
+    auto* memory = static_cast<float*>(
+        scratch(ScratchSlot::kAccumulator, rows * (kTileKeys + 3) * sizeof(float)));
+    float* scores = memory + 3 * rows;
+    auto* visible = reinterpret_cast<int32_t*>(memory + 2 * rows);
+    auto* keys =
+        static_cast<Q*>(scratch(ScratchSlot::kPanel, kTileKeys * (d + s_.width) * sizeof(Q)));
+    Q* values = keys + kTileKeys * d;
 
     for (int64_t key = begin; key < end; key += kTileKeys) {
       const int64_t count = std::min(kTileKeys, end - key);
-      load_keys_and_values(tile, key, count, keys, values);
+      pack_keys(tile, key, count, keys);
+      const bool finite = pack_values(tile, key, count, values);
       // Rows before `hidden` see none of these keys; what they hold stays untouched.
       const int64_t hidden = hidden_rows(tile, key);
       const int64_t seen = rows - hidden;
-      leaves_.score_gemm({.x = queries + hidden * d,
-                          .x_stride = d,
-                          .rows = seen,
-                          .w = keys,
-                          .w_stride = d * kPanelRows,
-                          .panels = ceil_div(count, kPanelRows),
-                          .k = d,
-                          .acc = scores,
-                          .acc_stride = kTileKeys,
-                          .accumulate = false});
-      for (int64_t r = 0; r < seen; ++r) {
-        const int64_t row = hidden + r;
-        leaves_.softmax(scores + r * kTileKeys, visible_keys(tile, key, count, row), count,
-                        a_.scale, p.maximum + row, p.sum + row, p.acc + row * s_.width, s_.width);
-      }
-      add_values(tile, key, count, hidden, scores, values, p);
+      for (int64_t r = 0; r < seen; ++r)
+        visible[r] = static_cast<int32_t>(visible_keys(tile, key, count, hidden + r));
+      leaves_.gemm({.x = queries + hidden * d,
+                    .x_stride = d,
+                    .rows = seen,
+                    .w = keys,
+                    .w_stride = d * kPanelRows,
+                    .panels = ceil_div(count, kPanelRows),
+                    .k = d,
+                    .acc = scores,
+                    .acc_stride = kTileKeys,
+                    .accumulate = false});
+      leaves_.softmax({.scores = scores,
+                       .rows = seen,
+                       .visible = visible,
+                       .scale = a_.scale,
+                       .maximum = p.maximum + hidden,
+                       .sum = p.sum + hidden,
+                       .acc = p.acc + hidden * s_.width,
+                       .width = s_.width,
+                       .highest = memory,
+                       .shrink = memory + rows});
+      if (finite)
+        add_values(scores, seen, values, count, p.acc + hidden * s_.width);
+      else
+        add_visible_values(tile, key, scores, seen, visible, values, p.acc + hidden * s_.width);
     }
   }
 
-  // Rows from `hidden` on. Tokens that see some of the keys only go one by one, with those keys: a
-  // zero for what they must not see would make NaN of an infinity there.
-  void add_values(const Tile& tile, int64_t key, int64_t count, int64_t hidden, const float* scores,
-                  const float* values, const Partial& p) const {
-    const int64_t rows = rows_of(tile);
-    for (int64_t row = hidden; row < rows;) {
-      const int64_t visible = visible_keys(tile, key, count, row);
-      const int64_t taken = visible < count ? s_.group : rows - row;
-      leaves_.gemm({.x = scores + (row - hidden) * kTileKeys,
-                    .x_stride = kTileKeys,
-                    .rows = taken,
-                    .w = values,
-                    .w_stride = kTileKeys * kPanelRows,
-                    .panels = s_.width / kPanelRows,
-                    .k = visible,
-                    .acc = p.acc + row * s_.width,
-                    .acc_stride = s_.width,
-                    .accumulate = true});
-      row += taken;
+  // acc += p v for `rows` rows of probabilities, which lie where the scores were.
+  void add_values(const float* scores, int64_t rows, const Q* values, int64_t count,
+                  float* acc) const {
+    leaves_.gemm({.x = scores,
+                  .x_stride = kTileKeys * static_cast<int64_t>(sizeof(float) / sizeof(Q)),
+                  .rows = rows,
+                  .w = values,
+                  .w_stride = kTileKeys * kPanelRows,
+                  .panels = s_.width / kPanelRows,
+                  .k = Leaves<T, Q>::kPairs ? round_up(count, 2) : count,
+                  .acc = acc,
+                  .acc_stride = s_.width,
+                  .accumulate = true});
+  }
+
+  // The same where a value is infinite or NaN: token by token with the keys that it sees, for a
+  // probability of zero would make NaN of the others.
+  void add_visible_values(const Tile& tile, int64_t key, const float* scores, int64_t rows,
+                          const int32_t* visible, Q* values, float* acc) const {
+    for (int64_t r = 0; r < rows; r += s_.group) {
+      pack_values(tile, key, visible[r], values);
+      add_values(scores + r * kTileKeys, s_.group, values, visible[r], acc + r * s_.width);
     }
   }
 
@@ -288,19 +301,27 @@ class Attention {
           leaves_.widen(row_of(a_.query, tile, i, g), out, s_.head_dim, s_.head_dim);
   }
 
-  void load_keys_and_values(const Tile& tile, int64_t key, int64_t count, Q* keys,
-                            float* values) const {
-    const int64_t page = s_.block_size * s_.head_dim;
-    for (int64_t j = 0; j < count; j += kPanelRows) {
-      const int64_t block = block_id(tile.seq, (key + j) / s_.block_size);
-      const int64_t at = (block * a_.k_cache.size(1) + tile.kv_head) * page +
-                         (key + j) % s_.block_size * s_.head_dim;
-      const int64_t rows = std::min(kPanelRows, count - j);
-      leaves_.pack_keys(a_.k_cache.ptr<T>() + at, rows, s_.head_dim, keys + j * s_.head_dim);
-      for (int64_t r = 0; r < rows; ++r)
-        leaves_.pack_value(a_.v_cache.ptr<T>() + at + r * s_.head_dim, s_.head_dim,
-                           values + (j + r) * kPanelRows, kTileKeys * kPanelRows);
-    }
+  // Where the keys and values from `key` on lie in the cache, to the end of their page.
+  int64_t cache_offset(const Tile& tile, int64_t key) const {
+    const int64_t block = block_id(tile.seq, key / s_.block_size);
+    return ((block * a_.k_cache.size(1) + tile.kv_head) * s_.block_size + key % s_.block_size) *
+           s_.head_dim;
+  }
+
+  void pack_keys(const Tile& tile, int64_t key, int64_t count, Q* out) const {
+    for (int64_t j = 0; j < count; j += kPanelRows)
+      leaves_.pack_keys(a_.k_cache.ptr<T>() + cache_offset(tile, key + j),
+                        std::min(kPanelRows, count - j), s_.head_dim, out + j * s_.head_dim);
+  }
+
+  // Whether all values are finite.
+  bool pack_values(const Tile& tile, int64_t key, int64_t count, Q* out) const {
+    bool finite = true;
+    for (int64_t j = 0; j < count; j += kPanelRows)
+      finite &= leaves_.pack_values(a_.v_cache.ptr<T>() + cache_offset(tile, key + j),
+                                    std::min(kPanelRows, count - j), s_.head_dim,
+                                    out + j * kPanelRows, kTileKeys * kPanelRows);
+    return finite;
   }
 
   void merge(const Tile& tile, const Partial& total, const Partial& part) const {

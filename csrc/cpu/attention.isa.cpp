@@ -118,15 +118,61 @@ void pack_key_pairs(const bf16* keys, int64_t count, int64_t head_dim, bf16* out
       out[d / 2 * 2 * kPanelKeys + 2 * i + d % 2] = i < count ? keys[i * head_dim + d] : bf16{};
 }
 
+// Whether all lanes are finite: x - x is NaN for the others.
+inline bool is_finite(F32 x) {
+  const F32 zero = set(0.f);
+  return equal_mask(sub(x, x), zero) == equal_mask(zero, zero);
+}
+
 template <class T>
-void pack_value_t(const T* value, int64_t head_dim, float* out, int64_t panel_stride) {
+bool pack_values_t(const T* values, int64_t count, int64_t head_dim, float* out,
+                   int64_t panel_stride) {
   constexpr int64_t W = F32::kWidth;
-  for (int64_t d = 0; d < head_dim; d += W) {
-    float* to = out + d / kPanelKeys * panel_stride + d % kPanelKeys;
-    store(to, d + W <= head_dim ? load(value + d) : load_first(value + d, head_dim - d));
+  bool finite = true;
+  for (int64_t j = 0; j < count; ++j, values += head_dim, out += kPanelKeys) {
+    for (int64_t d = 0; d < head_dim; d += W) {
+      const F32 value = d + W <= head_dim ? load(values + d) : load_first(values + d, head_dim - d);
+      finite &= is_finite(value);
+      store(out + d / kPanelKeys * panel_stride + d % kPanelKeys, value);
+    }
+    for (int64_t d = (head_dim + W - 1) / W * W; d % kPanelKeys != 0; d += W)
+      store(out + d / kPanelKeys * panel_stride + d % kPanelKeys, set(0.f));
   }
-  for (int64_t d = (head_dim + W - 1) / W * W; d % kPanelKeys != 0; d += W)
-    store(out + d / kPanelKeys * panel_stride + d % kPanelKeys, set(0.f));
+  return finite;
+}
+
+// Two values become one row of pairs; a missing second one counts as zero.
+bool pack_value_pair(const bf16* first, const bf16* second, int64_t head_dim, bf16* out,
+                     int64_t panel_stride) {
+  uint16_t largest = 0;
+  int64_t d = 0;
+#if defined(__AVX512F__)
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i exponent = _mm512_set1_epi16(0x7f80);
+  __mmask32 special = 0;
+  for (; d + kPanelKeys <= head_dim; d += kPanelKeys) {
+    const auto half = [&](const bf16* p) {
+      return p ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + d))
+               : _mm256_setzero_si256();
+    };
+    const __m512i pairs = _mm512_permutexvar_epi16(
+        order, _mm512_inserti64x4(_mm512_castsi256_si512(half(first)), half(second), 1));
+    special |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(pairs, exponent), exponent);
+    _mm512_storeu_si512(out + d / kPanelKeys * panel_stride, pairs);
+  }
+  if (special != 0) largest = 0x7f80;
+#endif
+  for (; d % kPanelKeys != 0 || d < head_dim; ++d) {
+    bf16* pair = out + d / kPanelKeys * panel_stride + d % kPanelKeys * 2;
+    pair[0] = d < head_dim ? first[d] : bf16{};
+    pair[1] = d < head_dim && second ? second[d] : bf16{};
+    for (int i = 0; i < 2; ++i) {
+      const uint16_t bits = pair[i].bits & 0x7f80;
+      largest = bits > largest ? bits : largest;
+    }
+  }
+  return largest < 0x7f80;
 }
 
 inline void scale_row(float* row, int64_t n, float factor) {
@@ -142,8 +188,80 @@ inline float exp1(float x) {
 
 template <class T>
 void divide_row_t(const float* acc, float sum, T* out, int64_t n) {
-  for_each_register(
-      n, [&](int64_t i, int64_t m) { store_n(out + i, div(load_n(acc + i, m), set(sum)), m); });
+  for_each_register(n, [&](int64_t i, int64_t m) {
+    // Minus zero, which is all that a product with a hidden key can leave, becomes zero.
+    const F32 value = add(load_n(acc + i, m), set(0.f));
+    store_n(out + i, div(value, set(sum)), m);
+  });
+}
+
+constexpr int64_t kRegisters = kTileKeys / F32::kWidth;
+
+inline void store_probabilities(float* p, const F32 (&value)[kRegisters]) {
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kRegisters; ++i) store(p + i * F32::kWidth, value[i]);
+}
+inline void store_probabilities(bf16* p, const F32 (&value)[kRegisters]) {
+#if defined(__AVX512BF16__)
+  // Takes denormals as zero, as the product would.
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kRegisters; i += 2)
+    _mm512_storeu_si512(p + i * F32::kWidth,
+                        (__m512i)_mm512_cvtne2ps_pbh(value[i + 1].v, value[i].v));
+#else
+  for (int64_t i = 0; i < kRegisters; ++i) store(p + i * F32::kWidth, value[i]);
+#endif
+}
+
+// The largest of a row's scaled scores, which take the place of the scores; -inf where hidden.
+inline float scale_scores(float* s, int64_t visible, float scale) {
+  const F32 factor = set(scale);
+  F32 highest = set(-INFINITY);
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kTileKeys; i += F32::kWidth) {
+    const F32 scaled = mul(load(s + i), factor);
+    store(s + i, scaled);
+    highest = max(scaled, highest);  // the second operand, should the first be NaN
+  }
+  if (visible < kTileKeys) {
+    for (int64_t j = visible; j < kTileKeys; ++j) s[j] = -INFINITY;
+    highest = set(-INFINITY);
+    for (int64_t i = 0; i < kTileKeys; i += F32::kWidth) highest = max(load(s + i), highest);
+  }
+  return max_of(highest);
+}
+
+// Lane i sums the keys i, i + kWidth, ... whatever is visible, and hidden keys add an exact zero: a
+// row gets the same bits alone as beside rows that see more.
+template <class P>
+void softmax_t(const SoftmaxTile& t) {
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const float found = scale_scores(t.scores + r * kTileKeys, t.visible[r], t.scale);
+    t.highest[r] = found > t.maximum[r] ? found : t.maximum[r];
+  }
+  for_each_register(t.rows, [&](int64_t r, int64_t m) {
+    store_n(t.shrink + r, exp(sub(load_n(t.maximum + r, m), load_n(t.highest + r, m))), m);
+  });
+  for (int64_t r = 0; r < t.rows; ++r) {
+    float* s = t.scores + r * kTileKeys;
+    const float now = t.highest[r], before = t.maximum[r];
+    const F32 shift = set(now == -INFINITY ? 0.f : now);  // then exp(-inf - 0) is zero, not NaN
+    F32 p[kRegisters];
+    F32 total = set(0.f);
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kRegisters; ++i) {
+      p[i] = exp(sub(load(s + i * F32::kWidth), shift));
+      total = add(total, p[i]);
+    }
+    store_probabilities(reinterpret_cast<P*>(s), p);
+    // A factor of one changes nothing, and a first maximum finds nothing to change.
+    if (now != before && before != -INFINITY) {
+      t.sum[r] *= t.shrink[r];
+      scale_row(t.acc + r * t.width, t.width, t.shrink[r]);
+    }
+    t.maximum[r] = now;
+    t.sum[r] += sum(total);
+  }
 }
 
 }  // namespace
@@ -157,54 +275,26 @@ void pack_keys(const bf16* keys, int64_t count, int64_t head_dim, float* out) {
 void pack_keys(const bf16* keys, int64_t count, int64_t head_dim, bf16* out) {
   pack_key_pairs(keys, count, head_dim, out);
 }
-void pack_value(const float* value, int64_t head_dim, float* out, int64_t panel_stride) {
-  pack_value_t(value, head_dim, out, panel_stride);
+bool pack_values(const float* values, int64_t count, int64_t head_dim, float* out,
+                 int64_t panel_stride) {
+  return pack_values_t(values, count, head_dim, out, panel_stride);
 }
-void pack_value(const bf16* value, int64_t head_dim, float* out, int64_t panel_stride) {
-  pack_value_t(value, head_dim, out, panel_stride);
+bool pack_values(const bf16* values, int64_t count, int64_t head_dim, float* out,
+                 int64_t panel_stride) {
+  return pack_values_t(values, count, head_dim, out, panel_stride);
+}
+bool pack_values(const bf16* values, int64_t count, int64_t head_dim, bf16* out,
+                 int64_t panel_stride) {
+  bool finite = true;
+  for (int64_t j = 0; j < count; j += 2)
+    finite &= pack_value_pair(values + j * head_dim,
+                              j + 1 < count ? values + (j + 1) * head_dim : nullptr, head_dim,
+                              out + j * kPanelKeys, panel_stride);
+  return finite;
 }
 
-// Lane i sums the keys i, i + kWidth, ... whatever `count` is, and hidden keys add an exact zero: a
-// row gets the same bits alone as beside rows that see more.
-void softmax_row(float* s, int64_t visible, int64_t count, float scale, float* maximum, float* sum,
-                 float* acc, int64_t n) {
-  constexpr int64_t W = F32::kWidth;
-  const F32 none = set(-INFINITY);
-  const F32 factor = set(scale);
-  F32 highest = none;
-  for_each_register(visible, [&](int64_t j, int64_t m) {
-    const F32 scaled = mul(load_n(s + j, m), factor);
-    store_n(s + j, scaled, m);
-    if (m == W) {
-      highest = max(scaled, highest);
-      return;
-    }
-    float lanes[W];
-    store(lanes, none);
-    for (int64_t i = 0; i < m; ++i) lanes[i] = s[j + i];
-    highest = max(load(lanes), highest);
-  });
-  const float found = max_of(highest);
-  const float before = *maximum, now = found > before ? found : before;
-  *maximum = now;
-
-  F32 total = set(0.f);
-  const F32 shift = set(now == -INFINITY ? 0.f : now);  // then exp(-inf - 0) is zero, not NaN
-  for_each_register(visible, [&](int64_t j, int64_t m) {
-    F32 p = exp(sub(load_n(s + j, m), shift));
-    store_n(s + j, p, m);
-    if (m < W) p = load_first(s + j, m);
-    total = add(total, p);
-  });
-  for (int64_t j = visible; j < count; ++j) s[j] = 0.f;
-
-  if (now != before) {  // a factor of one changes nothing
-    const float shrink = exp1(before - now);
-    *sum *= shrink;
-    scale_row(acc, n, shrink);
-  }
-  *sum += ernie::cpu::ERNIE_ISA::sum(total);
-}
+void softmax_f32(const SoftmaxTile& t) { softmax_t<float>(t); }
+void softmax_bf16(const SoftmaxTile& t) { softmax_t<bf16>(t); }
 
 void merge_row(float* total_maximum, float* total_sum, float* total, float maximum, float sum,
                const float* acc, int64_t n) {

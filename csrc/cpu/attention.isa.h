@@ -15,24 +15,46 @@ ERNIE_DECLARE_ISA(void pack_keys(const bf16* keys, int64_t count, int64_t head_d
 // The same for products of bfloat16 pairs: out[d / 2, j, d % 2] = keys[j, d], bits unchanged.
 ERNIE_DECLARE_ISA(void pack_keys(const bf16* keys, int64_t count, int64_t head_dim, bf16* out))
 
-// A value row as row `j` of the weights of p * v: out[panel, j, i] = value[16 panel + i], zero
-// beyond head_dim; panels are `panel_stride` apart.
-ERNIE_DECLARE_ISA(void pack_value(const float* value, int64_t head_dim, float* out,
-                                  int64_t panel_stride))
-ERNIE_DECLARE_ISA(void pack_value(const bf16* value, int64_t head_dim, float* out,
-                                  int64_t panel_stride))
+// Up to 16 values as rows of the weights of p * v, which start at out:
+// out[panel, j, i] = values[j, 16 panel + i], zero beyond head_dim; panels are `panel_stride`
+// apart. False if a value is infinite or NaN.
+ERNIE_DECLARE_ISA(bool pack_values(const float* values, int64_t count, int64_t head_dim, float* out,
+                                   int64_t panel_stride))
+ERNIE_DECLARE_ISA(bool pack_values(const bf16* values, int64_t count, int64_t head_dim, float* out,
+                                   int64_t panel_stride))
 
-// One row of scores becomes probabilities relative to the running maximum: for j < visible
-// s[j] = exp(scale * s[j] - new maximum), zero for visible <= j < count. *sum and the row of
-// outputs acc[n] are rescaled to the new maximum, and the probabilities added to *sum.
-ERNIE_DECLARE_ISA(void softmax_row(float* s, int64_t visible, int64_t count, float scale,
-                                   float* maximum, float* sum, float* acc, int64_t n))
+// The same for products of bfloat16 pairs: out[panel, j / 2, i, j % 2] = values[j, 16 panel + i],
+// zero for j == count.
+ERNIE_DECLARE_ISA(bool pack_values(const bf16* values, int64_t count, int64_t head_dim, bf16* out,
+                                   int64_t panel_stride))
+
+// The scores of a tile's rows against the same kTileKeys keys become probabilities relative to each
+// row's running maximum, in place: p[r, j] = exp(scale * s[r, j] - new maximum) for j < visible[r],
+// zero for the other keys. sum[r] and acc[r] are rescaled to the new maximum, and the probabilities
+// added to sum[r].
+constexpr int64_t kTileKeys = 64;
+struct SoftmaxTile {
+  float* scores;  // [rows, kTileKeys]
+  int64_t rows;
+  const int32_t* visible;  // [rows], 1 to kTileKeys
+  float scale;
+  float* maximum;  // [rows]
+  float* sum;      // [rows]
+  float* acc;      // [rows, width]
+  int64_t width;
+  float* highest;  // [rows], what the call needs for itself
+  float* shrink;   // [rows], likewise
+};
+ERNIE_DECLARE_ISA(void softmax_f32(const SoftmaxTile&))
+// Leaves each row of probabilities as bfloat16, rounded after the sum, in the first half of its row
+// of scores.
+ERNIE_DECLARE_ISA(void softmax_bf16(const SoftmaxTile&))
 
 // Adds one split's result (maximum, sum, acc) to the total's.
 ERNIE_DECLARE_ISA(void merge_row(float* total_maximum, float* total_sum, float* total,
                                  float maximum, float sum, const float* acc, int64_t n))
 
-// out[i] = round(acc[i] / sum).
+// out[i] = round(acc[i] / sum), and +0 where acc[i] is -0.
 ERNIE_DECLARE_ISA(void divide_row(const float* acc, float sum, float* out, int64_t n))
 ERNIE_DECLARE_ISA(void divide_row(const float* acc, float sum, bf16* out, int64_t n))
 

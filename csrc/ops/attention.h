@@ -7,10 +7,10 @@
 //
 //   out[i] = sum_j p_j v_j / sum_j p_j,  p_j = exp(scale * q.k_j - max_j(scale * q.k_j))
 //
-// Scores, probabilities and sums are float32; out is rounded once. Where the CPU has a fast
-// bfloat16 dot product, scores add two products at a time and take denormals as zero. On CUDA with
-// bfloat16, probabilities are rounded to bfloat16 before they multiply the values (as exp(score -
-// the largest score so far); the denominator sums them unrounded).
+// Scores, probabilities and sums are float32; out is rounded once. With bfloat16 on CUDA, and on
+// CPUs with a fast bfloat16 dot product, probabilities are rounded to bfloat16 before they multiply
+// the values (as exp(score - the largest score so far); the denominator sums them unrounded). Those
+// CPUs add two products at a time and take denormals as zero.
 //
 // Keys are taken in ascending order in splits of kAttentionSplit, each from a fresh start, and the
 // splits' results are merged in ascending order: what a row gets depends neither on the other rows,

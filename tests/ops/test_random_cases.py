@@ -100,7 +100,7 @@ def case_attention(rng, device):
     arguments = batch.arguments(device)
     query, k_cache, v_cache = (arguments.pop(name) for name in ("query", "k_cache", "v_cache"))
     ops.attention(query, k_cache, v_cache, **arguments, causal=causal, scale=scale, out=out)
-    expected, magnitude = batch.expected(scale=scale, causal=causal)
+    expected, magnitude = batch.expected(scale=scale, causal=causal, device=device)
     reference.check(out, expected, magnitude=magnitude, terms=batch.max_seq_len)
 
 

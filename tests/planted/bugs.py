@@ -142,6 +142,34 @@ BUGS = [
         ATTENTION,
     ),
     Bug(
+        "attention: value pairs swapped",
+        "csrc/cpu/attention.isa.cpp",
+        "    pair[1] = d < head_dim && second ? second[d] : bf16{};\n",
+        "    pair[1] = d < head_dim && second ? first[d] : bf16{};\n",
+        ATTENTION,
+    ),
+    Bug(
+        "attention: hidden infinities multiplied by zero",
+        "csrc/cpu/attention.cpp",
+        "      if (finite)\n",
+        "      if (finite || key > 0)\n",
+        ATTENTION,
+    ),
+    Bug(
+        "attention: minus zero from hidden values",
+        "csrc/cpu/attention.isa.cpp",
+        "add(load_n(acc + i, m), set(0.f));",
+        "load_n(acc + i, m);",
+        ATTENTION,
+    ),
+    Bug(
+        "attention: probabilities rounded before the sum",
+        "csrc/cpu/attention.isa.cpp",
+        "      total = add(total, p[i]);\n",
+        "      total = add(total, round_to(p[i], static_cast<const bf16*>(nullptr)));\n",
+        ATTENTION,
+    ),
+    Bug(
         "attention: wrong kv head of a group",
         "csrc/cpu/attention.cpp",
         "(tile.kv_head * s_.group + g) * t.step(1)",
@@ -151,14 +179,14 @@ BUGS = [
     Bug(
         "attention: sum not rescaled to the new maximum",
         "csrc/cpu/attention.isa.cpp",
-        "    *sum *= shrink;\n",
+        "      t.sum[r] *= t.shrink[r];\n",
         "",
         ATTENTION,
     ),
     Bug(
         "attention: outputs not rescaled",
         "csrc/cpu/attention.isa.cpp",
-        "    scale_row(acc, n, shrink);\n",
+        "      scale_row(t.acc + r * t.width, t.width, t.shrink[r]);\n",
         "",
         ATTENTION,
     ),
@@ -179,8 +207,8 @@ BUGS = [
     Bug(
         "attention: page table ignored",
         "csrc/cpu/attention.cpp",
-        "const int64_t block = block_id(tile.seq, (key + j) / s_.block_size);",
-        "const int64_t block = (key + j) / s_.block_size;",
+        "const int64_t block = block_id(tile.seq, key / s_.block_size);",
+        "const int64_t block = key / s_.block_size;",
         ATTENTION,
     ),
     Bug(

@@ -27,10 +27,11 @@ def attention(
 
     Prefill, decode and mixtures in one call: sequence ``s`` owns query rows ``cu_seqlens_q[s]`` to
     ``cu_seqlens_q[s + 1]``, the last of its ``seq_lens[s]`` tokens, whose keys and values are in
-    the cache already. ``out = softmax(scale * q kᵀ) v``, float32 inside, rounded once; on CUDA with
-    bfloat16, probabilities are rounded to bfloat16 before they multiply the values. A row's
-    result does not depend on the rest of the batch, on chunking or on the number of threads: on the
-    CPU always, on CUDA where the batch-invariant kernels are chosen.
+    the cache already. ``out = softmax(scale * q kᵀ) v``, float32 inside, rounded once; with bfloat16 on
+    CUDA, and on CPUs with a fast bfloat16 dot product, probabilities are rounded to bfloat16 before
+    they multiply the values. A row's result does not depend on the rest of the batch, on chunking
+    or on the number of threads: on the CPU always, on CUDA where the batch-invariant kernels are
+    chosen.
 
     Args:
         query: ``[num_tokens, num_heads, head_dim]``, float32 or bfloat16, last stride 1; head_dim
