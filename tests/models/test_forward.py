@@ -175,9 +175,9 @@ def logits_in_spans(llm, ids: list[int], cuts: list[int]) -> np.ndarray:
     blocks = np.arange(-(-len(ids) // runner.block_size), dtype=np.int32)[::-1].copy()
     tokens, parts = np.array(ids, np.int64), []
     for start, stop in zip([0, *cuts], [*cuts, len(ids)], strict=True):
-        hidden = runner.run([TokenSpan(tokens[start:stop], start, blocks)])
+        hidden = runner.run([TokenSpan(tokens[start:stop], start, blocks, stop - start)])
         part = np.empty((stop - start, llm.config.vocab_size), np.float32)
-        runner.all_logits(hidden, part)
+        runner.write_logits(hidden, part)
         parts.append(part)
     return np.concatenate(parts)
 
@@ -198,6 +198,32 @@ def test_long_prompt_is_cut_into_steps(llm, rng):
     (ids,) = random_ids(rng, 1100)
     whole = llm.forward([ids])[0]
     assert np.array_equal(logits_in_spans(llm, ids, [300, 700, 1000]), whole)
+
+
+def test_wanted_rows_equal_all_rows(llm, rng):
+    """Rows whose final hidden states nobody asks for are left out of the last layer."""
+    runner = llm._engine._runner
+    lengths, wanted = [20, 1, 33, 7, 9], [1, 1, 0, 7, 3]
+    prompts = random_ids(rng, *lengths)
+    per_prompt = -(-max(lengths) // runner.block_size)
+
+    def spans(outputs):
+        return [
+            TokenSpan(np.array(ids), 0, np.arange(per_prompt, dtype=np.int32) + i * per_prompt, n)
+            for i, (ids, n) in enumerate(zip(prompts, outputs, strict=True))
+        ]
+
+    everything = np.split(runner.run(spans(lengths)).numpy().copy(), np.cumsum(lengths)[:-1])
+    hidden = runner.run(spans(wanted))
+    expected = [rows[len(rows) - n :] for rows, n in zip(everything, wanted, strict=True)]
+    assert np.array_equal(hidden.numpy(), np.concatenate(expected))
+    assert runner.run(spans([0] * 5)).shape == (0, hidden.shape[1])
+    # Keys and values are complete all the same.
+    table = np.arange(per_prompt, dtype=np.int32) + 2 * per_prompt
+    after = runner.run([TokenSpan(np.array([5]), 33, table, 1)]).numpy().copy()
+    alone = [*prompts[2], 5]
+    whole = runner.run([TokenSpan(np.array(alone), 0, table, 1)]).numpy()
+    assert np.array_equal(after, whole)
 
 
 def test_mixed_batch_equals_alone(llm, rng):

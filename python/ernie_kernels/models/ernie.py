@@ -84,7 +84,11 @@ class ErnieDecoder:
         )
         hidden_states = None
         for layer, kv_cache in zip(self.layers, kv_caches, strict=True):
-            hidden_states, residual = layer(hidden_states, residual, batch, kv_cache, buffers)
+            # Nothing reads what the last layer makes of rows that are not wanted.
+            queries = batch.outputs if layer is self.layers[-1] else batch.queries
+            hidden_states, residual = layer(
+                hidden_states, residual, batch, kv_cache, buffers, queries
+            )
         hidden_states, _ = self.norm.add(hidden_states, residual)
         return hidden_states
 
@@ -140,8 +144,9 @@ class ErnieForCausalLM:
         """Run one step.
 
         Returns:
-            Hidden states after the final norm, ``[num_tokens, hidden_size]``, in ``buffers``; the
-            caches hold the step's keys and values.
+            Hidden states after the final norm of the rows in ``batch.outputs``,
+            ``[num_outputs, hidden_size]``, in ``buffers``; the caches hold the step's keys and
+            values.
         """
         return self.model(batch, kv_caches, buffers)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ernie_kernels.models.weights import WeightReader
     from ernie_kernels.models.workspace import LayerBuffers
     from ernie_kernels.ops import PackedWeight
-    from ernie_kernels.runner.batch import ForwardBatch
+    from ernie_kernels.runner.batch import ForwardBatch, QueryRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,11 @@ class LayerKVCache:
 
     k_cache: Tensor
     v_cache: Tensor
+
+
+def take(rows: Tensor, x: Tensor) -> Tensor:
+    """A copy of chosen rows of a matrix."""
+    return ops.embedding(rows, x, dtype=x.dtype_name)  # a lookup in a table gathers rows
 
 
 class Embedding:
@@ -68,33 +73,53 @@ class Attention:
     def __init__(self, config: ModelConfig, weights: WeightReader, name: str) -> None:
         self.qkv_proj = weights.linear(name, "q_proj", "k_proj", "v_proj")
         self.o_proj = weights.linear(name, "o_proj")
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.head_dim
         self.rope_theta = config.rope_theta
 
-    def __call__(
+    def project(
         self,
         hidden_states: Tensor,
         batch: ForwardBatch,
         kv_cache: LayerKVCache,
         buffers: LayerBuffers,
-    ) -> Tensor:
+    ) -> None:
+        """Rotated queries, keys and values of all rows to ``buffers``, the latter two to the cache."""
         self.qkv_proj(hidden_states, out=buffers.qkv)
         query, key = buffers.query, buffers.key
         ops.rope(query, key, batch.positions, theta=self.rope_theta, table=buffers.rope_table)
         ops.kv_cache_write(
             key, buffers.value, kv_cache.k_cache, kv_cache.v_cache, batch.slot_mapping
         )
+
+    def query_of(self, rows: Tensor, buffers: LayerBuffers) -> Tensor:
+        """A copy of the queries of chosen rows, ``[len(rows), num_heads, head_dim]``."""
+        qkv = take(rows, buffers.qkv)
+        return qkv.reshape(len(rows), qkv.shape[1] // self.head_dim, self.head_dim)[
+            :, : self.num_heads
+        ]
+
+    def attend(
+        self,
+        query: Tensor,
+        queries: QueryRows,
+        batch: ForwardBatch,
+        kv_cache: LayerKVCache,
+        buffers: LayerBuffers,
+    ) -> Tensor:
+        """Attention of the given rows over the cache, and the output projection."""
         ops.attention(
             query,
             kv_cache.k_cache,
             kv_cache.v_cache,
-            cu_seqlens_q=batch.cu_seqlens_q,
+            cu_seqlens_q=queries.cu_seqlens_q,
             seq_lens=batch.seq_lens,
             block_table=batch.block_table,
-            max_seqlen_q=batch.max_seqlen_q,
+            max_seqlen_q=queries.max_seqlen_q,
             max_seq_len=batch.max_seq_len,
             out=buffers.attention,
         )
-        return self.o_proj(buffers.attention_rows, out=hidden_states)
+        return self.o_proj(buffers.attention_rows, out=buffers.hidden_states)
 
 
 class MLP:
@@ -124,11 +149,22 @@ class DecoderLayer:
         batch: ForwardBatch,
         kv_cache: LayerKVCache,
         buffers: LayerBuffers,
+        queries: QueryRows,
     ) -> tuple[Tensor, Tensor]:
+        """Returns the layer's hidden states and residual of the rows in ``queries``.
+
+        Of the batch's other rows only the keys and values are computed.
+        """
         if hidden_states is None:
             hidden_states = self.input_layernorm(residual, out=buffers.hidden_states)
         else:
             hidden_states, residual = self.input_layernorm.add(hidden_states, residual)
-        hidden_states = self.self_attn(hidden_states, batch, kv_cache, buffers)
+        self.self_attn.project(hidden_states, batch, kv_cache, buffers)
+        query = buffers.query
+        if queries.rows is not None:
+            query = self.self_attn.query_of(queries.rows, buffers)
+            residual = take(queries.rows, residual)
+            buffers = buffers.first(len(queries.rows))
+        hidden_states = self.self_attn.attend(query, queries, batch, kv_cache, buffers)
         hidden_states, residual = self.post_attention_layernorm.add(hidden_states, residual)
         return self.mlp(hidden_states, buffers), residual

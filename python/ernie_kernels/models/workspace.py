@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ernie_kernels._core import Tensor, empty
 from ernie_kernels.models.config import ModelConfig
@@ -23,6 +23,10 @@ class LayerBuffers:
     gate_up: Tensor  # [num_tokens, 2 * intermediate_size]
     gated: Tensor  # [num_tokens, intermediate_size]
     rope_table: Tensor  # [num_tokens, head_dim], float32
+
+    def first(self, num_rows: int) -> LayerBuffers:
+        """The first rows of all of them."""
+        return LayerBuffers(*(getattr(self, field.name)[:num_rows] for field in fields(self)))
 
 
 class Workspace:

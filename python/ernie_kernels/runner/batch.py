@@ -20,10 +20,31 @@ class TokenSpan:
     token_ids: np.ndarray  # int64, at least one
     start: int
     blocks: np.ndarray  # int32, ids of the cache blocks that hold the sequence, in order
+    num_outputs: int  # of how many of the last tokens the final hidden states are wanted
 
     @property
     def stop(self) -> int:
         return self.start + len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryRows:
+    """Rows of a batch that attend: of each sequence the last few, or none."""
+
+    rows: Tensor | None  # [num_rows] int64, ascending; None: all of the batch
+    cu_seqlens_q: Tensor  # [num_seqs + 1] int32, first row of each sequence
+    max_seqlen_q: int
+
+    @classmethod
+    def last_of(cls, lengths: list[int], wanted: list[int], device: str) -> QueryRows:
+        """The last ``wanted[s]`` of the ``lengths[s]`` rows of each sequence."""
+        rows = None
+        if wanted != lengths:
+            stops = np.cumsum(lengths)
+            chosen = [np.arange(stop - n, stop) for stop, n in zip(stops, wanted, strict=True)]
+            rows = from_numpy(np.concatenate(chosen).astype(np.int64), device)
+        cu_seqlens_q = from_numpy(np.cumsum([0, *wanted], dtype=np.int32), device)
+        return cls(rows, cu_seqlens_q, max(wanted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +53,18 @@ class ForwardBatch:
 
     input_ids: Tensor  # [num_tokens] int64
     positions: Tensor  # [num_tokens] int64
-    cu_seqlens_q: Tensor  # [num_seqs + 1] int32, first row of each sequence
+    queries: QueryRows  # all rows
+    outputs: QueryRows  # those whose final hidden states are wanted; ``queries`` itself if all are
     seq_lens: Tensor  # [num_seqs] int32, tokens in the cache after this step
     slot_mapping: Tensor  # [num_tokens] int32, cache slot each row is written to
     block_table: Tensor  # [num_seqs, max_blocks] int32, -1 past the end
-    max_seqlen_q: int
     max_seq_len: int
 
     @classmethod
     def from_spans(cls, spans: Sequence[TokenSpan], block_size: int, device: str) -> ForwardBatch:
         lengths = [len(span.token_ids) for span in spans]
+        wanted = [span.num_outputs for span in spans]
+        queries = QueryRows.last_of(lengths, lengths, device)
         seq_lens = [span.stop for span in spans]
         positions = [np.arange(span.start, span.stop, dtype=np.int64) for span in spans]
         slots = [
@@ -56,10 +79,10 @@ class ForwardBatch:
         return cls(
             input_ids=from_numpy(np.concatenate([span.token_ids for span in spans]), device),
             positions=from_numpy(np.concatenate(positions), device),
-            cu_seqlens_q=from_numpy(np.cumsum([0, *lengths], dtype=np.int32), device),
+            queries=queries,
+            outputs=queries if wanted == lengths else QueryRows.last_of(lengths, wanted, device),
             seq_lens=from_numpy(np.array(seq_lens, np.int32), device),
             slot_mapping=from_numpy(np.concatenate(slots).astype(np.int32), device),
             block_table=from_numpy(block_table, device),
-            max_seqlen_q=max(lengths),
             max_seq_len=max(seq_lens),
         )

@@ -107,7 +107,7 @@ class Engine:
                     row = 0
                     for index, span in step:
                         count = len(span.token_ids)
-                        runner.all_logits(
+                        runner.write_logits(
                             hidden_states[row : row + count],
                             logits[index][span.start : span.stop],
                         )
@@ -138,7 +138,8 @@ class Engine:
                     if step and count > manager.num_free:
                         break
                     table = np.array(manager.allocate(count, owner), np.int32)
-                span = TokenSpan(ids[start : start + room], start, table)
+                tokens = ids[start : start + room]
+                span = TokenSpan(tokens, start, table, num_outputs=len(tokens))
                 step.append((index, span))
                 room -= len(span.token_ids)
                 start = span.stop

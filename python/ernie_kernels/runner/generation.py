@@ -48,17 +48,12 @@ class Generation:
         if not scheduled:
             return []
         hidden_states = self._runner.run([span for _, span in scheduled])
-        rows, sequences = [], []
-        row = -1
         for sequence, span in scheduled:
-            row += len(span.token_ids)
             sequence.num_computed = span.stop
-            if sequence.num_computed == sequence.num_tokens:
-                rows.append(row)
-                sequences.append(sequence)
+        sequences = [sequence for sequence, span in scheduled if span.num_outputs]
         if not sequences:
             return []
-        logits = self._runner.logits(hidden_states, rows)
+        logits = self._runner.logits(hidden_states)
         tokens, logprobs = self._sampler(logits, sequences)
         progress = [self._append(*item) for item in zip(sequences, tokens, logprobs, strict=True)]
         for sequence in sequences:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ernie_kernels import ops
-from ernie_kernels._core import Tensor, empty, from_numpy
+from ernie_kernels._core import Tensor, empty
 from ernie_kernels.models.config import ModelConfig
 from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.models.layers import LayerKVCache
@@ -59,23 +58,22 @@ class ModelRunner:
         """One step over at most ``max_tokens_per_step`` tokens, at least one.
 
         Returns:
-            Final hidden states, ``[num_tokens, hidden_size]``, valid until the next call.
+            Final hidden states of the tokens that the spans want them of, laid end to end:
+            ``[num_outputs, hidden_size]``, valid until the next call.
         """
         batch = ForwardBatch.from_spans(spans, self.block_size, self.device)
         buffers = self._workspace.rows(len(batch.input_ids))
         return self.model(batch, self._kv_caches, buffers)
 
-    def logits(self, hidden_states: Tensor, rows: Sequence[int]) -> Tensor:
-        """Logits of chosen rows: float32 ``[len(rows), vocab_size]``, valid until the next call."""
-        chosen = from_numpy(np.asarray(rows, np.int64), self.device)
-        # A lookup in the table of hidden states: it gathers rows.
-        gathered = ops.embedding(chosen, hidden_states, dtype=hidden_states.dtype_name)
-        if len(self._logits) < len(rows):
-            self._logits = empty([len(rows), self._vocab_size], "float32", self.device)
-        return self.model.logits(gathered, out=self._logits[: len(rows)])
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """Logits of every row: float32 ``[num_rows, vocab_size]``, valid until the next call."""
+        num_rows = len(hidden_states)
+        if len(self._logits) < num_rows:
+            self._logits = empty([num_rows, self._vocab_size], "float32", self.device)
+        return self.model.logits(hidden_states, out=self._logits[:num_rows])
 
-    def all_logits(self, hidden_states: Tensor, out: np.ndarray) -> None:
-        """Logits of every row, into a float32 numpy array ``[num_rows, vocab_size]``."""
+    def write_logits(self, hidden_states: Tensor, out: np.ndarray) -> None:
+        """The same into a float32 numpy array ``[num_rows, vocab_size]``."""
         if self.device == "cpu":
             self.model.logits(hidden_states, out=out)
         else:

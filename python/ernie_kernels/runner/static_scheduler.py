@@ -64,7 +64,9 @@ class StaticScheduler:
             room -= count
             start = sequence.num_computed
             tokens = sequence.token_ids[start : start + count]
-            spans.append((sequence, TokenSpan(tokens, start, sequence.blocks)))
+            # The last of a sequence's tokens is what the next one is sampled from.
+            outputs = int(start + count == sequence.num_tokens)
+            spans.append((sequence, TokenSpan(tokens, start, sequence.blocks, outputs)))
         return spans
 
     def retire(self, sequence: Sequence) -> None:
