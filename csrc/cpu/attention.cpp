@@ -20,7 +20,9 @@
 namespace ernie::cpu {
 namespace {
 
-constexpr int64_t kTileRows = 96;    // query rows: the panels of a key tile are made once for them
+// Query rows of a tile. Many share the work of packing a key tile; few make tiles enough for all
+// threads.
+constexpr int64_t kTileRows = 192, kFewestTileRows = 48;
 static_assert(kTileKeys % 64 == 0);  // a multiple of every block size, so a tile is whole pages
 static_assert(kAttentionSplit % kTileKeys == 0);
 
@@ -144,10 +146,13 @@ class Attention {
   }
 
   void make_tiles() {
-    const int64_t tokens = std::max<int64_t>(1, kTileRows / s_.group);
+    const int64_t kv_heads = a_.k_cache.size(1), all_rows = a_.query.size(0) * s_.group * kv_heads;
+    int64_t rows = kTileRows;
+    while (rows > kFewestTileRows && all_rows / rows < 4 * num_threads()) rows /= 2;
+    const int64_t tokens = std::max<int64_t>(1, rows / s_.group);
     for (int64_t s = 0; s < num_seqs_; ++s)
       for (int64_t i = 0; i < query_len(s); i += tokens)
-        for (int64_t h = 0; h < a_.k_cache.size(1); ++h)
+        for (int64_t h = 0; h < kv_heads; ++h)
           tiles_.push_back({s, h, i, std::min(tokens, query_len(s) - i)});
     // The longest first: what is left at the end is short.
     std::stable_sort(tiles_.begin(), tiles_.end(), [this](const Tile& x, const Tile& y) {
@@ -226,8 +231,7 @@ class Attention {
       // Rows before `hidden` see none of these keys; what they hold stays untouched.
       const int64_t hidden = hidden_rows(tile, key);
       const int64_t seen = rows - hidden;
-      for (int64_t r = 0; r < seen; ++r)
-        visible[r] = static_cast<int32_t>(visible_keys(tile, key, count, hidden + r));
+      fill_visible(tile, key, count, hidden, visible);
       leaves_.gemm({.x = queries + hidden * d,
                     .x_stride = d,
                     .rows = seen,
@@ -280,9 +284,13 @@ class Attention {
     }
   }
 
-  // How many of `count` keys from `key` on the row sees.
-  int64_t visible_keys(const Tile& tile, int64_t key, int64_t count, int64_t row) const {
-    return std::min(count, limit(tile.seq, tile.first + row / s_.group) - key);
+  // How many of `count` keys from `key` on each row from `hidden` on sees.
+  void fill_visible(const Tile& tile, int64_t key, int64_t count, int64_t hidden,
+                    int32_t* visible) const {
+    for (int64_t i = tile.first + hidden / s_.group; i < tile.first + tile.tokens; ++i) {
+      const int64_t seen = std::min(count, limit(tile.seq, i) - key);
+      visible = std::fill_n(visible, s_.group, static_cast<int32_t>(seen));
+    }
   }
 
   int64_t hidden_rows(const Tile& tile, int64_t key) const {

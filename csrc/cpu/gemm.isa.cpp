@@ -159,6 +159,8 @@ inline void gemm_t(const GemmBlock& b) {
       tile<1, kRowPanels, X, W>(b, 0, panel);
   for (; panel + kTilePanels <= b.panels; panel += kTilePanels)
     rows_of<kTilePanels, X, W>(b, panel);
+  if constexpr (kTilePanels > 2)
+    for (; panel + 2 <= b.panels; panel += 2) rows_of<2, X, W>(b, panel);
   for (; panel < b.panels; ++panel) rows_of<1, X, W>(b, panel);
 }
 
