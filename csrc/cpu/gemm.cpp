@@ -29,14 +29,14 @@ struct Plan {
   int64_t panel_size;  // elements of one packed panel
 };
 
-Plan plan_of(const LinearArgs& a) {
+Plan plan_of(const TensorView& x, const TensorView& weight) {
   static const auto f32_f32 = ERNIE_SELECT_ISA(GemmFn, gemm_f32_f32);
   static const auto f32_bf16 = ERNIE_SELECT_ISA(GemmFn, gemm_f32_bf16);
   static const auto bf16_bf16 = ERNIE_SELECT_ISA(GemmFn, gemm_bf16_bf16);
-  const int64_t k = a.x.size(1);
-  if (a.weight.dtype == DType::kF32) return {f32_f32, true, k, k * kPanelRows};
+  const int64_t k = x.size(1);
+  if (weight.dtype == DType::kF32) return {f32_f32, true, k, k * kPanelRows};
   const int64_t depth = round_up(k, 2);
-  const bool dot = a.x.dtype == DType::kBF16 && prefers_bf16_dot();
+  const bool dot = x.dtype == DType::kBF16 && prefers_bf16_dot();
   return {dot ? bf16_bf16 : f32_bf16, !dot, depth, depth * kPanelRows};
 }
 
@@ -85,10 +85,10 @@ struct Rows {
   int64_t stride;
 };
 
-Rows prepare_rows(const LinearArgs& a, const Plan& plan) {
-  const int64_t k = a.x.size(1), rows = a.x.size(0);
-  const bool as_is = (a.x.dtype == DType::kF32) == plan.x_is_float && k == plan.depth;
-  if (as_is) return {a.x.data, a.x.step(0)};
+Rows prepare_rows(const TensorView& x, const Plan& plan) {
+  const int64_t k = x.size(1), rows = x.size(0);
+  const bool as_is = (x.dtype == DType::kF32) == plan.x_is_float && k == plan.depth;
+  if (as_is) return {x.data, x.step(0)};
   const int64_t itemsize = plan.x_is_float ? sizeof(float) : sizeof(bf16);
   void* buffer = scratch(ScratchSlot::kRows, rows * plan.depth * itemsize);
   using WidenF32 = void (*)(const float*, float*, int64_t, int64_t);
@@ -98,15 +98,15 @@ Rows prepare_rows(const LinearArgs& a, const Plan& plan) {
   for (int64_t t = 0; t < rows; ++t) {
     if (!plan.x_is_float) {
       bf16* row = static_cast<bf16*>(buffer) + t * plan.depth;
-      std::memcpy(row, a.x.ptr<bf16>() + t * a.x.step(0), k * sizeof(bf16));
+      std::memcpy(row, x.ptr<bf16>() + t * x.step(0), k * sizeof(bf16));
       for (int64_t i = k; i < plan.depth; ++i) row[i] = bf16{};
       continue;
     }
     float* row = static_cast<float*>(buffer) + t * plan.depth;
-    if (a.x.dtype == DType::kF32)
-      widen_f32(a.x.ptr<float>() + t * a.x.step(0), row, k, plan.depth);
+    if (x.dtype == DType::kF32)
+      widen_f32(x.ptr<float>() + t * x.step(0), row, k, plan.depth);
     else
-      widen_bf16(a.x.ptr<bf16>() + t * a.x.step(0), row, k, plan.depth);
+      widen_bf16(x.ptr<bf16>() + t * x.step(0), row, k, plan.depth);
   }
   return {buffer, plan.depth};
 }
@@ -137,57 +137,115 @@ const char* offset(const void* p, int64_t elements, int64_t itemsize) {
   return static_cast<const char*>(p) + elements * itemsize;
 }
 
+// Blocks of a product, by any thread.
+class Product {
+ public:
+  Product(const TensorView& x, const TensorView& weight)
+      : plan_(plan_of(x, weight)),
+        x_(prepare_rows(x, plan_)),
+        weight_(weight),
+        depth_block_(x.size(0) <= kStreamedRows ? std::max<int64_t>(plan_.depth, 1) : kDepthBlock) {
+  }
+
+  // acc[r, i] = x[row + r] * weight[16 panel + i].
+  void multiply(int64_t row, int64_t rows, int64_t panel, int64_t panels, float* acc,
+                int64_t acc_stride) const {
+    const int64_t x_itemsize = plan_.x_is_float ? sizeof(float) : sizeof(bf16);
+    const int64_t w_itemsize = size_of(weight_.dtype);
+    const void* weights = panels_at(panel, panels);
+    for (int64_t k = 0; k < plan_.depth || k == 0; k += depth_block_)
+      plan_.gemm({.x = offset(x_.data, row * x_.stride + k, x_itemsize),
+                  .x_stride = x_.stride,
+                  .rows = rows,
+                  .w = offset(weights, k * kPanelRows, w_itemsize),
+                  .w_stride = plan_.panel_size,
+                  .panels = panels,
+                  .k = std::min(depth_block_, plan_.depth - k),
+                  .acc = acc,
+                  .acc_stride = acc_stride,
+                  .accumulate = k > 0});
+  }
+
+ private:
+  // The panels in place, or packed now.
+  const void* panels_at(int64_t panel, int64_t panels) const {
+    const int64_t bytes = plan_.panel_size * size_of(weight_.dtype);
+    if (weight_.rank != 2) return weight_.ptr<char>() + panel * bytes;
+    char* buffer = static_cast<char*>(scratch(ScratchSlot::kPanel, panels * bytes));
+    for (int64_t p = 0; p < panels; ++p) pack_panel_of(weight_, panel + p, buffer + p * bytes);
+    return buffer;
+  }
+
+  const Plan plan_;
+  const Rows x_;
+  const TensorView& weight_;
+  const int64_t depth_block_;
+};
+
+// Calls f(group, row, rows) for all groups of weights and blocks of rows; the rows change fastest,
+// so that a thread finds its group of weights in its cache again.
+template <class F>
+void for_each_block(int64_t groups, int64_t num_tokens, const F& f) {
+  const int64_t row_blocks = ceil_div(num_tokens, kRowBlock);
+  parallel_for(groups * row_blocks, 1, [&](int64_t block, int64_t) {
+    const int64_t row = block % row_blocks * kRowBlock;
+    f(block / row_blocks, row, std::min(kRowBlock, num_tokens - row));
+  });
+}
+
+float* accumulators(int64_t rows, int64_t columns) {
+  return static_cast<float*>(scratch(ScratchSlot::kAccumulator, rows * columns * sizeof(float)));
+}
+
+template <class B, class T>
+void linear_silu_and_mul_t(const LinearSiluAndMulArgs& a) {
+  using FinishFn = void (*)(const float*, const float*, const B*, const B*, T*, int64_t);
+  static const auto finish = ERNIE_SELECT_ISA(FinishFn, finish_silu_and_mul);
+  const Product product(a.x, a.weight);
+  const int64_t num_tokens = a.x.size(0), size = a.out.size(1);
+  // Gate and up panels of many tokens share the cache that a group of linear has for itself.
+  const int64_t panels = num_tokens <= kStreamedRows ? kMaxPanels : kMaxPanels / 2;
+  const int64_t width = panels * kPanelRows;
+  // The up rows may begin inside a panel, and end in one more.
+  const int64_t acc_stride = 2 * width + kPanelRows;
+  for_each_block(ceil_div(size, width), num_tokens, [&](int64_t group, int64_t row, int64_t rows) {
+    const int64_t column = group * width, columns = std::min(width, size - column);
+    const int64_t up_panel = (size + column) / kPanelRows, skip = (size + column) % kPanelRows;
+    float* gate = accumulators(rows, acc_stride);
+    float* up = gate + width;
+    product.multiply(row, rows, column / kPanelRows, ceil_div(columns, kPanelRows), gate,
+                     acc_stride);
+    product.multiply(row, rows, up_panel, ceil_div(skip + columns, kPanelRows), up, acc_stride);
+    const B* gate_bias = a.bias ? a.bias->ptr<B>() + column : nullptr;
+    const B* up_bias = a.bias ? gate_bias + size : nullptr;
+    for (int64_t r = 0; r < rows; ++r)
+      finish(gate + r * acc_stride, up + r * acc_stride + skip, gate_bias, up_bias,
+             a.out.ptr<T>() + (row + r) * a.out.step(0) + column, columns);
+  });
+}
+
 }  // namespace
 
 void linear(const LinearArgs& a, const Stream&) {
-  const Plan plan = plan_of(a);
-  const int64_t num_tokens = a.x.size(0), out_features = a.out.size(1);
-  const int64_t panels = ceil_div(out_features, kPanelRows);
-  const int64_t w_itemsize = size_of(a.weight.dtype);
-  const int64_t x_itemsize = plan.x_is_float ? sizeof(float) : sizeof(bf16);
-  const Rows x = prepare_rows(a, plan);
-  const int64_t depth_block =
-      num_tokens <= kStreamedRows ? std::max<int64_t>(plan.depth, 1) : kDepthBlock;
+  const Product product(a.x, a.weight);
+  const int64_t out_features = a.out.size(1), panels = ceil_div(out_features, kPanelRows);
+  for_each_block(
+      ceil_div(panels, kMaxPanels), a.x.size(0), [&](int64_t group, int64_t row, int64_t rows) {
+        constexpr int64_t kWidth = kMaxPanels * kPanelRows;
+        const int64_t panel = group * kMaxPanels, column = group * kWidth;
+        float* acc = accumulators(rows, kWidth);
+        product.multiply(row, rows, panel, std::min(kMaxPanels, panels - panel), acc, kWidth);
+        finish(a, acc, kWidth, row, rows, column, std::min(kWidth, out_features - column));
+      });
+}
 
-  // Chunks: groups of kMaxPanels panels, times blocks of rows; the row block changes fastest, so
-  // that a thread finds its group of weights in its cache again.
-  const int64_t row_blocks = ceil_div(num_tokens, kRowBlock);
-  const int64_t groups = ceil_div(panels, kMaxPanels);
-  parallel_for(groups * row_blocks, 1, [&](int64_t chunk, int64_t) {
-    const int64_t first_panel = chunk / row_blocks * kMaxPanels;
-    const int64_t row = chunk % row_blocks * kRowBlock;
-    GemmBlock b;
-    b.panels = std::min(kMaxPanels, panels - first_panel);
-    b.rows = std::min(kRowBlock, num_tokens - row);
-    b.x_stride = x.stride;
-    b.w_stride = plan.panel_size;
-    b.acc_stride = kMaxPanels * kPanelRows;
-    b.acc = static_cast<float*>(
-        scratch(ScratchSlot::kAccumulator, b.rows * b.acc_stride * sizeof(float)));
-
-    const void* weights = a.weight.data;
-    if (a.weight.rank == 2) {
-      char* buffer =
-          static_cast<char*>(scratch(ScratchSlot::kPanel, b.panels * plan.panel_size * w_itemsize));
-      for (int64_t p = 0; p < b.panels; ++p)
-        pack_panel_of(a.weight, first_panel + p, buffer + p * plan.panel_size * w_itemsize);
-      weights = buffer;
-    } else {
-      weights = offset(weights, first_panel * plan.panel_size, w_itemsize);
-    }
-
-    b.accumulate = false;
-    for (int64_t k = 0; k < plan.depth || k == 0; k += depth_block) {
-      b.k = std::min(depth_block, plan.depth - k);
-      b.x = offset(x.data, row * x.stride + k, x_itemsize);
-      b.w = offset(weights, k * kPanelRows, w_itemsize);
-      plan.gemm(b);
-      b.accumulate = true;
-    }
-    const int64_t column = first_panel * kPanelRows;
-    finish(a, b.acc, b.acc_stride, row, b.rows, column,
-           std::min(b.panels * kPanelRows, out_features - column));
-  });
+void linear_silu_and_mul(const LinearSiluAndMulArgs& a, const Stream&) {
+  if (a.weight.dtype == DType::kF32)
+    linear_silu_and_mul_t<float, float>(a);
+  else if (a.out.dtype == DType::kF32)
+    linear_silu_and_mul_t<bf16, float>(a);
+  else
+    linear_silu_and_mul_t<bf16, bf16>(a);
 }
 
 void linear_pack(const LinearPackArgs& a, const Stream&) {

@@ -1,7 +1,7 @@
 // Compiled once per CPU tier; see core/isa.h. No std::, no allocation, no TensorView in here.
 #include "cpu/gemm.isa.h"
 
-#include "cpu/simd.isa.h"
+#include "cpu/silu.isa.h"
 
 namespace ernie::cpu::ERNIE_ISA {
 namespace {
@@ -172,6 +172,19 @@ void finish_row_t(const float* acc, const B* bias, T* out, int64_t n) {
   });
 }
 
+template <class B, class T>
+void finish_silu_and_mul_t(const float* gate, const float* up, const B* gate_bias, const B* up_bias,
+                           T* out, int64_t n) {
+  const auto sum = [](const float* acc, const B* bias, int64_t m) {
+    const F32 value = load_n(acc, m);
+    return round_to(bias == nullptr ? value : add(value, load_n(bias, m)), static_cast<T*>(nullptr));
+  };
+  for_each_register(n, [&](int64_t i, int64_t m) {
+    const F32 gated = silu(sum(gate + i, gate_bias ? gate_bias + i : nullptr, m));
+    store_n(out + i, mul(gated, sum(up + i, up_bias ? up_bias + i : nullptr, m)), m);
+  });
+}
+
 template <class T>
 void widen_row_t(const T* x, float* out, int64_t n, int64_t padded_n) {
   for_each_register(n, [&](int64_t i, int64_t m) { store_n(out + i, load_n(x + i, m), m); });
@@ -218,6 +231,19 @@ void finish_row(const float* acc, const bf16* bias, float* out, int64_t n) {
 }
 void finish_row(const float* acc, const bf16* bias, bf16* out, int64_t n) {
   finish_row_t(acc, bias, out, n);
+}
+
+void finish_silu_and_mul(const float* gate, const float* up, const float* gate_bias,
+                         const float* up_bias, float* out, int64_t n) {
+  finish_silu_and_mul_t(gate, up, gate_bias, up_bias, out, n);
+}
+void finish_silu_and_mul(const float* gate, const float* up, const bf16* gate_bias,
+                         const bf16* up_bias, float* out, int64_t n) {
+  finish_silu_and_mul_t(gate, up, gate_bias, up_bias, out, n);
+}
+void finish_silu_and_mul(const float* gate, const float* up, const bf16* gate_bias,
+                         const bf16* up_bias, bf16* out, int64_t n) {
+  finish_silu_and_mul_t(gate, up, gate_bias, up_bias, out, n);
 }
 
 void widen_row(const bf16* x, float* out, int64_t n, int64_t padded_n) {

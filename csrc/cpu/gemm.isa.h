@@ -8,7 +8,7 @@
 namespace ernie::cpu {
 
 constexpr int64_t kPanelRows = 16;  // outputs per panel
-constexpr int64_t kMaxPanels = 8;   // panels a leaf call takes at most
+constexpr int64_t kMaxPanels = 8;   // panels a leaf call is best given
 
 // acc[r, 16p + i] (+)= sum_k x[r, k] * w[p, k, i], k ascending in one chain of fused multiply-adds
 // per element, whatever rows and panels are: a row's result does not depend on the others.
@@ -36,6 +36,18 @@ ERNIE_DECLARE_ISA(void finish_row(const float* acc, const float* bias, float* ou
 ERNIE_DECLARE_ISA(void finish_row(const float* acc, const float* bias, bf16* out, int64_t n))
 ERNIE_DECLARE_ISA(void finish_row(const float* acc, const bf16* bias, float* out, int64_t n))
 ERNIE_DECLARE_ISA(void finish_row(const float* acc, const bf16* bias, bf16* out, int64_t n))
+
+// out[i] = round(silu(round(gate[i] + gate_bias[i])) * round(up[i] + up_bias[i])); both biases or
+// none may be null.
+ERNIE_DECLARE_ISA(void finish_silu_and_mul(const float* gate, const float* up,
+                                           const float* gate_bias, const float* up_bias,
+                                           float* out, int64_t n))
+ERNIE_DECLARE_ISA(void finish_silu_and_mul(const float* gate, const float* up,
+                                           const bf16* gate_bias, const bf16* up_bias, float* out,
+                                           int64_t n))
+ERNIE_DECLARE_ISA(void finish_silu_and_mul(const float* gate, const float* up,
+                                           const bf16* gate_bias, const bf16* up_bias, bf16* out,
+                                           int64_t n))
 
 // out[i] = float(x[i]), i < n, and zeros up to padded_n.
 ERNIE_DECLARE_ISA(void widen_row(const bf16* x, float* out, int64_t n, int64_t padded_n))

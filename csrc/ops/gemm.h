@@ -30,20 +30,38 @@ struct LinearArgs {
   std::optional<TensorView> bias;  // [out_features], dtype of weight, contiguous
 };
 
+// The first half of a SwiGLU MLP: gate and up projection, the weight's first and second half of
+// rows, and what ops/activation.h makes of them. With s = linear(x, weight, bias),
+//
+//   out[t, i] = round(silu(s[t, i]) * s[t, I + i]),   I = intermediate_size
+//
+// bit for bit as by the two ops; the CPU keeps s to itself.
+struct LinearSiluAndMulArgs {
+  TensorView out;      // [num_tokens, intermediate_size], dtype of x, last stride 1
+  TensorView x;        // [num_tokens, in_features], float32 or bfloat16, last stride 1
+  TensorView weight;   // of out_features = 2 intermediate_size, as in LinearArgs
+  std::optional<TensorView> bias;  // [2 intermediate_size], dtype of weight, contiguous
+  // CUDA: room for s, [num_tokens, 2 intermediate_size], dtype of x, last stride 1.
+  std::optional<TensorView> gate_up;
+};
+
 struct LinearPackArgs {
   TensorView out;     // packed, as above, contiguous
   TensorView weight;  // [out_features, in_features], float32 or bfloat16, last stride 1
 };
 
 void linear(const LinearArgs&, const Stream&);
+void linear_silu_and_mul(const LinearSiluAndMulArgs&, const Stream&);
 void linear_pack(const LinearPackArgs&, const Stream&);
 
 namespace cpu {
 void linear(const LinearArgs&, const Stream&);
+void linear_silu_and_mul(const LinearSiluAndMulArgs&, const Stream&);
 void linear_pack(const LinearPackArgs&, const Stream&);
 }  // namespace cpu
 namespace cuda {
 void linear(const LinearArgs&, const Stream&);
+void linear_silu_and_mul(const LinearSiluAndMulArgs&, const Stream&);
 }
 
 }  // namespace ernie

@@ -102,6 +102,18 @@ OPS = {
         written=frozenset({"out"}),
         leading={"x": (0, 1), "weight": (0,), "out": (1,)},
     ),
+    "linear_silu_and_mul": Op(
+        ops.linear_silu_and_mul,
+        lambda: {
+            "x": zeros(3, 8),
+            "weight": zeros(10, 8),
+            "bias": zeros(10),
+            "gate_up": zeros(3, 10),
+            "out": zeros(3, 5),
+        },
+        written=frozenset({"out", "gate_up"}),
+        leading={"x": (0, 1), "weight": (0,), "out": (1,), "gate_up": (1,)},
+    ),
     "linear_pack": Op(ops.linear_pack, lambda: {"weight": zeros(5, 8)}, leading={"weight": (0, 1)}),
     "attention": Op(
         ops.attention,

@@ -52,6 +52,42 @@ def test_linear_matches_reference(device, rng, shape, dtypes, packed):
     reference.check(out, expected, magnitude=magnitude, terms=in_features)
 
 
+@pytest.mark.parametrize("packed", [False, pytest.param(True, id="packed")])
+@pytest.mark.parametrize("dtypes", [d for d in DTYPES if d[0] == d[2]], ids=ids)
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 7, 1), (1, 64, 300), (2, 33, 16), (5, 40, 63), (6, 70, 64), (7, 64, 65), (97, 1030, 100)],
+    ids=str,
+)
+def test_linear_silu_and_mul_equals_the_two_ops(device, rng, shape, dtypes, packed):
+    num_tokens, in_features, intermediate_size = shape
+    x = on(reference.random(rng, (num_tokens, in_features), dtypes[0]), device)
+    weight = reference.random(rng, (2 * intermediate_size, in_features), dtypes[1], 0.3)
+    bias = None
+    if intermediate_size % 2:
+        bias = on(reference.random(rng, (2 * intermediate_size,), dtypes[1]), device)
+    if packed and device != "cpu":
+        pytest.skip("packed weights are the CPU's")
+    given = ops.linear_pack(weight) if packed else on(weight, device)
+    expected = ops.silu_and_mul(ops.linear(x, given, bias)).numpy()
+    np.testing.assert_array_equal(ops.linear_silu_and_mul(x, given, bias).numpy(), expected)
+    wide = poisoned((num_tokens, intermediate_size + 3), dtypes[2], device)
+    gate_up = poisoned((num_tokens, 2 * intermediate_size), dtypes[2], device)
+    ops.linear_silu_and_mul(x, given, bias, out=wide[:, 1 : intermediate_size + 1], gate_up=gate_up)
+    np.testing.assert_array_equal(wide.numpy()[:, 1 : intermediate_size + 1], expected)
+    assert np.isnan(wide.numpy()[:, 0].astype(F32)).all()
+    assert np.isnan(wide.numpy()[:, intermediate_size + 1 :].astype(F32)).all()
+
+
+def test_linear_silu_and_mul_wants_pairs(rng):
+    x, weight = reference.random(rng, (2, 8), F32), reference.random(rng, (7, 8), F32)
+    for given in (weight, ops.linear_pack(weight)):
+        with pytest.raises(ek.ArgumentError, match="weight: expected an even number of out_featur"):
+            ops.linear_silu_and_mul(x, given)
+    with pytest.raises(ek.ArgumentError, match="linear_silu_and_mul: x: expected in_features=8"):
+        ops.linear_silu_and_mul(x[:, :5], ops.linear_pack(weight))
+
+
 def test_packed_layout(rng):
     for dtype, group in ((F32, 1), (BF16, 2)):
         weight = reference.random(rng, (37, 21), dtype)

@@ -4,6 +4,7 @@
 #include "core/batch_invariant.h"
 #include "cuda/common.cuh"
 #include "cuda/gemm/kernels.h"
+#include "ops/activation.h"
 #include "ops/gemm.h"
 
 namespace ernie::cuda {
@@ -101,6 +102,11 @@ void linear(const LinearArgs& a, const Stream& stream) {
     case GemmKernel::kSm90:
       return launch_sm90(p, config, gpu.sm_count, stream_of(stream));
   }
+}
+
+void linear_silu_and_mul(const LinearSiluAndMulArgs& a, const Stream& stream) {
+  linear({.out = *a.gate_up, .x = a.x, .weight = a.weight, .bias = a.bias}, stream);
+  silu_and_mul({.out = a.out, .x = *a.gate_up}, stream);
 }
 
 }  // namespace ernie::cuda

@@ -130,8 +130,10 @@ class MLP:
         self.down_proj = weights.linear(name, "down_proj")
 
     def __call__(self, hidden_states: Tensor, buffers: LayerBuffers) -> Tensor:
-        self.gate_up_proj(hidden_states, out=buffers.gate_up)
-        ops.silu_and_mul(buffers.gate_up, out=buffers.gated)
+        gate_up = self.gate_up_proj
+        ops.linear_silu_and_mul(
+            hidden_states, gate_up.weight, gate_up.bias, out=buffers.gated, gate_up=buffers.gate_up
+        )
         return self.down_proj(buffers.gated, out=hidden_states)
 
 

@@ -20,13 +20,14 @@ class LayerBuffers:
     value: Tensor  # [num_tokens, num_kv_heads, head_dim], inside qkv
     attention: Tensor  # [num_tokens, num_heads, head_dim]
     attention_rows: Tensor  # the same memory, [num_tokens, num_heads * head_dim]
-    gate_up: Tensor  # [num_tokens, 2 * intermediate_size]
+    gate_up: Tensor | None  # [num_tokens, 2 * intermediate_size]; None on the CPU
     gated: Tensor  # [num_tokens, intermediate_size]
     rope_table: Tensor  # [num_tokens, head_dim], float32
 
     def first(self, num_rows: int) -> LayerBuffers:
         """The first rows of all of them."""
-        return LayerBuffers(*(getattr(self, field.name)[:num_rows] for field in fields(self)))
+        buffers = (getattr(self, field.name) for field in fields(self))
+        return LayerBuffers(*(None if b is None else b[:num_rows] for b in buffers))
 
 
 class Workspace:
@@ -51,7 +52,7 @@ class Workspace:
         self._residual = rows(config.hidden_size)
         self._qkv = rows(heads * self._head_dim)
         self._attention = rows(self._num_heads * self._head_dim)
-        self._gate_up = rows(2 * width)
+        self._gate_up = None if device == "cpu" else rows(2 * width)
         self._gated = rows(width)
         self._rope_table = rows(self._head_dim, "float32")
         self._last = self._slice(max_tokens)
@@ -76,7 +77,7 @@ class Workspace:
             value=by_head[:, heads + kv_heads :],
             attention=attention.reshape(num_tokens, heads, head_dim),
             attention_rows=attention,
-            gate_up=self._gate_up[:num_tokens],
+            gate_up=None if self._gate_up is None else self._gate_up[:num_tokens],
             gated=self._gated[:num_tokens],
             rope_table=self._rope_table[:num_tokens],
         )

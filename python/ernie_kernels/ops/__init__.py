@@ -3,7 +3,7 @@
 from ernie_kernels.ops.activation import silu_and_mul
 from ernie_kernels.ops.attention import attention
 from ernie_kernels.ops.embedding import embedding
-from ernie_kernels.ops.gemm import PackedWeight, linear, linear_pack
+from ernie_kernels.ops.gemm import PackedWeight, linear, linear_pack, linear_silu_and_mul
 from ernie_kernels.ops.kv_cache import kv_cache_copy_blocks, kv_cache_write
 from ernie_kernels.ops.norm import add_rms_norm, rms_norm
 from ernie_kernels.ops.rope import rope, rope_table
@@ -19,6 +19,7 @@ __all__ = [
     "kv_cache_write",
     "linear",
     "linear_pack",
+    "linear_silu_and_mul",
     "rms_norm",
     "rope",
     "rope_table",

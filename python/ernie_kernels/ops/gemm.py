@@ -64,18 +64,61 @@ def linear(
     if isinstance(weight, PackedWeight):
         matrix, out_features = weight.tensor, weight.out_features
         # Panels are padded, so the core cannot tell 17 features from 20.
-        _check_width("x", x, "in_features", weight.in_features)
-        _check_width("out", out, "out_features", out_features)
+        _check_width("linear: x", x, "in_features", weight.in_features)
+        _check_width("linear: out", out, "out_features", out_features)
     if out is None:
         out = _core.linear_out(x, matrix, out_features, dtype)
     _core.linear(out, x, matrix, bias)
     return out
 
 
+def linear_silu_and_mul(
+    x: Tensor,
+    weight: Tensor | PackedWeight,
+    bias: Tensor | None = None,
+    *,
+    out: Tensor | None = None,
+    gate_up: Tensor | None = None,
+) -> Tensor:
+    """``silu_and_mul(linear(x, weight, bias))``, bit for bit: gate and up projection of an MLP.
+
+    On the CPU the projections never leave the cache.
+
+    Args:
+        x: ``[num_tokens, in_features]``, float32 or bfloat16, last stride 1.
+        weight: as of :func:`linear`, with ``2 * intermediate_size`` rows, gate first, then up.
+        bias: ``[2 * intermediate_size]``, dtype of the weight, or None.
+        out: where to write, ``[num_tokens, intermediate_size]``, dtype of ``x``, last stride 1.
+            Allocated when omitted.
+        gate_up: room for the projections on CUDA, ``[num_tokens, 2 * intermediate_size]``, dtype of
+            ``x``, last stride 1. Allocated when ``out`` is omitted; the CPU needs none.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ArgumentError: a shape, dtype, device or stride differs from the above.
+        UnsupportedError: no kernel for this device in this build.
+
+    Source: Shazeer 2020, arXiv:2002.05202.
+    """
+    matrix, out_features = weight, None
+    if isinstance(weight, PackedWeight):
+        matrix, out_features = weight.tensor, weight.out_features
+        _check_width("linear_silu_and_mul: x", x, "in_features", weight.in_features)
+        if out_features % 2 == 0:
+            _check_width("linear_silu_and_mul: out", out, "intermediate_size", out_features // 2)
+    if out is None:
+        out, room = _core.linear_silu_and_mul_out(x, matrix, out_features)
+        gate_up = room if gate_up is None else gate_up
+    _core.linear_silu_and_mul(out, x, matrix, bias, gate_up)
+    return out
+
+
 def _check_width(name: str, tensor: Tensor | None, what: str, expected: int) -> None:
     shape = getattr(tensor, "shape", None)
     if shape is not None and len(shape) == 2 and shape[1] != expected:
-        message = f"linear: {name}: expected {what}={expected} columns, got shape {list(shape)}"
+        message = f"{name}: expected {what}={expected} columns, got shape {list(shape)}"
         raise ArgumentError(message)
 
 
