@@ -1,4 +1,4 @@
-"""Linear layers beside torch's: few tokens (weights from memory) and many.
+"""Linear layers beside torch's and, where llama-cpp-python is installed, ggml's: few tokens (weights from memory) and many.
 
 python bench/bench_gemm.py [--threads 2] [--json results.jsonl]
 """
@@ -12,6 +12,7 @@ import numpy as np
 import ernie_kernels as ek
 from ernie_kernels import ops
 
+from ggml_peer import ggml_linear, has_ggml
 from harness import Case, copies_beyond_cache, has_torch, main, rotated, torch_tensor
 
 # out_features, in_features of ERNIE-4.5-0.3B: q/k/v, o, gate/up, down, head.
@@ -50,6 +51,11 @@ def linear_case(rng, device, dtype, num_tokens, out_features, in_features) -> Ca
             expected = peers["torch"]().float().cpu().numpy()
             got = ops.linear(ours_x, ours()).numpy().astype(np.float32)
             assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
+
+    if device == "cpu" and dtype.name == "bfloat16" and has_ggml():
+        peers["ggml"] = ggml_linear(weight, x, count, ek.num_threads())
+        got = ops.linear(ours_x, ours()).numpy().astype(np.float32)
+        assert np.abs(got - peers["ggml"]()).max() < 0.05 * np.abs(got).max()
 
     return Case(
         "linear",
