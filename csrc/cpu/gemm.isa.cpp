@@ -177,7 +177,8 @@ void finish_silu_and_mul_t(const float* gate, const float* up, const B* gate_bia
                            T* out, int64_t n) {
   const auto sum = [](const float* acc, const B* bias, int64_t m) {
     const F32 value = load_n(acc, m);
-    return round_to(bias == nullptr ? value : add(value, load_n(bias, m)), static_cast<T*>(nullptr));
+    return round_to(bias == nullptr ? value : add(value, load_n(bias, m)),
+                    static_cast<T*>(nullptr));
   };
   for_each_register(n, [&](int64_t i, int64_t m) {
     const F32 gated = silu(sum(gate + i, gate_bias ? gate_bias + i : nullptr, m));

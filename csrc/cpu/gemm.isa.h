@@ -40,8 +40,8 @@ ERNIE_DECLARE_ISA(void finish_row(const float* acc, const bf16* bias, bf16* out,
 // out[i] = round(silu(round(gate[i] + gate_bias[i])) * round(up[i] + up_bias[i])); both biases or
 // none may be null.
 ERNIE_DECLARE_ISA(void finish_silu_and_mul(const float* gate, const float* up,
-                                           const float* gate_bias, const float* up_bias,
-                                           float* out, int64_t n))
+                                           const float* gate_bias, const float* up_bias, float* out,
+                                           int64_t n))
 ERNIE_DECLARE_ISA(void finish_silu_and_mul(const float* gate, const float* up,
                                            const bf16* gate_bias, const bf16* up_bias, float* out,
                                            int64_t n))

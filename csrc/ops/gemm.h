@@ -37,9 +37,9 @@ struct LinearArgs {
 //
 // bit for bit as by the two ops; the CPU keeps s to itself.
 struct LinearSiluAndMulArgs {
-  TensorView out;      // [num_tokens, intermediate_size], dtype of x, last stride 1
-  TensorView x;        // [num_tokens, in_features], float32 or bfloat16, last stride 1
-  TensorView weight;   // of out_features = 2 intermediate_size, as in LinearArgs
+  TensorView out;                  // [num_tokens, intermediate_size], dtype of x, last stride 1
+  TensorView x;                    // [num_tokens, in_features], float32 or bfloat16, last stride 1
+  TensorView weight;               // of out_features = 2 intermediate_size, as in LinearArgs
   std::optional<TensorView> bias;  // [2 intermediate_size], dtype of weight, contiguous
   // CUDA: room for s, [num_tokens, 2 intermediate_size], dtype of x, last stride 1.
   std::optional<TensorView> gate_up;
@@ -62,6 +62,6 @@ void linear_pack(const LinearPackArgs&, const Stream&);
 namespace cuda {
 void linear(const LinearArgs&, const Stream&);
 void linear_silu_and_mul(const LinearSiluAndMulArgs&, const Stream&);
-}
+}  // namespace cuda
 
 }  // namespace ernie
