@@ -105,8 +105,8 @@ void linear(const LinearArgs& a, const Stream& stream) {
 }
 
 void linear_silu_and_mul(const LinearSiluAndMulArgs& a, const Stream& stream) {
-  linear({.out = *a.gate_up, .x = a.x, .weight = a.weight, .bias = a.bias}, stream);
-  silu_and_mul({.out = a.out, .x = *a.gate_up}, stream);
+  cuda::linear({.out = *a.gate_up, .x = a.x, .weight = a.weight, .bias = a.bias}, stream);
+  cuda::silu_and_mul({.out = a.out, .x = *a.gate_up}, stream);
 }
 
 }  // namespace ernie::cuda
