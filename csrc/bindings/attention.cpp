@@ -48,13 +48,13 @@ void bind_attention(py::module_& m) {
       "attention_workspace",
       [](TensorView query, TensorView k_cache, TensorView seq_lens, Number<int64_t> max_seqlen_q,
          Number<int64_t> max_seq_len) {
-        const bool shapes_fit =
-            query.rank == 3 && k_cache.rank == 4 && k_cache.size(1) > 0 && seq_lens.rank == 1;
+        const int64_t rows = max_seqlen_q.get("attention", "max_seqlen_q");
+        const int64_t keys = max_seq_len.get("attention", "max_seq_len");
+        const bool is_a_shape = query.rank == 3 && k_cache.rank == 4 && k_cache.size(1) > 0 &&
+                                seq_lens.rank == 1 && rows >= 0 && keys >= 0;
         const int64_t size =
-            shapes_fit ? attention_workspace_size(query.device, query.size(0), query.size(1),
-                                                  k_cache.size(1), query.size(2), seq_lens.size(0),
-                                                  max_seqlen_q.get("attention", "max_seqlen_q"),
-                                                  max_seq_len.get("attention", "max_seq_len"))
+            is_a_shape ? attention_workspace_size(
+                             query.device, attention_shape(query, k_cache, seq_lens, rows, keys))
                        : 0;  // the op itself says what is wrong
         return empty({size}, DType::kU8, stream_of({&query, &k_cache}));
       },

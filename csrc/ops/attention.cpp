@@ -2,22 +2,33 @@
 
 #include <cmath>
 
+#include "core/batch_invariant.h"
 #include "core/check.h"
 #include "core/dispatch.h"
 #include "core/error.h"
 
 namespace ernie {
 
-int64_t attention_workspace_size(Device device, int64_t num_tokens, int64_t num_heads,
-                                 int64_t num_kv_heads, int64_t head_dim, int64_t num_seqs,
-                                 int64_t max_seqlen_q, int64_t max_seq_len) {
+AttentionShape attention_shape(const TensorView& query, const TensorView& k_cache,
+                               const TensorView& seq_lens, int64_t max_seqlen_q,
+                               int64_t max_seq_len) {
+  return {.bfloat16 = query.dtype == DType::kBF16,
+          .num_tokens = query.size(0),
+          .num_heads = query.size(1),
+          .num_kv_heads = k_cache.size(1),
+          .head_dim = query.size(2),
+          .num_seqs = seq_lens.size(0),
+          .max_seqlen_q = max_seqlen_q,
+          .max_seq_len = max_seq_len,
+          .batch_invariant = batch_invariant()};
+}
+
+int64_t attention_workspace_size(Device device, const AttentionShape& shape) {
   if (device.type == DeviceType::kCpu) return 0;
 #if ERNIE_WITH_CUDA
-  return cuda::attention_workspace_size(num_tokens, num_heads, num_kv_heads, head_dim, num_seqs,
-                                        max_seqlen_q, max_seq_len);
+  return cuda::attention_workspace_size(shape);
 #else
-  (void)num_tokens, (void)num_heads, (void)num_kv_heads, (void)head_dim, (void)num_seqs;
-  (void)max_seqlen_q, (void)max_seq_len;
+  (void)shape;
   throw UnsupportedError("attention: no kernel for " + to_string(device) + " in this build");
 #endif
 }
@@ -99,9 +110,9 @@ void attention(const AttentionArgs& a, const Stream& stream) {
   check.dtype("workspace", a.workspace, {DType::kU8});
   check.contiguous("workspace", a.workspace);
   check.disjoint("out", a.out, "workspace", a.workspace);
-  const int64_t needed =
-      attention_workspace_size(stream.device, num_tokens, num_heads, num_kv_heads, head_dim,
-                               num_seqs, a.max_seqlen_q, a.max_seq_len);
+  const int64_t needed = attention_workspace_size(
+      stream.device,
+      attention_shape(a.query, a.k_cache, a.seq_lens, a.max_seqlen_q, a.max_seq_len));
   if (a.workspace.numel() < needed)
     check.fail("workspace", std::to_string(needed) + " bytes", std::to_string(a.workspace.numel()));
   if (a.out.numel() == 0) return;

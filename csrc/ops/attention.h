@@ -46,15 +46,24 @@ struct AttentionArgs {
   float scale;              // finite; head_dim^-0.5 is usual
   bool causal;
   TensorView workspace;  // uint8, contiguous, attention_workspace_size() bytes or more
-  bool batch_invariant =
-      false;  // CUDA: one order of summation for all shapes; the CPU has no other
 };
+
+// What the host knows of a call without its tensors' contents: all that a plan may depend on.
+struct AttentionShape {
+  bool bfloat16;
+  int64_t num_tokens, num_heads, num_kv_heads, head_dim;
+  int64_t num_seqs, max_seqlen_q, max_seq_len;
+  bool batch_invariant;
+};
+
+// The shape of a call with a query of rank 3, a cache of rank 4 and seq_lens of rank 1.
+AttentionShape attention_shape(const TensorView& query, const TensorView& k_cache,
+                               const TensorView& seq_lens, int64_t max_seqlen_q,
+                               int64_t max_seq_len);
 
 // Bytes of device memory that the call needs for partial results, with batch_invariant or without:
 // 0 on the CPU.
-int64_t attention_workspace_size(Device device, int64_t num_tokens, int64_t num_heads,
-                                 int64_t num_kv_heads, int64_t head_dim, int64_t num_seqs,
-                                 int64_t max_seqlen_q, int64_t max_seq_len);
+int64_t attention_workspace_size(Device device, const AttentionShape& shape);
 
 void attention(const AttentionArgs&, const Stream&);
 
@@ -63,9 +72,7 @@ void attention(const AttentionArgs&, const Stream&);
 }
 namespace cuda {
 void attention(const AttentionArgs&, const Stream&);
-int64_t attention_workspace_size(int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads,
-                                 int64_t head_dim, int64_t num_seqs, int64_t max_seqlen_q,
-                                 int64_t max_seq_len);
+int64_t attention_workspace_size(const AttentionShape& shape);
 }  // namespace cuda
 
 }  // namespace ernie

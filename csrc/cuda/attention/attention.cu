@@ -4,7 +4,6 @@
 #include <cmath>
 #include <string>
 
-#include "core/batch_invariant.h"
 #include "core/error.h"
 #include "cuda/attention/config.h"
 #include "cuda/attention/params.cuh"
@@ -12,18 +11,6 @@
 
 namespace ernie::cuda {
 namespace {
-
-AttentionShape shape_of(const AttentionArgs& a) {
-  return {.bfloat16 = a.query.dtype == DType::kBF16,
-          .num_tokens = a.query.size(0),
-          .num_heads = a.query.size(1),
-          .num_kv_heads = a.k_cache.size(1),
-          .head_dim = a.query.size(2),
-          .num_seqs = a.seq_lens.size(0),
-          .max_seqlen_q = a.max_seqlen_q,
-          .max_seq_len = a.max_seq_len,
-          .batch_invariant = batch_invariant()};
-}
 
 bool aligned(const TensorView& t, uintptr_t bytes) {
   return reinterpret_cast<uintptr_t>(t.data) % bytes == 0;
@@ -112,29 +99,16 @@ void run(const AttentionConfig& c, const AttentionParams& p, cudaStream_t stream
 
 }  // namespace
 
-int64_t attention_workspace_size(int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads,
-                                 int64_t head_dim, int64_t num_seqs, int64_t max_seqlen_q,
-                                 int64_t max_seq_len) {
-  int64_t bytes = 0;
-  for (const bool bfloat16 : {false, true}) {
-    for (const bool invariant : {false, true}) {
-      const AttentionConfig c = plan_attention({.bfloat16 = bfloat16,
-                                                .num_tokens = num_tokens,
-                                                .num_heads = num_heads,
-                                                .num_kv_heads = num_kv_heads,
-                                                .head_dim = head_dim,
-                                                .num_seqs = num_seqs,
-                                                .max_seqlen_q = max_seqlen_q,
-                                                .max_seq_len = max_seq_len,
-                                                .batch_invariant = invariant});
-      bytes = std::max(bytes, c.workspace_bytes);
-    }
-  }
-  return bytes;
+int64_t attention_workspace_size(const AttentionShape& shape) {
+  // The switch may change before the workspace is used.
+  AttentionShape s = shape;
+  s.batch_invariant = !shape.batch_invariant;
+  return std::max(plan_attention(shape).workspace_bytes, plan_attention(s).workspace_bytes);
 }
 
 void attention(const AttentionArgs& a, const Stream& stream) {
-  const AttentionConfig c = plan_attention(shape_of(a));
+  const AttentionConfig c = plan_attention(
+      attention_shape(a.query, a.k_cache, a.seq_lens, a.max_seqlen_q, a.max_seq_len));
   constexpr int64_t kMaxGridX = (int64_t{1} << 31) - 1, kMaxGridY = 65535;
   if (c.grid_x > kMaxGridX || c.grid_y > kMaxGridY)
     throw ArgumentError("attention: query: expected at most " + std::to_string(kMaxGridX) +

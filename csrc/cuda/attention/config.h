@@ -19,13 +19,6 @@ enum class AttentionKernel {
   kFloat32,  // float32, any number of rows
 };
 
-struct AttentionShape {
-  bool bfloat16;
-  int64_t num_tokens, num_heads, num_kv_heads, head_dim;
-  int64_t num_seqs, max_seqlen_q, max_seq_len;
-  bool batch_invariant;
-};
-
 struct AttentionConfig {
   AttentionKernel kernel;
   int64_t padded_head_dim;  // the instantiation: 64, 80, 128 or 256
