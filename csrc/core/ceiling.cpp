@@ -25,8 +25,9 @@ uint64_t sum_words(const uint64_t* words, int64_t count) {
 
 double measure_read_bandwidth(int64_t nbytes) {
   constexpr int64_t kChunk = 1 << 20;
-  if (nbytes < kChunk)
-    throw ArgumentError("measure_read_bandwidth: nbytes: expected at least 2^20, got " +
+  constexpr int64_t kMost = 1 << 30;  // all of it is written: more could exhaust the machine
+  if (nbytes < kChunk || nbytes > kMost)
+    throw ArgumentError("measure_read_bandwidth: nbytes: expected 2^20 to 2^30, got " +
                         std::to_string(nbytes));
   const int64_t chunks = nbytes / kChunk;
   const auto memory = allocate(chunks * kChunk, {});

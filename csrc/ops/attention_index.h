@@ -1,6 +1,7 @@
 // Which keys a row sees, how a sequence is cut into splits, where a token lies in the cache: the
-// integers that every attention kernel shares. All 64-bit, all total: any input gives a result in
-// range, so that bad values on a device lead to wrong rows, never to a wild address.
+// integers that every attention kernel shares. All 64-bit, and total in what lies in a device's
+// memory (lengths, ids): bad values there lead to wrong rows, never to a wild address. What a plan
+// or a shape gives (extents, num_splits, sizes of splits) is at least 1.
 #pragma once
 
 #include <cstdint>

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+import ernie_kernels as ek
 from ernie_kernels import _core
 
 INT64_MAX = 2**63 - 1
@@ -120,6 +121,23 @@ def test_huge_shapes_saturate():
 def test_empty_shapes_have_no_blocks():
     assert plan(num_tokens=0, num_seqs=0, max_seqlen_q=0, max_seq_len=0)["grid"][0] == 0
     assert plan(num_tokens=0, num_heads=0, max_seqlen_q=0)["grid"][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "least"),
+    [("num_kv_heads", 0, 1)]
+    + [(n, -1, int(n == "num_kv_heads")) for n, v in SHAPE.items() if type(v) is int],
+)
+def test_plan_refuses_what_is_no_shape(argument, value, least):
+    message = f"attention: {argument}: expected at least {least}, got {value}"
+    with pytest.raises(ek.ArgumentError, match=message):
+        plan(**{argument: value})
+
+
+@pytest.mark.parametrize("num_splits", [0, -1, 1 << 40])
+def test_splits_refuse_a_number_that_no_plan_has(num_splits):
+    with pytest.raises(ek.ArgumentError, match="num_splits: expected 1 to 65536"):
+        _core.attention_splits(seq_len=900, num_splits=num_splits, fixed=0, minimum=256)
 
 
 @pytest.mark.parametrize("fixed", [0, 512])

@@ -99,6 +99,14 @@ def test_plan_refuses_extents_no_index_holds(extents):
         plan(*extents)
 
 
+def test_plan_refuses_what_is_no_problem():
+    for extents in ((-1, 8, 8), (8, -1, 8), (8, 8, -1)):
+        with pytest.raises(ek.ArgumentError, match="linear: expected extents >= 0, got num_tokens"):
+            plan(*extents)
+    with pytest.raises(ek.ArgumentError, match="sm_count: expected at least 1, got 0"):
+        plan(8, 8, 8, sm_count=0)
+
+
 def test_batch_invariant_switch():
     assert not _core.batch_invariant()
     _core.set_batch_invariant(True)

@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <string>
 
 #include "core/checked.h"
+#include "core/error.h"
 #include "ops/attention.h"
 #include "ops/attention_index.h"
 
@@ -47,18 +49,21 @@ inline constexpr int64_t kAttentionMaxWorkspace = int64_t{64} << 20;
 // Up to two tiles of 16 rows, the second reading of the cache comes from L2.
 inline constexpr int64_t kAttentionMaxDecodeRows = 32;
 
+// For values >= 0.
 inline int64_t saturating_mul(int64_t a, int64_t b) {
   int64_t product;
   return checked_mul(a, b, &product) ? product : std::numeric_limits<int64_t>::max();
+}
+inline int64_t saturating_add(int64_t a, int64_t b) {
+  return a > std::numeric_limits<int64_t>::max() - b ? std::numeric_limits<int64_t>::max() : a + b;
 }
 
 // Each split holds head_dim sums, a maximum and a denominator per row, in float32.
 inline int64_t attention_partial_bytes(const AttentionShape& s, int64_t num_splits) {
   const int64_t rows = saturating_mul(s.num_tokens, s.num_heads);
-  const int64_t bytes =
-      saturating_mul(saturating_mul(rows, num_splits), (s.head_dim + 2) * int64_t{sizeof(float)});
-  return std::min(bytes, std::numeric_limits<int64_t>::max() - kAttentionWorkspaceAlignment) +
-         kAttentionWorkspaceAlignment;
+  const int64_t row_bytes = saturating_mul(saturating_add(s.head_dim, 2), sizeof(float));
+  return saturating_add(saturating_mul(saturating_mul(rows, num_splits), row_bytes),
+                        kAttentionWorkspaceAlignment);
 }
 
 inline void plan_attention_tiles(const AttentionShape& s, int64_t tile_m, AttentionConfig* c) {
@@ -67,7 +72,8 @@ inline void plan_attention_tiles(const AttentionShape& s, int64_t tile_m, Attent
   c->tiles_per_seq = ceil_div(saturating_mul(s.max_seqlen_q, group_size), tile_m);
   // A sequence of n rows has at most n / tile_m + 1 tiles: with one long sequence among many short
   // ones that is far less than the longest times their number.
-  const int64_t packed = saturating_mul(s.num_tokens, group_size) / tile_m + s.num_seqs;
+  const int64_t packed =
+      saturating_add(saturating_mul(s.num_tokens, group_size) / tile_m, s.num_seqs);
   const int64_t rectangular = saturating_mul(s.num_seqs, c->tiles_per_seq);
   c->ragged = packed < rectangular;
   c->tile_slots = std::min(packed, rectangular);
@@ -99,8 +105,25 @@ inline void plan_attention_splits(const AttentionShape& s, AttentionConfig* c) {
   c->workspace_bytes = c->num_splits > 1 ? attention_partial_bytes(s, c->num_splits) : 0;
 }
 
-// For num_kv_heads > 0 and the shapes that ops/attention.cpp lets through.
+// Throws ArgumentError for what is no shape: a negative extent, or no kv head.
+inline void check_attention_shape(const AttentionShape& s) {
+  const auto at_least = [](const char* name, int64_t value, int64_t least) {
+    if (value < least)
+      throw ArgumentError(std::string("attention: ") + name + ": expected at least " +
+                          std::to_string(least) + ", got " + std::to_string(value));
+  };
+  at_least("num_tokens", s.num_tokens, 0);
+  at_least("num_heads", s.num_heads, 0);
+  at_least("num_kv_heads", s.num_kv_heads, 1);
+  at_least("head_dim", s.head_dim, 0);
+  at_least("num_seqs", s.num_seqs, 0);
+  at_least("max_seqlen_q", s.max_seqlen_q, 0);
+  at_least("max_seq_len", s.max_seq_len, 0);
+}
+
+// Total: sizes that no memory holds saturate. Throws as check_attention_shape does.
 inline AttentionConfig plan_attention(const AttentionShape& s) {
+  check_attention_shape(s);
   AttentionConfig c{};
   c.padded_head_dim = s.head_dim <= 64                 ? 64
                       : s.head_dim <= 80 && s.bfloat16 ? 80
@@ -124,7 +147,8 @@ inline AttentionConfig plan_attention(const AttentionShape& s) {
     const int64_t full_tiles =
         saturating_mul(s.num_tokens, s.num_heads / s.num_kv_heads) / c.tile_m - s.num_seqs;
     if (c.padded_head_dim > 128 || s.batch_invariant ||
-        saturating_mul(full_tiles, s.num_kv_heads) < kAttentionTargetBlocks / 2)
+        saturating_mul(std::max(full_tiles, int64_t{0}), s.num_kv_heads) <
+            kAttentionTargetBlocks / 2)
       plan_attention_tiles(s, 64, &c);
   }
   plan_attention_splits(s, &c);

@@ -156,22 +156,30 @@ inline GemmConfig f32(const GemmProblem& p) {
 
 }  // namespace gemm_plan
 
-// Throws UnsupportedError for a GPU before compute capability 8.0, and for extents that no index of
-// the kernels holds. The choice of arithmetic depends on num_tokens unless `batch_invariant` is
-// set; slices depend on in_features alone.
+// Throws ArgumentError for what is no problem (a negative extent, no multiprocessor) and
+// UnsupportedError for a GPU before compute capability 8.0, and for extents that no index of the
+// kernels holds. The choice of arithmetic depends on num_tokens unless `batch_invariant` is set;
+// slices depend on in_features alone.
 inline GemmConfig plan_gemm(const GemmProblem& p) {
   constexpr int64_t kMaxExtent = 0x7fffffff;
   if (p.capability < 80)
     throw UnsupportedError("linear: no kernel for compute capability " +
                            std::to_string(p.capability / 10) + "." +
                            std::to_string(p.capability % 10) + "; 8.0 or newer is needed");
-  const GemmConfig c = p.x == DType::kBF16 ? gemm_plan::bf16(p) : gemm_plan::f32(p);
-  if (std::max({p.num_tokens, p.out_features, p.in_features}) > kMaxExtent - 1024 ||
-      c.blocks() > kMaxExtent)
-    throw UnsupportedError("linear: no kernel for num_tokens=" + std::to_string(p.num_tokens) +
-                           ", out_features=" + std::to_string(p.out_features) +
-                           ", in_features=" + std::to_string(p.in_features) + "; split the call");
-  return c;
+  const auto extents = [&] {
+    return "num_tokens=" + std::to_string(p.num_tokens) +
+           ", out_features=" + std::to_string(p.out_features) +
+           ", in_features=" + std::to_string(p.in_features);
+  };
+  if (std::min({p.num_tokens, p.out_features, p.in_features}) < 0)
+    throw ArgumentError("linear: expected extents >= 0, got " + extents());
+  if (p.sm_count < 1)
+    throw ArgumentError("linear: sm_count: expected at least 1, got " + std::to_string(p.sm_count));
+  if (std::max({p.num_tokens, p.out_features, p.in_features}) <= kMaxExtent - 1024) {
+    const GemmConfig c = p.x == DType::kBF16 ? gemm_plan::bf16(p) : gemm_plan::f32(p);
+    if (c.blocks() <= kMaxExtent) return c;
+  }
+  throw UnsupportedError("linear: no kernel for " + extents() + "; split the call");
 }
 
 }  // namespace ernie::cuda

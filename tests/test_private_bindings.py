@@ -1,0 +1,192 @@
+"""No number ends the process: zero, negative or huge, the compiled module answers or raises."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ernie_kernels as ek
+import safetensors_bytes
+from ernie_kernels import _core
+
+# What a plan divides by, what wraps in 32 and in 64 bits, and what no C++ integer holds.
+EXTREMES = [0, -1, 1, 2, 2**31 - 1, 2**31, -(2**31), 2**62, 2**63 - 1, -(2**63), 2**64, 1 << 200]
+NUMBERS = st.sampled_from(EXTREMES) | st.integers(-(2**64), 2**64)
+
+
+def zeros(*shape: int, dtype: type = np.float32) -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+def attention_arguments() -> dict[str, Any]:
+    return {
+        "out": zeros(4, 2, 8),
+        "query": zeros(4, 2, 8),
+        "k_cache": zeros(3, 1, 16, 8),
+        "v_cache": zeros(3, 1, 16, 8),
+        "cu_seqlens_q": np.array([0, 3, 4], np.int32),
+        "seq_lens": np.array([3, 9], np.int32),
+        "block_table": np.array([[1], [0]], np.int32),
+        "max_seqlen_q": 3,
+        "max_seq_len": 9,
+        "scale": 1.0,
+        "causal": True,
+        "workspace": zeros(0, dtype=np.uint8),
+    }
+
+
+def attention_workspace_arguments() -> dict[str, Any]:
+    names = ("query", "k_cache", "seq_lens", "max_seqlen_q", "max_seq_len")
+    return {name: attention_arguments()[name] for name in names}
+
+
+def sample_arguments() -> dict[str, Any]:
+    return {
+        "out": zeros(2, dtype=np.int64),
+        "logits": zeros(2, 8),
+        "temperature": zeros(2),
+        "top_k": zeros(2, dtype=np.int32),
+        "top_p": np.ones(2, np.float32),
+        "min_p": zeros(2),
+        "seed": zeros(2, dtype=np.int64),
+        "position": zeros(2, dtype=np.int64),
+        "vocab_limit": 8,
+    }
+
+
+POSITIONS = np.arange(3)
+# One good call of every function that takes a number; the numbers in it are then replaced.
+CALLS: dict[str, Callable[[], dict[str, Any]]] = {
+    "add_rms_norm": lambda: {
+        "out": zeros(3, 8), "residual": zeros(3, 8), "x": zeros(3, 8), "weight": zeros(8),
+        "eps": 1e-5,
+    },
+    "attention": attention_arguments,
+    "attention_key_limit": lambda: {"seq_len": 10, "num_queries": 4, "i": 1, "causal": True},
+    "attention_splits": lambda: {"seq_len": 900, "num_splits": 3, "fixed": 512, "minimum": 256},
+    "attention_workspace": attention_workspace_arguments,
+    "cuda_attention_plan": lambda: {
+        "bfloat16": True, "num_tokens": 8, "num_heads": 16, "num_kv_heads": 2, "head_dim": 128,
+        "num_seqs": 8, "max_seqlen_q": 1, "max_seq_len": 4096, "batch_invariant": False,
+    },
+    "cuda_gemm_plan": lambda: {
+        "num_tokens": 64, "out_features": 2048, "in_features": 1024, "capability": 90,
+        "sm_count": 132,
+    },
+    "embedding": lambda: {
+        "out": zeros(3, 8), "input_ids": POSITIONS, "weight": zeros(5, 8), "vocab_size": 5,
+    },
+    "embedding_out": lambda: {
+        "input_ids": POSITIONS, "weight": zeros(5, 8), "hidden_size": 8, "dtype": None,
+    },
+    "empty": lambda: {"shape": [3, 8], "dtype": "float32"},
+    "kv_cache_offset": lambda: {
+        "block": 3, "kv_head": 1, "row": 5, "num_blocks": 4, "num_kv_heads": 2, "block_size": 16,
+        "head_dim": 8,
+    },
+    "linear_out": lambda: {
+        "x": zeros(3, 8), "weight": zeros(5, 8), "out_features": 5, "dtype": None,
+    },
+    "measure_read_bandwidth": lambda: {"nbytes": 1 << 20},
+    "philox": lambda: {"counter": [1, 2, 3, 4], "key": [5, 6]},
+    "rms_norm": lambda: {"out": zeros(3, 8), "x": zeros(3, 8), "weight": zeros(8), "eps": 1e-5},
+    "rope_table": lambda: {
+        "out": zeros(3, 8), "positions": POSITIONS, "head_dim": 8, "theta": 10000.0,
+    },
+    "rope_table_out": lambda: {"positions": POSITIONS, "head_dim": 8},
+    "sample": sample_arguments,
+    "set_num_threads": lambda: {"n": 1},
+}  # fmt: skip
+
+
+def replaced(data: st.DataObject, value: Any) -> Any:
+    if isinstance(value, list):
+        return [replaced(data, each) for each in value]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return data.draw(NUMBERS) if is_number and data.draw(st.booleans()) else value
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = ek.num_threads()
+    yield
+    ek.set_num_threads(before)
+
+
+def test_every_function_that_takes_a_number_is_here():
+    number = re.compile(r"\w+: [^,)]*\b(?:SupportsInt|SupportsFloat|int|float)\b")
+    taking = set()
+    for name in dir(_core):
+        function = getattr(_core, name)
+        if callable(function) and not isinstance(function, type):
+            arguments = function.__doc__.splitlines()[0].partition(" -> ")[0]
+            taking |= {name} if number.search(arguments) else set()
+    assert taking == set(CALLS)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_good_numbers_pass(name):
+    getattr(_core, name)(**CALLS[name]())
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "at"),
+    [
+        (name, argument, at)
+        for name, arguments in CALLS.items()
+        for argument, good in arguments().items()
+        if isinstance(good, int | float | list) and not isinstance(good, bool)
+        for at in (range(len(good)) if isinstance(good, list) else (None,))
+    ],
+)
+def test_one_extreme_number(name, argument, at):
+    for number in EXTREMES:
+        arguments = CALLS[name]()
+        if at is None:
+            arguments[argument] = number
+        else:
+            arguments[argument][at] = number
+        answers(getattr(_core, name), **arguments)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@settings(deadline=None, max_examples=100)
+@given(data=st.data())
+def test_any_numbers(name, data):
+    arguments = {key: replaced(data, value) for key, value in CALLS[name]().items()}
+    answers(getattr(_core, name), **arguments)
+
+
+def answers(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    with contextlib.suppress(ek.Error, TypeError):
+        function(*args, **kwargs)
+
+
+@settings(deadline=None, max_examples=200)
+@given(numbers=st.lists(NUMBERS, max_size=8))
+def test_any_shape_and_index_of_a_tensor(numbers):
+    tensor = ek.from_numpy(zeros(2, 3))
+    answers(tensor.reshape, *numbers)
+    answers(tensor.__dlpack__, stream=(numbers or [0])[0])
+    answers(tensor.__dlpack__, max_version=tuple(numbers or [1]))
+    for index in (tuple(numbers), *(slice(a, b) for a in numbers for b in numbers)):
+        with contextlib.suppress(IndexError):
+            tensor[index]
+
+
+@settings(deadline=None, max_examples=200)
+@given(limits=st.lists(NUMBERS, min_size=3, max_size=3), offset=NUMBERS)
+def test_any_limits_and_offset_of_a_file(tmp_path_factory, limits, offset):
+    path = tmp_path_factory.getbasetemp() / "two.safetensors"
+    safetensors_bytes.save(path, {"a": zeros(2, 3), "b": zeros(1)})
+    names = ("max_header_bytes", "max_tensors", "max_name_bytes")
+    answers(_core.SafetensorsFile, bytes(path), **dict(zip(names, limits, strict=True)))
+    file = _core.SafetensorsFile(bytes(path))
+    answers(file.read_into, "a", zeros(2), offset=offset)
