@@ -177,7 +177,7 @@ ROWS = {
         "config: unsupported value",
         (
             f"{CONFIG}::test_row_30_unsupported_value",
-            f"{CONFIG}::test_known_but_not_runnable_architecture",
+            f"{CONFIG}::test_row_30_known_but_not_runnable_architecture",
         ),
     ),
     31: Row(
@@ -356,7 +356,8 @@ ROWS = {
         (
             f"{LLM}::test_loading_refuses",
             "test_cli.py::test_errors_are_one_line",
-            "test_tensor.py::test_a_device_that_is_not_there_is_named",
+            "test_tensor.py::test_row_59_a_device_that_is_not_there",
+            "test_tensor.py::test_row_59_a_tensor_of_a_gpu_that_cannot_be_used",
             "ops/test_gemm_cuda.py::test_plan_refuses_old_gpus_by_capability",
         ),
     ),

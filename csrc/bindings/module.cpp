@@ -51,7 +51,7 @@ void translate(std::exception_ptr p) {
     raise("UnsupportedError", e.what());
   } catch (const ernie::FormatError& e) {
     raise("FormatError", e.what());
-  } catch (const ernie::CudaError& e) {
+  } catch (const ernie::DeviceError& e) {
     raise("DeviceError", e.what());
   } catch (const ernie::OutOfMemoryError& e) {
     raise("OutOfMemoryError", e.what());

@@ -324,7 +324,7 @@ Args:
 
 Raises:
     ArgumentError: a shape, dtype or device that does not exist.
-    UnsupportedError: no such device in this build or on this machine.
+    DeviceError: no such GPU on this machine, or a build that cannot use it.
     OutOfMemoryError: not enough memory on the device.)");
   m.def(
       "empty_like",
@@ -344,7 +344,7 @@ Args:
 Raises:
     TypeError: not a tensor.
     ArgumentError: a dtype, device or layout that cannot be read.
-    UnsupportedError: no such device in this build or on this machine.
+    DeviceError: no such GPU on this machine, or a build that cannot use it.
     OutOfMemoryError: not enough memory on the device.)");
 }
 

@@ -1,4 +1,5 @@
-// The errors this library throws. bindings/module.cpp maps each to the Python class of its name.
+// The errors this library throws. bindings/module.cpp maps each to the Python class of its name, or
+// of its base's.
 #pragma once
 
 #include <stdexcept>
@@ -16,14 +17,17 @@ struct ArgumentError : Error {  // a shape, dtype, device, layout or range is wr
 struct TypeError : Error {  // not a tensor at all
   using Error::Error;
 };
-struct UnsupportedError : Error {  // right arguments, but no kernel in this build or on this device
+struct UnsupportedError : Error {  // right arguments, but no kernel for them
   using Error::Error;
 };
 struct FormatError : Error {  // a file is not what its format says
   using Error::Error;
 };
-struct CudaError : Error {  // the CUDA runtime reported a failure; DeviceError in Python
+struct DeviceError : Error {  // no such GPU, or none that this build has code for
   using Error::Error;
+};
+struct CudaError : DeviceError {  // the CUDA runtime reported a failure
+  using DeviceError::DeviceError;
 };
 struct OutOfMemoryError : Error {
   using Error::Error;

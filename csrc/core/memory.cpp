@@ -93,8 +93,7 @@ std::shared_ptr<void> allocate(int64_t nbytes, const Stream& stream) {
 #if ERNIE_WITH_CUDA
     return cuda::allocate(nbytes, stream);
 #else
-    throw UnsupportedError("device " + to_string(stream.device) +
-                           ": this build has no CUDA backend (configured with ERNIE_CUDA=OFF)");
+    raise_no_cuda("device " + to_string(stream.device));
 #endif
   }
   if (nbytes == 0) return std::shared_ptr<void>(&g_allocated, [](void*) {});
@@ -104,6 +103,10 @@ std::shared_ptr<void> allocate(int64_t nbytes, const Stream& stream) {
     release(q, nbytes);
     g_allocated.fetch_sub(nbytes);
   });
+}
+
+void raise_no_cuda(const std::string& what) {
+  throw DeviceError(what + ": this build has no CUDA backend (configured with ERNIE_CUDA=OFF)");
 }
 
 int64_t cpu_bytes_allocated() { return g_allocated.load(); }
@@ -122,7 +125,7 @@ void copy_bytes(void* to, Device to_device, const void* from, Device from_device
   cuda::copy_bytes(to, from, nbytes, device, stream);
 #else
   (void)stream;
-  throw UnsupportedError("this build has no CUDA backend (configured with ERNIE_CUDA=OFF)");
+  raise_no_cuda("copy");
 #endif
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "core/tensor.h"
 
@@ -11,6 +12,9 @@ namespace ernie {
 // Zero bytes give a non-null owner of nothing. CPU memory is 64-byte aligned, on huge pages where
 // the kernel grants them, and not initialised. Throws OutOfMemoryError that names the bytes asked.
 std::shared_ptr<void> allocate(int64_t nbytes, const Stream& stream);
+
+// Throws DeviceError: `what`, a call or a device, needs the CUDA backend in a build without it.
+[[noreturn]] void raise_no_cuda(const std::string& what);
 
 // Bytes now held by allocate() on the CPU, and the highest they have been: tests watch leaks here.
 int64_t cpu_bytes_allocated();

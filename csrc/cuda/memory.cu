@@ -78,10 +78,10 @@ void check_device(Device device) {
   const int count = device_count();
   if (device.index >= 0 && device.index < count) return;
   if (count == 0)
-    throw UnsupportedError("device " + to_string(device) +
-                           ": no usable NVIDIA driver or GPU on this machine; use device cpu");
-  throw ArgumentError("device: expected cuda:0 to cuda:" + std::to_string(count - 1) + ", got " +
-                      to_string(device));
+    throw DeviceError("device " + to_string(device) +
+                      ": no usable NVIDIA driver or GPU on this machine; use device cpu");
+  throw DeviceError("device: expected cuda:0 to cuda:" + std::to_string(count - 1) + ", got " +
+                    to_string(device));
 }
 
 // cudaFreeAsync on the stream that the memory was made for, so that work queued there may still
@@ -115,10 +115,10 @@ void raise_error(const char* call, cudaError_t error) {
     ignore_error(cudaGetDevice(&device));
     ignore_error(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
     ignore_error(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-    throw UnsupportedError("cuda:" + std::to_string(device) + ": compute capability " +
-                           std::to_string(major) + "." + std::to_string(minor) +
-                           ": this build has no kernels for it (" + cudaGetErrorName(error) +
-                           "); expected 8.0 or newer, and a driver not older than the build");
+    throw DeviceError("cuda:" + std::to_string(device) + ": compute capability " +
+                      std::to_string(major) + "." + std::to_string(minor) +
+                      ": this build has no kernels for it (" + cudaGetErrorName(error) +
+                      "); expected 8.0 or newer, and a driver not older than the build");
   }
   throw CudaError(std::string(call).substr(0, 128) + " failed: " + cudaGetErrorName(error) + " (" +
                   cudaGetErrorString(error) + ")" + advice_for(error));

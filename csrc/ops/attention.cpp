@@ -5,7 +5,7 @@
 #include "core/batch_invariant.h"
 #include "core/check.h"
 #include "core/dispatch.h"
-#include "core/error.h"
+#include "core/memory.h"
 
 namespace ernie {
 
@@ -29,7 +29,7 @@ int64_t attention_workspace_size(Device device, const AttentionShape& shape) {
   return cuda::attention_workspace_size(shape);
 #else
   (void)shape;
-  throw UnsupportedError("attention: no kernel for " + to_string(device) + " in this build");
+  raise_no_cuda("attention: " + to_string(device));
 #endif
 }
 

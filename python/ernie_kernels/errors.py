@@ -41,7 +41,7 @@ class ArgumentError(Error, ValueError):
 
 
 class UnsupportedError(Error, NotImplementedError):
-    """The arguments are right, but this build or device has no kernel for them."""
+    """The arguments are right, but this version has no kernel for them."""
 
 
 class CapacityError(Error, RuntimeError):
@@ -49,7 +49,7 @@ class CapacityError(Error, RuntimeError):
 
 
 class DeviceError(Error, RuntimeError):
-    """The CUDA runtime or driver reported a failure."""
+    """No GPU that this build can use, or the CUDA runtime or driver reported a failure."""
 
 
 class NumericError(Error, ArithmeticError):

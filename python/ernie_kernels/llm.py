@@ -197,7 +197,7 @@ class LLM:
         Raises:
             ArgumentError, TypeError: an argument is out of range or of the wrong type.
             UnsupportedError: right, but not in this version or build.
-            DeviceError: no such GPU.
+            DeviceError: no such GPU, or a build that cannot use it.
             ConfigError, FormatError, WeightError: a file of the checkpoint cannot be used.
             CapacityError: ``kv_cache_memory`` cannot hold one sequence of ``max_model_len``.
             OutOfMemoryError: not enough memory.

@@ -156,16 +156,16 @@ inline GemmConfig f32(const GemmProblem& p) {
 
 }  // namespace gemm_plan
 
-// Throws ArgumentError for what is no problem (a negative extent, no multiprocessor) and
-// UnsupportedError for a GPU before compute capability 8.0, and for extents that no index of the
+// Throws ArgumentError for what is no problem (a negative extent, no multiprocessor), DeviceError
+// for a GPU before compute capability 8.0, UnsupportedError for extents that no index of the
 // kernels holds. The choice of arithmetic depends on num_tokens unless `batch_invariant` is set;
 // slices depend on in_features alone.
 inline GemmConfig plan_gemm(const GemmProblem& p) {
   constexpr int64_t kMaxExtent = 0x7fffffff;
   if (p.capability < 80)
-    throw UnsupportedError("linear: no kernel for compute capability " +
-                           std::to_string(p.capability / 10) + "." +
-                           std::to_string(p.capability % 10) + "; 8.0 or newer is needed");
+    throw DeviceError("linear: no kernel for compute capability " +
+                      std::to_string(p.capability / 10) + "." + std::to_string(p.capability % 10) +
+                      "; 8.0 or newer is needed");
   const auto extents = [&] {
     return "num_tokens=" + std::to_string(p.num_tokens) +
            ", out_features=" + std::to_string(p.out_features) +

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ernie_kernels.checkpoint_file import quoted, read_json
-from ernie_kernels.errors import ConfigError, UnsupportedError
+from ernie_kernels.errors import ConfigError
 from ernie_kernels.models.config_reader import SIZE_RANGES, ConfigReader
 
 logger = logging.getLogger("ernie_kernels")
@@ -141,7 +141,7 @@ def _find_architecture(reader: ConfigReader) -> tuple[str, LayerPlanner]:
             f"{reader.file}: architectures: missing, and model_type too; expected one of {supported}"
         )
     if found.layers is None:
-        raise UnsupportedError(
+        raise ConfigError(
             f"{reader.file}: architecture {found.name} is known but this version cannot run it; "
             f"it runs {supported}"
         )
@@ -317,7 +317,6 @@ def load_config(folder: Path) -> ModelConfig:
     Raises:
         ConfigError: a file is malformed, or a key is missing, of the wrong type, out of range,
             contradictory, or asks for something that would change the result and is not supported.
-        UnsupportedError: the architecture is known but cannot be run by this version.
     """
     folder = Path(folder)
     reader = ConfigReader(read_json(folder / CONFIG_FILE), CONFIG_FILE)

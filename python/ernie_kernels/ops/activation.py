@@ -22,7 +22,7 @@ def silu_and_mul(x: Tensor, *, out: Tensor | None = None) -> Tensor:
 
     Raises:
         ArgumentError: a shape, dtype, device or stride differs from the above.
-        UnsupportedError: no kernel for this device in this build.
+        DeviceError: a tensor is on a GPU that this build cannot use.
 
     Source: Shazeer 2020, arXiv:2002.05202; column order as in ERNIE-4.5.
     """

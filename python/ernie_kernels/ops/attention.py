@@ -54,7 +54,8 @@ def attention(
 
     Raises:
         ArgumentError: a shape, dtype, device, stride or value differs from the above.
-        UnsupportedError: no kernel for this device in this build, or scales are given.
+        DeviceError: a tensor is on a GPU that this build cannot use.
+        UnsupportedError: scales are given.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762; Kwon et al. 2023, arXiv:2309.06180.
     """

@@ -34,7 +34,7 @@ def embedding(
     Raises:
         ArgumentError: a shape, dtype, device or stride differs from the above, or, on the CPU,
             an id is out of range. Nothing is written then.
-        UnsupportedError: no kernel for this device in this build.
+        DeviceError: a tensor is on a GPU that this build cannot use.
 
     Source: an ordinary embedding; rows of ``embed_tokens`` in ERNIE-4.5's checkpoints.
     """

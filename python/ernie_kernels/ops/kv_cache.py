@@ -26,7 +26,7 @@ def kv_cache_write(
     Raises:
         ArgumentError: a shape, dtype, device or stride differs from the above, or, on the CPU,
             a slot is out of range. Nothing is written then.
-        UnsupportedError: no kernel for this device in this build.
+        DeviceError: a tensor is on a GPU that this build cannot use.
 
     Source: the block layout of Kwon et al. 2023, arXiv:2309.06180, heads before rows.
     """
@@ -47,7 +47,7 @@ def kv_cache_copy_blocks(k_cache: Tensor, v_cache: Tensor, block_mapping: Tensor
     Raises:
         ArgumentError: a shape, dtype, device or stride differs from the above, or, on the CPU,
             a block is out of range, written twice, or read and written. Nothing is written then.
-        UnsupportedError: no kernel for this device in this build.
+        DeviceError: a tensor is on a GPU that this build cannot use.
 
     Source: copy-on-write of shared blocks, Kwon et al. 2023, arXiv:2309.06180.
     """

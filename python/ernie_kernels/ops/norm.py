@@ -23,7 +23,7 @@ def rms_norm(x: Tensor, weight: Tensor, *, eps: float = 1e-5, out: Tensor | None
 
     Raises:
         ArgumentError: a shape, dtype, device, stride or value differs from the above.
-        UnsupportedError: no kernel for this device in this build.
+        DeviceError: a tensor is on a GPU that this build cannot use.
 
     Source: Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4; the rounding before the weight is that
     of ERNIE-4.5's reference implementation.
@@ -53,7 +53,7 @@ def add_rms_norm(
 
     Raises:
         ArgumentError: a shape, dtype, device, stride or value differs from the above.
-        UnsupportedError: no kernel for this device in this build.
+        DeviceError: a tensor is on a GPU that this build cannot use.
 
     Source: as ``rms_norm``; pre-norm residual layers as in the ERNIE-4.5 decoder.
     """

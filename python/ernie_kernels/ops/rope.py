@@ -27,7 +27,7 @@ def rope_table(
     Raises:
         ArgumentError: a shape, dtype, device, stride or value differs from the above; on the CPU
             also a position < 0. Nothing is written then.
-        UnsupportedError: no kernel for this device in this build.
+        DeviceError: a tensor is on a GPU that this build cannot use.
 
     Source: Su et al. 2021, arXiv:2104.09864, section 3.2.2.
     """
@@ -62,7 +62,7 @@ def rope(
     Raises:
         ArgumentError: a shape, dtype, device, stride or value differs from the above; on the CPU
             also a position < 0. Nothing is written then.
-        UnsupportedError: no kernel for this device in this build.
+        DeviceError: a tensor is on a GPU that this build cannot use.
 
     Source: Su et al. 2021, arXiv:2104.09864; interleaved pairs as in ERNIE-4.5 and GPT-J.
     """

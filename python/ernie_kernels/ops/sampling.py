@@ -43,7 +43,7 @@ def apply_penalties(
     Raises:
         ArgumentError: a shape, dtype, device or stride differs from the above; on the CPU also
             a value. Nothing is written then.
-        UnsupportedError: no kernel for this device in this build.
+        DeviceError: a tensor is on a GPU that this build cannot use.
 
     Source: Keskar et al. 2019, arXiv:1909.05858, for the repetition penalty; the OpenAI API for
     the others.
@@ -101,7 +101,7 @@ def sample(
     Raises:
         ArgumentError: a shape, dtype, device or stride differs from the above; on the CPU also
             a value. Nothing is written then.
-        UnsupportedError: no kernel for this device in this build.
+        DeviceError: a tensor is on a GPU that this build cannot use.
 
     Source: Holtzman et al. 2019, arXiv:1904.09751 (top_p); Nguyen et al. 2024, arXiv:2407.01082
     (min_p); Salmon et al. 2011, doi:10.1145/2063384.2063405 (Philox).
