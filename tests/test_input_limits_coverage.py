@@ -16,10 +16,12 @@ import pytest
 TESTS = Path(__file__).parent
 
 SAFETENSORS = "test_safetensors.py::test_refuses"
-LOADER = "models/test_loader.py"
+FOLDER = "models/test_checkpoint_folder.py"
+WEIGHTS = "models/test_weight_errors.py"
 CONFIG = "models/test_config.py"
 TOKENIZER = "test_tokenizer.py"
 TEMPLATE = "test_chat_template.py"
+TEMPLATE_LIMITS = "test_chat_template_limits.py"
 LLM = "test_llm.py"
 GENERATE = "test_llm.py::test_generate_refuses_and_nothing_changes"
 FORWARD = "test_llm.py::test_forward_refuses"
@@ -46,7 +48,7 @@ ROWS = {
         "header beyond the limit",
         (
             f"{SAFETENSORS}[row 3",
-            "test_safetensors.py::test_a_claimed_size_allocates_nothing",
+            "test_safetensors_memory.py::test_a_claimed_size_allocates_nothing",
             "test_safetensors.py::test_the_formats_own_cap_on_the_header_stays",
         ),
     ),
@@ -95,7 +97,7 @@ ROWS = {
     12: Row("bytes after the last tensor", (f"{SAFETENSORS}[row 12",)),
     13: Row(
         "tensor of size zero",
-        (f"{SAFETENSORS}[row 13", f"{LOADER}::test_zero_size_tensors_fail_unless_expected"),
+        (f"{SAFETENSORS}[row 13", f"{WEIGHTS}::test_zero_size_tensors_fail_unless_expected"),
     ),
     14: Row(
         "names and number of tensors",
@@ -110,45 +112,45 @@ ROWS = {
         ("test_safetensors.py::test_row_15_file_changes_while_open",),
     ),
     16: Row("read error", ("test_safetensors.py::test_row_16_read_error",)),
-    17: Row("shard missing", (f"{LOADER}::test_row_17_missing_shard",)),
+    17: Row("shard missing", (f"{FOLDER}::test_row_17_missing_shard",)),
     18: Row(
         "index leaves the folder",
         (
-            f"{LOADER}::test_row_18_index_may_not_leave_the_folder",
+            f"{FOLDER}::test_row_18_index_may_not_leave_the_folder",
             "peers/test_checkpoint_files.py::test_a14_index_stays_in_the_folder",
         ),
     ),
     19: Row(
         "index and shards disagree",
         (
-            f"{LOADER}::test_row_19_tensor_in_another_shard_than_the_index_says",
-            f"{LOADER}::test_row_19_tensor_in_two_shards",
-            f"{LOADER}::test_row_19_tensor_that_the_index_does_not_list",
-            f"{LOADER}::test_row_19_tensor_that_no_shard_holds",
+            f"{FOLDER}::test_row_19_tensor_in_another_shard_than_the_index_says",
+            f"{FOLDER}::test_row_19_tensor_in_two_shards",
+            f"{FOLDER}::test_row_19_tensor_that_the_index_does_not_list",
+            f"{FOLDER}::test_row_19_tensor_that_no_shard_holds",
         ),
     ),
     20: Row(
         "tensor missing or unexpected",
         (
-            f"{LOADER}::test_row_20_missing_tensors",
-            f"{LOADER}::test_row_20_unexpected_and_did_you_mean",
-            f"{LOADER}::test_row_20_message_stays_short",
+            f"{WEIGHTS}::test_row_20_missing_tensors",
+            f"{WEIGHTS}::test_row_20_unexpected_and_did_you_mean",
+            f"{WEIGHTS}::test_row_20_message_stays_short",
             "models/test_forward.py::test_missing_head_is_an_error_unless_tied",
         ),
     ),
     21: Row(
         "wrong shape",
         (
-            f"{LOADER}::test_row_21_wrong_shape",
-            f"{LOADER}::test_row_21_wrong_shape_of_a_fused_tensor",
+            f"{WEIGHTS}::test_row_21_wrong_shape",
+            f"{WEIGHTS}::test_row_21_wrong_shape_of_a_fused_tensor",
         ),
     ),
-    22: Row("wrong dtype", (f"{LOADER}::test_row_22_wrong_dtype",)),
+    22: Row("wrong dtype", (f"{WEIGHTS}::test_row_22_wrong_dtype",)),
     23: Row(
         "weights that are not finite",
         (
-            f"{LOADER}::test_row_23_non_finite_weights",
-            f"{LOADER}::test_row_23_values_beyond_the_destinations_range",
+            f"{WEIGHTS}::test_row_23_non_finite_weights",
+            f"{WEIGHTS}::test_row_23_values_beyond_the_destinations_range",
         ),
         not_yet="scales: no quantised checkpoint loads yet",
     ),
@@ -198,11 +200,11 @@ ROWS = {
         "chat template over a limit or forbidden",
         (
             f"{TEMPLATE}::test_row_33_source_of_the_wrong_type",
-            f"{TEMPLATE}::test_row_33_refused_at_load",
-            f"{TEMPLATE}::test_row_33_over_a_limit",
-            f"{TEMPLATE}::test_row_33_out_of_time",
-            f"{TEMPLATE}::test_row_33_forbidden_or_failing_at_render",
-            f"{TEMPLATE}::test_random_templates_give_our_errors_only",
+            f"{TEMPLATE_LIMITS}::test_row_33_refused_at_load",
+            f"{TEMPLATE_LIMITS}::test_row_33_over_a_limit",
+            f"{TEMPLATE_LIMITS}::test_row_33_out_of_time",
+            f"{TEMPLATE_LIMITS}::test_row_33_forbidden_or_failing_at_render",
+            f"{TEMPLATE_LIMITS}::test_random_templates_give_our_errors_only",
         ),
     ),
     34: Row("no tokens", (GENERATE, FORWARD, "test_cli.py::test_empty_prompt")),

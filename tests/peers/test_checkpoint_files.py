@@ -123,7 +123,7 @@ def test_a11_range_beyond_the_file(tmp_path):
 
 
 # 33 MB of header became 1 GB of memory: the cap was on bytes, not on entries.
-# (tests/test_safetensors.py measures the memory.)
+# (tests/test_safetensors_memory.py measures the memory.)
 def test_a12_number_of_tensors_is_capped(tmp_path):
     entries = ",".join(
         f'"{i}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for i in range(200_001)
