@@ -20,6 +20,7 @@ FOLDER = "models/test_checkpoint_folder.py"
 WEIGHTS = "models/test_weight_errors.py"
 CONFIG = "models/test_config.py"
 TOKENIZER = "test_tokenizer.py"
+MALFORMED_TOKENIZER = "test_malformed_tokenizers.py"
 TEMPLATE = "test_chat_template.py"
 TEMPLATE_LIMITS = "test_chat_template_limits.py"
 LLM = "test_llm.py"
@@ -189,11 +190,11 @@ ROWS = {
     32: Row(
         "tokenizer malformed",
         (
-            f"{TOKENIZER}::test_row_32_malformed_sentencepiece_model",
-            f"{TOKENIZER}::test_row_32_more_pieces_than_vocab_size",
-            f"{TOKENIZER}::test_row_32_contradictory_side_files",
-            f"{TOKENIZER}::test_row_32_unsupported_tokenizer_json",
-            f"{TOKENIZER}::test_damaged_files_give_config_errors_only",
+            f"{MALFORMED_TOKENIZER}::test_row_32_malformed_sentencepiece_model",
+            f"{MALFORMED_TOKENIZER}::test_row_32_more_pieces_than_vocab_size",
+            f"{MALFORMED_TOKENIZER}::test_row_32_contradictory_side_files",
+            f"{MALFORMED_TOKENIZER}::test_row_32_unsupported_tokenizer_json",
+            f"{MALFORMED_TOKENIZER}::test_damaged_files_give_config_errors_only",
         ),
     ),
     33: Row(

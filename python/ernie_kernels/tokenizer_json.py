@@ -179,9 +179,10 @@ def _steps(value: object, where: str) -> Iterator[dict[str, Any]]:
     if value["type"] != "Sequence":
         yield value
         return
-    lists = [item for item in value.values() if isinstance(item, list)]
-    for item in lists[0] if lists else ():
-        yield from _steps(item, where)
+    # Each kind of step calls its list otherwise, and the library reads one of them: check all.
+    for items in value.values():
+        for item in items if isinstance(items, list) else ():
+            yield from _steps(item, where)
 
 
 def _checked_steps(
@@ -197,7 +198,7 @@ def _checked_steps(
         pattern = step.get("pattern")
         if isinstance(pattern, dict) and "String" not in pattern:
             pattern = pattern.get("Regex")
-            if pattern not in SAFE_PATTERNS:
+            if not isinstance(pattern, str) or pattern not in SAFE_PATTERNS:
                 raise ConfigError(
                     f"{quoted(JSON_FILE)}: {where}: unsupported regular expression "
                     f"{quoted(pattern)}; expected one of {' '.join(sorted(SAFE_PATTERNS))}"
