@@ -32,6 +32,8 @@ def test_refuses_to_free_what_is_not_held(blocks):
         manager.free(held, owner=8)
     assert manager.num_free == 1
     manager.free(held, owner=7)
+    with pytest.raises(ek.InternalError, match="-1 is no owner"):
+        manager.free(held, owner=-1)  # how free blocks are marked
     with pytest.raises(ek.InternalError):
         manager.free(held, owner=7)
     assert manager.num_free == 4

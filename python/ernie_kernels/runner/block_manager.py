@@ -71,6 +71,8 @@ class BlockManager:
         """
         if len(set(blocks)) != len(blocks):
             raise InternalError("block manager: a block is freed twice in one call")
+        if owner < 0:  # -1 marks free blocks
+            raise InternalError(f"block manager: {owner} is no owner")
         for block in blocks:
             if not 0 <= block < self.num_blocks or self._owners[block] != owner:
                 raise InternalError(f"block manager: block {block} is not held by {owner}")
