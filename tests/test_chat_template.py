@@ -266,6 +266,12 @@ def test_tools_and_template_arguments_are_guarded(tokenizer):
     assert prompt.text == '[{"description": "</s>"}]</s>[{"</s>": ["</s>"]}]'
 
 
+@pytest.mark.parametrize("name", ["self", "messages", "tools2", "loop", "environment"])
+def test_template_variables_may_have_any_name(tokenizer, name):
+    prompt = template("{{ messages[0].content }}", tokenizer).render(HELLO, **{name: "x"})
+    assert prompt.text == "Hello!"
+
+
 def test_a_text_with_every_noncharacter_cannot_forge_the_mark(text_template):
     marks = "".join(map(chr, range(0xFDD0, 0xFDF0)))
     segments = text_template.render([{"role": "user", "content": f"<{marks}/s></s>"}]).segments
