@@ -128,7 +128,7 @@ def test_every_function_that_takes_a_number_is_here():
         if callable(function) and not isinstance(function, type):
             arguments = function.__doc__.splitlines()[0].partition(" -> ")[0]
             taking |= {name} if number.search(arguments) else set()
-    assert taking == set(CALLS)
+    assert taking <= set(CALLS)
 
 
 @pytest.mark.parametrize("name", CALLS)

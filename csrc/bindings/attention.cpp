@@ -3,7 +3,7 @@
 #include <cmath>
 #include <optional>
 
-#include "bindings/number_caster.h"
+#include "bindings/scalar_caster.h"
 #include "bindings/tensor.h"
 #include "bindings/tensor_caster.h"
 
@@ -16,8 +16,8 @@ void bind_attention(py::module_& m) {
       "attention",
       [](TensorView out, TensorView query, TensorView k_cache, TensorView v_cache,
          TensorView cu_seqlens_q, TensorView seq_lens, TensorView block_table,
-         Number<int64_t> max_seqlen_q, Number<int64_t> max_seq_len,
-         std::optional<Number<float>> scale, bool causal, TensorView workspace) {
+         Scalar<int64_t> max_seqlen_q, Scalar<int64_t> max_seq_len,
+         std::optional<Scalar<float>> scale, Scalar<bool> causal, TensorView workspace) {
         // A query of the wrong shape is for the op itself to refuse.
         const bool has_head_dim = query.rank == 3 && query.size(2) > 0;
         const float default_scale =
@@ -34,7 +34,7 @@ void bind_attention(py::module_& m) {
              .max_seqlen_q = max_seqlen_q.get("attention", "max_seqlen_q"),
              .max_seq_len = max_seq_len.get("attention", "max_seq_len"),
              .scale = scale ? scale->get("attention", "scale") : default_scale,
-             .causal = causal,
+             .causal = causal.get("attention", "causal"),
              .workspace = workspace},
             {&out, &query, &k_cache, &v_cache, &cu_seqlens_q, &seq_lens, &block_table, &workspace});
       },
@@ -46,8 +46,8 @@ void bind_attention(py::module_& m) {
   // stream's pool.
   m.def(
       "attention_workspace",
-      [](TensorView query, TensorView k_cache, TensorView seq_lens, Number<int64_t> max_seqlen_q,
-         Number<int64_t> max_seq_len) {
+      [](TensorView query, TensorView k_cache, TensorView seq_lens, Scalar<int64_t> max_seqlen_q,
+         Scalar<int64_t> max_seq_len) {
         const int64_t rows = max_seqlen_q.get("attention", "max_seqlen_q");
         const int64_t keys = max_seq_len.get("attention", "max_seq_len");
         const bool is_a_shape = query.rank == 3 && k_cache.rank == 4 && k_cache.size(1) > 0 &&

@@ -1,6 +1,6 @@
 #include "ops/embedding.h"
 
-#include "bindings/number_caster.h"
+#include "bindings/scalar_caster.h"
 #include "bindings/tensor.h"
 #include "bindings/tensor_caster.h"
 #include "core/check.h"
@@ -11,14 +11,16 @@ namespace ernie::bindings {
 namespace {
 
 Tensor embedding_out(const TensorView& input_ids, const TensorView& weight,
-                     std::optional<int64_t> hidden_size, const std::optional<std::string>& dtype) {
+                     std::optional<int64_t> hidden_size,
+                     const std::optional<Scalar<std::string>>& dtype) {
   const Check check("embedding");
   check.rank("input_ids", input_ids, 1);
   if (!hidden_size) {
     check.rank("weight", weight, 2);
     hidden_size = weight.size(1);
   }
-  const DType wanted = dtype ? dtype_named(*dtype, "embedding: dtype") : weight.dtype;
+  const DType wanted =
+      dtype ? dtype_named(dtype->get("embedding", "dtype"), "embedding: dtype") : weight.dtype;
   return empty({input_ids.size(0), *hidden_size}, wanted, stream_of({&input_ids, &weight}));
 }
 
@@ -30,7 +32,7 @@ void bind_embedding(py::module_& m) {
   m.def(
       "embedding",
       [](TensorView out, TensorView input_ids, TensorView weight,
-         std::optional<Number<int64_t>> vocab_size) {
+         std::optional<Scalar<int64_t>> vocab_size) {
         if (!vocab_size) Check("embedding").rank("weight", weight, 2);
         const int64_t rows =
             vocab_size ? vocab_size->get("embedding", "vocab_size") : weight.size(0);

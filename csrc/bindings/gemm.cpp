@@ -1,5 +1,6 @@
 #include "ops/gemm.h"
 
+#include "bindings/scalar_caster.h"
 #include "bindings/tensor.h"
 #include "bindings/tensor_caster.h"
 #include "core/check.h"
@@ -12,14 +13,16 @@ namespace ernie::bindings {
 namespace {
 
 Tensor linear_out(const TensorView& x, const TensorView& weight,
-                  std::optional<int64_t> out_features, const std::optional<std::string>& dtype) {
+                  std::optional<int64_t> out_features,
+                  const std::optional<Scalar<std::string>>& dtype) {
   const Check check("linear");
   check.rank("x", x, 2);
   if (!out_features) {
     check.rank("weight", weight, 2);
     out_features = weight.size(0);
   }
-  const DType wanted = dtype ? dtype_named(*dtype, "linear: dtype") : x.dtype;
+  const DType wanted =
+      dtype ? dtype_named(dtype->get("linear", "dtype"), "linear: dtype") : x.dtype;
   return empty({x.size(0), *out_features}, wanted, stream_of({&x, &weight}));
 }
 

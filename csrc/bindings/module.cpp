@@ -3,7 +3,7 @@
 #include <cstring>
 #include <new>
 
-#include "bindings/number_caster.h"
+#include "bindings/scalar_caster.h"
 #include "core/ceiling.h"
 #include "core/error.h"
 #include "core/isa.h"
@@ -91,7 +91,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("num_threads", &ernie::num_threads, "Threads of the CPU backend.");
   m.def(
       "set_num_threads",
-      [](ernie::bindings::Number<int64_t> n) {
+      [](ernie::bindings::Scalar<int64_t> n) {
         ernie::set_num_threads(n.get("set_num_threads", "n"));
       },
       py::arg("n"),

@@ -1,6 +1,6 @@
 #include "ops/norm.h"
 
-#include "bindings/number_caster.h"
+#include "bindings/scalar_caster.h"
 #include "bindings/tensor_caster.h"
 
 namespace py = pybind11;
@@ -10,14 +10,14 @@ namespace ernie::bindings {
 void bind_norm(py::module_& m) {
   m.def(
       "rms_norm",
-      [](TensorView out, TensorView x, TensorView weight, Number<float> eps) {
+      [](TensorView out, TensorView x, TensorView weight, Scalar<float> eps) {
         run(rms_norm, {.out = out, .x = x, .weight = weight, .eps = eps.get("rms_norm", "eps")},
             {&out, &x, &weight});
       },
       py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("eps"));
   m.def(
       "add_rms_norm",
-      [](TensorView out, TensorView residual, TensorView x, TensorView weight, Number<float> eps) {
+      [](TensorView out, TensorView residual, TensorView x, TensorView weight, Scalar<float> eps) {
         run(add_rms_norm,
             {.out = out,
              .residual = residual,

@@ -1,6 +1,6 @@
 #include "ops/rope.h"
 
-#include "bindings/number_caster.h"
+#include "bindings/scalar_caster.h"
 #include "bindings/tensor.h"
 #include "bindings/tensor_caster.h"
 #include "core/check.h"
@@ -12,7 +12,7 @@ namespace ernie::bindings {
 void bind_rope(py::module_& m) {
   m.def(
       "rope_table_out",
-      [](TensorView positions, Number<int64_t> head_dim_) {
+      [](TensorView positions, Scalar<int64_t> head_dim_) {
         const Check check("rope_table");
         const int64_t head_dim = head_dim_.get("rope_table", "head_dim");
         check.rank("positions", positions, 1);
@@ -23,7 +23,7 @@ void bind_rope(py::module_& m) {
       py::arg("positions"), py::arg("head_dim"));
   m.def(
       "rope_table",
-      [](TensorView out, TensorView positions, Number<int64_t> head_dim_, Number<float> theta) {
+      [](TensorView out, TensorView positions, Scalar<int64_t> head_dim_, Scalar<float> theta) {
         const Check check("rope_table");
         const int64_t head_dim = head_dim_.get("rope_table", "head_dim");
         check.rank("positions", positions, 1);

@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include "bindings/number_caster.h"
+#include "bindings/scalar_caster.h"
 #include "bindings/tensor.h"
 #include "bindings/tensor_caster.h"
 #include "core/check.h"
@@ -20,7 +20,7 @@ void bind_sample(py::module_& m) {
       "sample",
       [](TensorView out, TensorView logits, TensorView temperature, TensorView top_k,
          TensorView top_p, TensorView min_p, TensorView seed, TensorView position,
-         std::optional<Number<int64_t>> vocab_limit) {
+         std::optional<Scalar<int64_t>> vocab_limit) {
         Check("sample").rank("logits", logits, 2);
         const Stream stream = stream_of({&logits});
         const int64_t bytes = sample_workspace_size(stream.device, logits.size(0), logits.size(1));

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/dlpack_abi.h"
+#include "bindings/scalar_caster.h"
 #include "bindings/tensor_caster.h"
 #include "core/check.h"
 #include "core/error.h"
@@ -54,13 +55,13 @@ py::object to_numpy(const Tensor& t) {
   return brain ? words.attr("view")(numpy_dtype(DType::kBF16)) : py::object(words);
 }
 
-Tensor from_array(py::handle array, const std::string& device) {
+Tensor from_array(py::handle array, const Scalar<std::string>& device) {
+  const Stream to{device_named(device.get("from_numpy", "device")), nullptr};
   py::object keep_alive;
   const TensorView view = view_of(array, &keep_alive);
   Check("from_numpy").rank("array", view, view.rank);  // reports what cannot be read
   Tensor borrowed;
   borrowed.view = view;
-  const Stream to{device_named(device), nullptr};
   py::gil_scoped_release release;
   return copy_to(borrowed, to);
 }
@@ -203,9 +204,27 @@ py::capsule to_dlpack(const Tensor& own, const py::object& stream, const py::obj
   });
 }
 
-std::string dtype_string(const py::handle& dtype) {
-  if (py::isinstance<py::str>(dtype)) return py::cast<std::string>(dtype);
-  return py::cast<std::string>(py::module_::import("numpy").attr("dtype")(dtype).attr("name"));
+// Of empty().
+DType dtype_given(const py::object& dtype) {
+  const char* where = "empty: dtype";
+  if (py::isinstance<py::str>(dtype))
+    return dtype_named(py::cast<Scalar<std::string>>(dtype).get("empty", "dtype"), where);
+  try {
+    const py::object numpy = py::module_::import("numpy").attr("dtype")(dtype);
+    return dtype_named(py::cast<std::string>(numpy.attr("name")), where);
+  } catch (const py::error_already_set& e) {
+    if (!e.matches(PyExc_Exception)) throw;  // a KeyboardInterrupt
+    throw TypeError("empty: dtype: expected a name or a numpy dtype, got " +
+                    std::string(Py_TYPE(dtype.ptr())->tp_name));
+  }
+}
+
+std::vector<int64_t> shape_given(const char* op, const py::object& shape) {
+  try {
+    return py::cast<std::vector<int64_t>>(shape);
+  } catch (const py::cast_error&) {
+    throw TypeError(std::string(op) + ": shape: expected integers of 64 bits");
+  }
 }
 
 // Tensor.__new__ would leave the C++ tensor unmade.
@@ -262,8 +281,8 @@ void bind_tensor(py::module_& m) {
       .def("numpy", &to_numpy)
       .def(
           "to",
-          [](const Tensor& t, const std::string& device) {
-            const Device to = device_named(device);
+          [](const Tensor& t, const Scalar<std::string>& device) {
+            const Device to = device_named(device.get("to", "device"));
             if (to == t.view.device) return t;
             py::gil_scoped_release release;
             return copy_to(t, {to, nullptr});
@@ -272,12 +291,8 @@ void bind_tensor(py::module_& m) {
       .def("reshape",
            [](const Tensor& t, const py::args& shape) {
              const bool listed = shape.size() == 1 && !py::isinstance<py::int_>(shape[0]);
-             try {
-               return reshape(t, py::cast<std::vector<int64_t>>(listed ? py::object(shape[0])
-                                                                       : py::object(shape)));
-             } catch (const py::cast_error&) {
-               throw TypeError("reshape: shape: expected integers");
-             }
+             return reshape(
+                 t, shape_given("reshape", listed ? py::object(shape[0]) : py::object(shape)));
            })
       .def("__getitem__", &index)
       .def("__len__",
@@ -310,9 +325,9 @@ void bind_tensor(py::module_& m) {
 
   m.def(
       "empty",
-      [](const std::vector<int64_t>& shape, const py::object& dtype, const std::string& device) {
-        return empty(shape, dtype_named(dtype_string(dtype), "empty: dtype"),
-                     {device_named(device), nullptr});
+      [](const py::object& shape, const py::object& dtype, const Scalar<std::string>& device) {
+        return empty(shape_given("empty", shape), dtype_given(dtype),
+                     {device_named(device.get("empty", "device")), nullptr});
       },
       py::arg("shape"), py::arg("dtype"), py::arg("device") = "cpu",
       R"(An uninitialised tensor.

@@ -1,0 +1,186 @@
+"""One good call of every op, for tests that make it wrong. A new op needs one row in OPS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ernie_kernels import ops
+
+
+def zeros(*shape: int, dtype: type = np.float32) -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+@dataclass(frozen=True)
+class Op:
+    call: Callable[..., Any]
+    tensors: Callable[[], dict[str, np.ndarray]]
+    """Makes one good value for each tensor argument."""
+    scalars: dict[str, Any] = field(default_factory=dict)
+    written: frozenset[str] = frozenset()
+    leading: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Dimensions that other arguments must follow, so that the blame falls on those."""
+
+
+def kv_cache_write_tensors() -> dict[str, np.ndarray]:
+    return {
+        "key": zeros(3, 2, 4),
+        "value": zeros(3, 2, 4),
+        "k_cache": zeros(5, 2, 8, 4),
+        "v_cache": zeros(5, 2, 8, 4),
+        "slot_mapping": np.arange(3, dtype=np.int32),
+    }
+
+
+def attention_tensors() -> dict[str, np.ndarray]:
+    return {
+        "query": zeros(4, 2, 8),
+        "k_cache": zeros(3, 1, 16, 8),
+        "v_cache": zeros(3, 1, 16, 8),
+        "cu_seqlens_q": np.array([0, 3, 4], np.int32),
+        "seq_lens": np.array([3, 9], np.int32),
+        "block_table": np.array([[1], [0]], np.int32),
+        "out": zeros(4, 2, 8),
+    }
+
+
+def penalties_tensors() -> dict[str, np.ndarray]:
+    return {
+        "logits": zeros(2, 8),
+        "token_ids": zeros(4, dtype=np.int64),
+        "cu_tokens": np.array([0, 2, 4], np.int32),
+        "prompt_lens": zeros(2, dtype=np.int32),
+        "repetition_penalty": np.ones(2, np.float32),
+        "presence_penalty": zeros(2),
+        "frequency_penalty": zeros(2),
+    }
+
+
+def sample_tensors() -> dict[str, np.ndarray]:
+    return {
+        "out": zeros(2, dtype=np.int64),
+        "logits": zeros(2, 8),
+        "temperature": zeros(2),
+        "top_k": zeros(2, dtype=np.int32),
+        "top_p": np.ones(2, np.float32),
+        "min_p": zeros(2),
+        "seed": zeros(2, dtype=np.int64),
+        "position": zeros(2, dtype=np.int64),
+    }
+
+
+OPS = {
+    "rms_norm": Op(
+        ops.rms_norm,
+        lambda: {"x": zeros(3, 8), "weight": zeros(8), "out": zeros(3, 8)},
+        written=frozenset({"out"}),
+        leading={"x": (0, 1)},
+    ),
+    "add_rms_norm": Op(
+        ops.add_rms_norm,
+        lambda: {
+            "x": zeros(3, 8),
+            "residual": zeros(3, 8),
+            "weight": zeros(8),
+            "out": zeros(3, 8),
+        },
+        written=frozenset({"residual", "out"}),
+        leading={"x": (0, 1)},
+    ),
+    "linear": Op(
+        ops.linear,
+        lambda: {"x": zeros(3, 8), "weight": zeros(5, 8), "bias": zeros(5), "out": zeros(3, 5)},
+        written=frozenset({"out"}),
+        leading={"x": (0, 1), "weight": (0,), "out": (1,)},
+    ),
+    "linear_silu_and_mul": Op(
+        ops.linear_silu_and_mul,
+        lambda: {
+            "x": zeros(3, 8),
+            "weight": zeros(10, 8),
+            "bias": zeros(10),
+            "gate_up": zeros(3, 10),
+            "out": zeros(3, 5),
+        },
+        written=frozenset({"out", "gate_up"}),
+        leading={"x": (0, 1), "weight": (0,), "out": (1,), "gate_up": (1,)},
+    ),
+    "linear_pack": Op(ops.linear_pack, lambda: {"weight": zeros(5, 8)}, leading={"weight": (0, 1)}),
+    "attention": Op(
+        ops.attention,
+        attention_tensors,
+        scalars={"max_seqlen_q": 3, "max_seq_len": 9},
+        written=frozenset({"out"}),
+        leading={"query": (0, 1, 2), "k_cache": (0, 1), "seq_lens": (0,), "block_table": (1,)},
+    ),
+    "kv_cache_write": Op(
+        ops.kv_cache_write,
+        kv_cache_write_tensors,
+        written=frozenset({"k_cache", "v_cache"}),
+        leading={"key": (0, 1, 2), "k_cache": (0, 2)},
+    ),
+    "kv_cache_copy_blocks": Op(
+        ops.kv_cache_copy_blocks,
+        lambda: {
+            "k_cache": zeros(5, 2, 8, 4),
+            "v_cache": zeros(5, 2, 8, 4),
+            "block_mapping": np.array([[0, 1]], np.int32),
+        },
+        written=frozenset({"k_cache", "v_cache"}),
+        leading={"k_cache": (0, 1, 2, 3), "block_mapping": (0,)},
+    ),
+    "embedding": Op(
+        ops.embedding,
+        lambda: {
+            "input_ids": zeros(3, dtype=np.int64),
+            "weight": zeros(5, 8),
+            "out": zeros(3, 8),
+        },
+        written=frozenset({"out"}),
+        leading={"input_ids": (0,), "weight": (0,), "out": (1,)},
+    ),
+    "silu_and_mul": Op(
+        ops.silu_and_mul,
+        lambda: {"x": zeros(3, 16), "out": zeros(3, 8)},
+        written=frozenset({"out"}),
+        leading={"x": (0, 1)},
+    ),
+    "rope_table": Op(
+        ops.rope_table,
+        lambda: {"positions": zeros(3, dtype=np.int64), "out": zeros(3, 8)},
+        scalars={"head_dim": 8, "theta": 10000.0},
+        written=frozenset({"out"}),
+        leading={"positions": (0,)},
+    ),
+    "rope": Op(
+        ops.rope,
+        lambda: {
+            "query": zeros(3, 4, 8),
+            "key": zeros(3, 2, 8),
+            "positions": zeros(3, dtype=np.int64),
+        },
+        scalars={"theta": 10000.0},
+        written=frozenset({"query", "key"}),
+        leading={"query": (0, 1, 2), "key": (1,)},
+    ),
+    "rope with a table": Op(
+        ops.rope,
+        lambda: {"query": zeros(3, 4, 8), "key": zeros(3, 2, 8), "table": zeros(3, 8)},
+        scalars={"theta": 10000.0, "positions": None},
+        written=frozenset({"query", "key"}),
+        leading={"query": (0, 1, 2), "key": (1,)},
+    ),
+    "apply_penalties": Op(
+        ops.apply_penalties,
+        penalties_tensors,
+        written=frozenset({"logits"}),
+        leading={"logits": (0, 1), "token_ids": (0,)},
+    ),
+    "sample": Op(
+        ops.sample, sample_tensors, written=frozenset({"out"}), leading={"logits": (0, 1)}
+    ),
+}
