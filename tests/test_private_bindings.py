@@ -94,6 +94,9 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "linear_out": lambda: {
         "x": zeros(3, 8), "weight": zeros(5, 8), "out_features": 5, "dtype": None,
     },
+    "linear_silu_and_mul_out": lambda: {
+        "x": zeros(3, 8), "weight": zeros(10, 8), "out_features": 10,
+    },
     "measure_read_bandwidth": lambda: {"nbytes": 1 << 20},
     "philox": lambda: {"counter": [1, 2, 3, 4], "key": [5, 6]},
     "rms_norm": lambda: {"out": zeros(3, 8), "x": zeros(3, 8), "weight": zeros(8), "eps": 1e-5},

@@ -99,7 +99,8 @@ def linear_silu_and_mul(
 
     Raises:
         ArgumentError: a shape, dtype, device or stride differs from the above.
-        UnsupportedError: no kernel for this device in this build.
+        DeviceError: a tensor is on a GPU that this build cannot use.
+        UnsupportedError: on CUDA, an extent near 2**31 or beyond.
 
     Source: Shazeer 2020, arXiv:2002.05202.
     """
