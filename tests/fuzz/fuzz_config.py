@@ -1,0 +1,67 @@
+"""config.json and generation_config.json: read as a checked configuration, or a ConfigError."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mutation import json_text_changed
+
+from ernie_kernels.errors import ConfigError
+from ernie_kernels.models.config import ARCHITECTURES, DTYPES, load_config
+from ernie_kernels.models.config_reader import SIZE_RANGES
+from tiny_checkpoint import BASE
+
+ALLOWED = (ConfigError,)
+FILES = ("config.json", "generation_config.json")
+FOLDER = tempfile.TemporaryDirectory()
+WORDS = [
+    *SIZE_RANGES, *DTYPES, "architectures", "model_type", "rope_theta", "rope_parameters",
+    "rope_scaling", "rope_type", "default", "linear", "gelu", "quantization_config", "quant_method",
+    "wint4", "layer_types", "full_attention", "sliding_window", "moe_num_experts", "auto_map",
+    "eos_token_id", "torch_dtype", "head_dim", "compression_ratio",
+    *(name for row in ARCHITECTURES for name in (*row.class_names, *row.model_types)),
+]  # fmt: skip
+
+
+def seeds() -> list[Any]:
+    nested = {**BASE, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    del nested["rope_theta"], nested["head_dim"]
+    ids = {"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0, "temperature": 0.8}
+    configs = [
+        BASE,
+        nested,
+        {**BASE, "dtype": "bfloat16", "eos_token_id": 2, "auto_map": {"a": "b"}},
+    ]
+    return [
+        {"config.json": json.dumps(config), "generation_config.json": generation}
+        for config in configs
+        for generation in (None, json.dumps(ids))
+    ]
+
+
+def mutated(case: Any, other: Any, draw: random.Random) -> Any:
+    file = FILES[draw.random() < 0.2]
+    text = case[file] if case[file] is not None else "{}"
+    case[file] = json_text_changed(text, other[file] or "{}", draw, WORDS)
+    return case
+
+
+def run(case: Any) -> None:
+    folder = Path(FOLDER.name)
+    for file in FILES:
+        (folder / file).unlink(missing_ok=True)
+        if case[file] is not None:
+            (folder / file).write_text(case[file], encoding="utf-8", errors="replace")
+    config = load_config(folder)
+    for key, (low, high) in SIZE_RANGES.items():
+        assert low <= getattr(config, key) <= high
+    assert len(config.layers) == config.num_hidden_layers
+    assert config.num_attention_heads % config.num_key_value_heads == 0
+    assert config.dtype in (None, *DTYPES)
+    assert 0 < config.rms_norm_eps < 2.0**128 > config.rope_theta > 0
+    ids = (config.bos_token_id, config.pad_token_id, *config.eos_token_ids)
+    assert all(i is None or 0 <= i < config.vocab_size for i in ids)
