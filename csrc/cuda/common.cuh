@@ -29,7 +29,7 @@ namespace ernie::cuda {
 
 constexpr int kWarpSize = 32;
 
-// Throws CudaError "<call> failed: <name> (<text>)" and what to do about it, or UnsupportedError
+// Throws CudaError "<call> failed: <name> (<text>)" and what to do about it, or DeviceError
 // where the build has no code for the GPU. Clears the runtime's last error, so that the next launch
 // is not blamed for this call (memory.cu).
 [[noreturn]] void raise_error(const char* call, cudaError_t error);

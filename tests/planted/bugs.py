@@ -131,8 +131,8 @@ BUGS = [
     Bug(
         "linear_silu_and_mul: projections not rounded",
         "csrc/cpu/gemm.isa.cpp",
-        "load_n(bias, m)), static_cast<T*>(nullptr));",
-        "load_n(bias, m)), static_cast<float*>(nullptr));",
+        "                    static_cast<T*>(nullptr));\n",
+        "                    static_cast<float*>(nullptr));\n",
         GEMM,
     ),
     Bug(
