@@ -16,14 +16,19 @@
     if (err_ != cudaSuccess) ::ernie::cuda::raise_error(#call, err_); \
   } while (0)
 
-// The only ways to declare shared memory and (launch, below) to start a kernel: tests replace both
-// when they run kernels on a machine without a GPU.
+// The only ways to declare shared memory and (launch, below) to start a kernel: both are others
+// with ERNIE_SIMT, which runs kernels on a machine without a GPU (tests/simt).
 //   ERNIE_SHARED(float, partial, [kWarps]);    static
 //   ERNIE_DYNAMIC_SHARED(char, smem);          LaunchConfig::smem bytes, 128-byte aligned
+#if defined(ERNIE_SIMT)
+#define ERNIE_SHARED(type, name, extent) SIMT_SHARED(type, name, extent)
+#define ERNIE_DYNAMIC_SHARED(type, name) SIMT_DYNAMIC_SHARED(type, name)
+#else
 #define ERNIE_SHARED(type, name, extent) __shared__ type name extent
 #define ERNIE_DYNAMIC_SHARED(type, name)                      \
   extern __shared__ __align__(128) char ernie_dynamic_smem[]; \
   type* const name = reinterpret_cast<type*>(ernie_dynamic_smem)
+#endif
 
 namespace ernie::cuda {
 
@@ -63,7 +68,12 @@ void launch(void (*kernel)(Params...), const LaunchConfig& config, Args&&... arg
   if (config.smem > kFreeSharedMemory)
     ERNIE_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                           static_cast<int>(config.smem)));
+#if defined(ERNIE_SIMT)
+  simt::launch(kernel, config.grid, config.block, config.smem, config.stream,
+               static_cast<Params>(args)...);
+#else
   kernel<<<config.grid, config.block, config.smem, config.stream>>>(static_cast<Params>(args)...);
+#endif
   ERNIE_CUDA_CHECK(cudaGetLastError());
 }
 

@@ -44,7 +44,8 @@ struct GemmProblem {
   bool inputs_aligned = true;   // rows of x and weight start at 16 bytes; in_features is 8n
   bool outputs_aligned = true;  // rows of out and the bias likewise; out_features is 8n
   bool batch_invariant = false;
-  int capability = 90;  // 10 * major + minor
+  bool has_cutlass = true;  // the build has its kernels
+  int capability = 90;      // 10 * major + minor
   int sm_count = 132;
 };
 
@@ -138,7 +139,8 @@ inline GemmConfig sm80(const GemmProblem& p) {
 }
 
 inline GemmConfig bf16(const GemmProblem& p) {
-  const bool sliced = p.batch_invariant || !p.inputs_aligned || p.in_features == 0;
+  const bool sliced =
+      !p.has_cutlass || p.batch_invariant || !p.inputs_aligned || p.in_features == 0;
   // The sm_80 kernel takes its bias in the dtype of out.
   const bool cutlass =
       !sliced && p.outputs_aligned && (p.capability == 90 || p.out == DType::kBF16);

@@ -1,0 +1,509 @@
+// The CUDA runtime on the SIMT machine. Work is done when it is queued, so streams and events keep
+// no order of their own; that everything is queued where it belongs shows in the recorded calls.
+#include <cuda_runtime.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <new>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "machine/block.h"
+#include "machine/global_memory.h"
+#include "machine/report.h"
+#include "machine/runtime_calls.h"
+
+// What a stream has captured; a graph is the same.
+struct CUgraph_st {
+  std::vector<std::function<cudaError_t()>> work;
+};
+struct CUgraphExec_st {
+  std::vector<std::function<cudaError_t()>> work;
+};
+struct CUstream_st {};
+struct CUevent_st {};
+struct CUmemPoolHandle_st {};
+
+namespace {
+
+using simt::enter_call;
+
+// One thing at a time, whichever OS thread asks.
+std::recursive_mutex g_machine;
+std::set<cudaStream_t> g_streams;
+std::set<cudaEvent_t> g_events;
+std::map<cudaStream_t, cudaGraph_t> g_capturing;
+std::map<const void*, int> g_dynamic_limits;  // of kernels that have asked for more than 48 KiB
+CUmemPoolHandle_st g_pool;
+
+#define ENTER(name, stream, ...)                                                  \
+  const std::lock_guard<std::recursive_mutex> lock(g_machine);                    \
+  if (const cudaError_t injected_error = enter_call(name, stream, ##__VA_ARGS__); \
+      injected_error != cudaSuccess)                                              \
+  return note(injected_error)
+
+// As in CUDA, an error that a call reports is the last error too.
+cudaError_t note(cudaError_t error) {
+  if (error != cudaSuccess) simt::set_last_error(error);
+  return error;
+}
+
+std::string field(const char* name, uint64_t value) {
+  return std::string("\"") + name + "\": " + std::to_string(value);
+}
+
+bool known(cudaStream_t stream) { return stream == nullptr || g_streams.contains(stream); }
+
+// Does the work, or keeps it where the stream is being captured.
+cudaError_t queue(cudaStream_t stream, std::function<cudaError_t()> work) {
+  if (!known(stream)) return cudaErrorInvalidResourceHandle;
+  const auto capture = g_capturing.find(stream);
+  if (capture == g_capturing.end()) return work();
+  capture->second->work.push_back(std::move(work));
+  return cudaSuccess;
+}
+
+// What waits, allocates or frees at once may not be called while any stream is captured.
+cudaError_t refuse_capture() {
+  return g_capturing.empty() ? cudaSuccess : cudaErrorStreamCaptureUnsupported;
+}
+
+int environment(const char* name, int otherwise) {
+  const char* value = std::getenv(name);
+  return value != nullptr && *value != 0 ? std::atoi(value) : otherwise;
+}
+
+// 10 * major + minor, as ERNIE_SIMT_CAPABILITY gives it.
+int capability() { return environment("ERNIE_SIMT_CAPABILITY", 90); }
+
+// What a block may have, by the CUDA C++ Programming Guide's table of compute capabilities.
+int shared_memory_limit() {
+  switch (capability()) {
+    case 80:
+    case 87:
+      return 163 << 10;
+    case 86:
+    case 89:
+    case 120:
+      return 99 << 10;
+    default:
+      return 227 << 10;
+  }
+}
+
+cudaError_t error_of(simt::Fault fault) {
+  switch (fault) {
+    case simt::Fault::kOutOfBounds:
+      return cudaErrorIllegalAddress;
+    case simt::Fault::kMisaligned:
+      return cudaErrorMisalignedAddress;
+    case simt::Fault::kDeadlock:
+    case simt::Fault::kTimeout:
+      return cudaErrorLaunchTimeout;
+    case simt::Fault::kInstruction:
+      return cudaErrorIllegalInstruction;
+    case simt::Fault::kStackOverflow:
+      return cudaErrorHardwareStackError;
+    default:
+      return cudaErrorLaunchFailure;
+  }
+}
+
+cudaError_t check_configuration(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared) {
+  const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 0xffff ||
+      grid.z > 0xffff || threads == 0 || threads > 1024 || block.z > 64)
+    return cudaErrorInvalidConfiguration;
+  const auto limit = g_dynamic_limits.find(kernel);
+  const int allowed = limit == g_dynamic_limits.end() ? 48 << 10 : limit->second;
+  return dynamic_shared > static_cast<size_t>(allowed) ? cudaErrorInvalidValue : cudaSuccess;
+}
+
+bool on_device(const void* p) {
+  return simt::global_memory().contains(reinterpret_cast<uintptr_t>(p));
+}
+
+cudaError_t copy(void* to, const void* from, size_t size) {
+  if (size == 0) return cudaSuccess;
+  const auto a = reinterpret_cast<uintptr_t>(to), b = reinterpret_cast<uintptr_t>(from);
+  simt::Region* target = simt::global_memory().region_of(a, size);
+  simt::Region* source = simt::global_memory().region_of(b, size);
+  if ((on_device(to) && target == nullptr) || (on_device(from) && source == nullptr))
+    return cudaErrorInvalidValue;
+  std::memmove(to, from, size);
+  if (target != nullptr && source != nullptr)
+    target->mark_like(a, *source, b, size);
+  else if (target != nullptr)
+    target->mark_written(a, size);
+  return cudaSuccess;
+}
+
+cudaError_t set(void* to, int value, size_t size) {
+  if (size == 0) return cudaSuccess;
+  const auto a = reinterpret_cast<uintptr_t>(to);
+  simt::Region* region = simt::global_memory().region_of(a, size);
+  if (region == nullptr) return cudaErrorInvalidValue;
+  std::memset(to, value, size);
+  region->mark_written(a, size);
+  return cudaSuccess;
+}
+
+cudaError_t allocate(void** p, size_t size) {
+  if (size == 0) {
+    *p = nullptr;
+    return cudaSuccess;
+  }
+  try {
+    *p = simt::global_memory().allocate(size);
+  } catch (const std::bad_alloc&) {
+    *p = nullptr;
+  }
+  return *p == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+
+cudaError_t release(void* p) {
+  return p == nullptr || simt::global_memory().release(p) ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+}  // namespace
+
+// ------------------------------------------------------------------------------------- errors
+
+cudaError_t cudaGetLastError() {
+  const cudaError_t last = simt::take_last_error();
+  const cudaError_t injected = enter_call("cudaGetLastError", nullptr);
+  return injected != cudaSuccess ? injected : last;
+}
+cudaError_t cudaPeekAtLastError() { return simt::peek_last_error(); }
+
+// ------------------------------------------------------------------------------------- device
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  ENTER("cudaGetDeviceCount", nullptr);
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int* device) {
+  ENTER("cudaGetDevice", nullptr);
+  *device = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) {
+  ENTER("cudaSetDevice", nullptr, field("device", static_cast<uint64_t>(device)));
+  return note(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  ENTER("cudaDeviceGetAttribute", nullptr, field("attribute", attribute));
+  if (device != 0) return note(cudaErrorInvalidDevice);
+  switch (attribute) {
+    case cudaDevAttrMaxThreadsPerBlock:
+      *value = 1024;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+      *value = 48 << 10;
+      return cudaSuccess;
+    case cudaDevAttrWarpSize:
+      *value = 32;
+      return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount:
+      *value = environment("ERNIE_SIMT_SM_COUNT", capability() == 80 ? 108 : 132);
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = capability() / 10;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = capability() % 10;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = shared_memory_limit() + 1024;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = shared_memory_limit();
+      return cudaSuccess;
+  }
+  return note(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaDeviceSynchronize() {
+  ENTER("cudaDeviceSynchronize", nullptr);
+  return note(refuse_capture());
+}
+
+// ------------------------------------------------------------------------------------- memory
+
+cudaError_t cudaMalloc(void** p, size_t size) {
+  ENTER("cudaMalloc", nullptr, field("bytes", size));
+  if (const cudaError_t error = refuse_capture(); error != cudaSuccess) return note(error);
+  return note(allocate(p, size));
+}
+cudaError_t cudaFree(void* p) {
+  ENTER("cudaFree", nullptr);
+  if (const cudaError_t error = refuse_capture(); error != cudaSuccess) return note(error);
+  return note(release(p));
+}
+cudaError_t cudaMallocAsync(void** p, size_t size, cudaStream_t stream) {
+  ENTER("cudaMallocAsync", stream, field("bytes", size));
+  if (!known(stream)) return note(cudaErrorInvalidResourceHandle);
+  if (g_capturing.contains(stream)) return note(cudaErrorStreamCaptureUnsupported);
+  return note(allocate(p, size));
+}
+cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
+  ENTER("cudaFreeAsync", stream);
+  return note(queue(stream, [p] { return release(p); }));
+}
+cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind kind) {
+  ENTER("cudaMemcpy", nullptr, field("bytes", size) + ", " + field("kind", kind));
+  if (const cudaError_t error = refuse_capture(); error != cudaSuccess) return note(error);
+  return note(copy(to, from, size));
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+  ENTER("cudaMemcpyAsync", stream, field("bytes", size) + ", " + field("kind", kind));
+  return note(queue(stream, [=] { return copy(to, from, size); }));
+}
+cudaError_t cudaMemset(void* to, int value, size_t size) {
+  ENTER("cudaMemset", nullptr, field("bytes", size));
+  if (const cudaError_t error = refuse_capture(); error != cudaSuccess) return note(error);
+  return note(set(to, value, size));
+}
+cudaError_t cudaMemsetAsync(void* to, int value, size_t size, cudaStream_t stream) {
+  ENTER("cudaMemsetAsync", stream, field("bytes", size));
+  return note(queue(stream, [=] { return set(to, value, size); }));
+}
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  ENTER("cudaMemGetInfo", nullptr);
+  *free = simt::global_memory().bytes_free();
+  *total = simt::GlobalMemory::kSpace;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
+  ENTER("cudaDeviceGetDefaultMemPool", nullptr);
+  if (device != 0) return note(cudaErrorInvalidDevice);
+  *pool = &g_pool;
+  return cudaSuccess;
+}
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, void*) {
+  ENTER("cudaMemPoolSetAttribute", nullptr);
+  return note(pool == &g_pool ? cudaSuccess : cudaErrorInvalidValue);
+}
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t) {
+  ENTER("cudaMemPoolTrimTo", nullptr);
+  return note(pool == &g_pool ? cudaSuccess : cudaErrorInvalidValue);
+}
+
+// --------------------------------------------------------------------------- streams and events
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  ENTER("cudaStreamCreateWithFlags", nullptr);
+  *stream = new CUstream_st;
+  g_streams.insert(*stream);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, 0); }
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  ENTER("cudaStreamDestroy", stream);
+  if (g_streams.erase(stream) == 0) return note(cudaErrorInvalidResourceHandle);
+  delete stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  ENTER("cudaStreamSynchronize", stream);
+  if (!known(stream)) return note(cudaErrorInvalidResourceHandle);
+  return note(g_capturing.contains(stream) ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  ENTER("cudaStreamWaitEvent", stream);
+  return note(known(stream) && g_events.contains(event) ? cudaSuccess
+                                                        : cudaErrorInvalidResourceHandle);
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  ENTER("cudaEventCreateWithFlags", nullptr);
+  *event = new CUevent_st;
+  g_events.insert(*event);
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  ENTER("cudaEventRecord", stream);
+  return note(known(stream) && g_events.contains(event) ? cudaSuccess
+                                                        : cudaErrorInvalidResourceHandle);
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  ENTER("cudaEventSynchronize", nullptr);
+  return note(g_events.contains(event) ? refuse_capture() : cudaErrorInvalidResourceHandle);
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  ENTER("cudaEventDestroy", nullptr);
+  if (g_events.erase(event) == 0) return note(cudaErrorInvalidResourceHandle);
+  delete event;
+  return cudaSuccess;
+}
+
+// --------------------------------------------------------------------------------------- graphs
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  ENTER("cudaStreamBeginCapture", stream);
+  if (stream == nullptr) return note(cudaErrorStreamCaptureUnsupported);  // as CUDA has it
+  if (!known(stream)) return note(cudaErrorInvalidResourceHandle);
+  if (!g_capturing.emplace(stream, new CUgraph_st).second)
+    return note(cudaErrorStreamCaptureUnsupported);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  ENTER("cudaStreamEndCapture", stream);
+  const auto capture = g_capturing.find(stream);
+  if (capture == g_capturing.end()) return note(cudaErrorInvalidValue);
+  *graph = capture->second;
+  g_capturing.erase(capture);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  ENTER("cudaGraphInstantiate", nullptr);
+  *exec = new CUgraphExec_st{graph->work};
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  ENTER("cudaGraphLaunch", stream);
+  for (const auto& work : exec->work)
+    if (const cudaError_t error = queue(stream, work); error != cudaSuccess) return note(error);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  ENTER("cudaGraphExecDestroy", nullptr);
+  delete exec;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  ENTER("cudaGraphDestroy", nullptr);
+  delete graph;
+  return cudaSuccess;
+}
+
+// ------------------------------------------------------------------------------------- launches
+
+namespace simt {
+
+cudaError_t set_kernel_attribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+  ENTER("cudaFuncSetAttribute", nullptr,
+        "\"kernel\": \"" + kernel_name(kernel) + "\", " +
+            field("value", static_cast<uint64_t>(value)));
+  if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
+      value > shared_memory_limit())
+    return note(cudaErrorInvalidValue);
+  g_dynamic_limits[kernel] = value;
+  return cudaSuccess;
+}
+
+void launch_kernel(const void* kernel, void (*run)(void*), const void* arguments, size_t size,
+                   dim3 grid, dim3 block, size_t dynamic_shared, cudaStream_t stream) {
+  const std::lock_guard<std::recursive_mutex> lock(g_machine);
+  cudaError_t error = enter_call(
+      "cudaLaunchKernel", stream,
+      "\"kernel\": \"" + kernel_name(kernel) + "\", \"grid\": [" + std::to_string(grid.x) + ", " +
+          std::to_string(grid.y) + ", " + std::to_string(grid.z) + "], \"block\": [" +
+          std::to_string(block.x) + ", " + std::to_string(block.y) + ", " +
+          std::to_string(block.z) + "], " + field("shared", dynamic_shared));
+  if (error == cudaSuccess) error = check_configuration(kernel, grid, block, dynamic_shared);
+  if (error != cudaSuccess) return set_last_error(error);
+  // 16 bytes are as much as any parameter asks for.
+  std::vector<std::max_align_t> kept(size / sizeof(std::max_align_t) + 1);
+  std::memcpy(kept.data(), arguments, size);
+  error = queue(stream, [=]() mutable {
+    const Outcome outcome = run_grid({kernel,
+                                      run,
+                                      kept.data(),
+                                      size,
+                                      {grid.x, grid.y, grid.z},
+                                      {block.x, block.y, block.z},
+                                      dynamic_shared});
+    if (outcome.ok) return cudaSuccess;
+    set_last_error(error_of(outcome.fault), outcome.text);
+    return error_of(outcome.fault);
+  });
+  if (error != cudaSuccess && peek_last_error() == cudaSuccess) set_last_error(error);
+}
+
+}  // namespace simt
+
+// ---------------------------------------------------------------------------------- error names
+
+#define ERROR_NAMES(name_and_text)                                                                     \
+  name_and_text(cudaSuccess, "no error") name_and_text(                                                \
+      cudaErrorInvalidValue,                                                                           \
+      "invalid argument") name_and_text(cudaErrorMemoryAllocation,                                     \
+                                        "out of memory") name_and_text(cudaErrorInitializationError,   \
+                                                                       "initialization error")         \
+      name_and_text(cudaErrorInvalidConfiguration, "invalid configuration argument") name_and_text(    \
+          cudaErrorInsufficientDriver,                                                                 \
+          "CUDA driver version is insufficient") name_and_text(cudaErrorNoDevice,                      \
+                                                               "no CUDA-capable device is "            \
+                                                               "detected")                             \
+          name_and_text(cudaErrorInvalidDevice, "invalid device ordinal") name_and_text(               \
+              cudaErrorNoKernelImageForDevice,                                                         \
+              "no kernel image is available") name_and_text(cudaErrorECCUncorrectable,                 \
+                                                            "uncorrectable ECC error encountered")     \
+              name_and_text(cudaErrorUnsupportedPtxVersion,                                            \
+                            "the PTX was compiled by a newer toolchain")                               \
+                  name_and_text(                                                                       \
+                      cudaErrorNvlinkUncorrectable,                                                    \
+                      "uncorrectable NVLink error") name_and_text(cudaErrorInvalidResourceHandle,      \
+                                                                  "invalid resource handle")           \
+                      name_and_text(cudaErrorIllegalAddress,                                           \
+                                    "an illegal memory access was encountered")                        \
+                          name_and_text(cudaErrorLaunchOutOfResources,                                 \
+                                        "too many resources requested for launch")                     \
+                              name_and_text(                                                           \
+                                  cudaErrorLaunchTimeout, "the launch timed out and was "              \
+                                                          "terminated") name_and_text(cudaErrorAssert, \
+                                                                                      "device-"        \
+                                                                                      "side "          \
+                                                                                      "assert "        \
+                                                                                      "triggered")     \
+                                  name_and_text(cudaErrorHardwareStackError, "hardware stack "         \
+                                                                             "error") name_and_text(   \
+                                      cudaErrorIllegalInstruction,                                     \
+                                      "an illegal instruction was encountered")                        \
+                                      name_and_text(cudaErrorMisalignedAddress,                        \
+                                                    "misaligned address")                              \
+                                          name_and_text(cudaErrorInvalidAddressSpace,                  \
+                                                        "operation not supported on address "          \
+                                                        "space") name_and_text(cudaErrorInvalidPc,     \
+                                                                               "invalid program "      \
+                                                                               "counter")              \
+                                              name_and_text(cudaErrorLaunchFailure,                    \
+                                                            "unspecified launch failure")              \
+                                                  name_and_text(cudaErrorNotSupported,                 \
+                                                                "operation not supported")             \
+                                                      name_and_text(                                   \
+                                                          cudaErrorStreamCaptureUnsupported,           \
+                                                          "operation not permitted when "              \
+                                                          "capturing")                                 \
+                                                          name_and_text(                               \
+                                                              cudaErrorStreamCaptureInvalidated,       \
+                                                              "capture has been invalidated")          \
+                                                              name_and_text(                           \
+                                                                  cudaErrorStreamCaptureImplicit,      \
+                                                                  "capture depends on another "        \
+                                                                  "stream")                            \
+                                                                  name_and_text(cudaErrorUnknown,      \
+                                                                                "unknown error")
+
+const char* cudaGetErrorName(cudaError_t error) {
+#define NAME(value, text) \
+  if (error == value) return #value;
+  ERROR_NAMES(NAME)
+  return "unrecognized error code";
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+  if (const std::string& fault = simt::fault_text_of(error); !fault.empty()) return fault.c_str();
+#define TEXT(value, text) \
+  if (error == value) return text;
+  ERROR_NAMES(TEXT)
+  return "unrecognized error code";
+}
