@@ -42,6 +42,7 @@ Block::Block(const Launch& l, Random& r, Stacks& stacks, uint32_t stamp)
     : launch(l), random(r), launch_stamp(stamp), stacks_(stacks) {
   const auto count = static_cast<int>(volume(l.block));
   threads.resize(static_cast<size_t>(count));
+  warps.resize(static_cast<size_t>((count + kWarpSize - 1) / kWarpSize));
   warp_time.resize(static_cast<size_t>((count + kWarpSize - 1) / kWarpSize));
   for (int i = 0; i < count; ++i) {
     Thread& t = threads[i];
@@ -64,6 +65,8 @@ void Block::begin_threads() {
     prepare(t.fiber, stacks_.at(t.id), t.id, &thread_main);
     ready_.push_back(t.id);
   }
+  for (Warp& w : warps) w = Warp();
+  if (const auto rest = threads.size() % kWarpSize; rest != 0) warps.back().gone = ~0u << rest;
   for (NamedBarrier& b : named) b = NamedBarrier();
   orders.clear();
   at_barrier = conditions = 0;
@@ -124,6 +127,7 @@ void Block::exit_thread() {
   for (const PendingCopy& copy : t.open_group) finish_copy(copy);
   t.state = State::kExited;
   --alive;
+  warps[t.warp].gone |= 1u << t.lane;
   check_warp(t.warp);
   check_block_barrier();
   reschedule();

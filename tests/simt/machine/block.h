@@ -55,6 +55,16 @@ struct Thread {
   std::vector<uint32_t> known;
 };
 
+// What the lanes of a warp are about, to spare most arrivals a look at each of them.
+struct Warp {
+  uint32_t gone = 0;     // lanes that have returned, or never were
+  uint32_t waiting = 0;  // lanes at a collective
+  // While `uniform`: all of them at this one.
+  const char* name = nullptr;
+  uint32_t mask = 0;
+  bool uniform = false;
+};
+
 class Order {
  public:
   std::vector<uint32_t> known;
@@ -105,6 +115,7 @@ class Block {
   Random& random;
   Thread* current = nullptr;
   std::vector<Thread> threads;
+  std::vector<Warp> warps;
   int alive = 0;
   Extent index{};
   uint64_t number = 0;

@@ -43,6 +43,7 @@ void finish(Block& block, const Thread& t, Combine combine) {
   }
   combine(lanes);
   const int warp = t.warp;
+  block.warps[warp].waiting &= ~lanes.present;
   for (int lane = 0; lane < kWarpSize; ++lane)
     if (lanes.has(lane)) block.make_ready(*lane_of(block, warp, lane));
 }
@@ -88,9 +89,21 @@ void warp_collective(const char* name, uint32_t mask, void* payload, Combine com
   me.payload = payload;
   me.site = site;
   me.combine = combine;
-  refuse_misuse(block, me, exited);
+  Warp& warp = block.warps[me.warp];
+  const uint32_t own = 1u << me.lane;
+  if (warp.waiting == 0) {
+    warp.name = name;
+    warp.mask = mask;
+    warp.uniform = true;
+  }
+  const bool same = warp.uniform && warp.name == name && warp.mask == mask;
+  if (!same || !(mask & own) || (exited == Exited::kRefused && (mask & warp.gone)))
+    refuse_misuse(block, me, exited);
+  warp.uniform = same;
+  warp.waiting |= own;
   me.state = State::kWarp;
-  if (complete(block, me)) finish(block, me, combine);
+  if ((mask & ~warp.gone & ~warp.waiting) == 0 && (same || complete(block, me)))
+    finish(block, me, combine);
   block.reschedule();
 }
 
