@@ -12,6 +12,7 @@ from ernie_kernels import _core, ops
 
 import reference
 from reference import BF16, F32, on, poisoned
+from simt import control
 
 CUTLASS = {"sm80", "sm90"}
 TOKENS = [1, 2, 8, 16, 17, 32, 33, 64, 65, 128, 129, 512, 4096, 100_000]
@@ -166,6 +167,8 @@ def test_linear_bf16_on_every_kernel(rng, tokens, features, depth, out, bias):
 @pytest.mark.parametrize("dtypes", [(BF16, BF16), (F32, BF16), (F32, F32)], ids=str)
 @pytest.mark.parametrize(("features", "depth"), [(6000, 136), (200, 2568), (65, 333)])
 def test_row_depends_on_itself_alone_on_cuda(rng, invariant, features, depth, dtypes):
+    if dtypes[0] == F32:  # on the SIMT machine, 20 s for what 600 features show as well
+        features = control.smaller(features, min(features, 600))
     x = reference.random(rng, (300, depth), dtypes[0])
     weight = on(reference.random(rng, (features, depth), dtypes[1]), "cuda")
 

@@ -48,6 +48,12 @@ def is_loaded() -> bool:
     return any(isinstance(finder, _Finder) for finder in sys.meta_path)
 
 
+def smaller(full, reduced):
+    """``reduced`` where device cuda is the SIMT machine, for a test that would take it more than
+    some seconds; ``full`` on real hardware."""
+    return reduced if is_loaded() else full
+
+
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(sys.modules[MODULE].__file__)
     library.ernie_simt_seed.restype = ctypes.c_uint64

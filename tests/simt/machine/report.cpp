@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <string_view>
 #include <vector>
 
 namespace simt {
@@ -76,19 +77,12 @@ std::map<uintptr_t, std::string> read_symbols() {
 
 // "void ns::(anonymous namespace)::f<1, ns::T>(ns::Args)" as "f<1, T>".
 std::string shorten(std::string name) {
+  const std::string_view nameless = "(anonymous namespace)::";
+  for (size_t at; (at = name.find(nameless)) != std::string::npos;) name.erase(at, nameless.size());
   int depth = 0;
-  size_t end = name.size();
-  for (size_t i = 0; i < name.size(); ++i) {
-    if (name.compare(i, 21, "(anonymous namespace)") == 0) {
-      i += 20;
-      continue;
-    }
-    depth += name[i] == '<' ? 1 : name[i] == '>' ? -1 : 0;
-    if (name[i] == '(' && depth == 0) {
-      end = i;
-      break;
-    }
-  }
+  size_t end = 0;
+  for (; end < name.size() && (name[end] != '(' || depth > 0); ++end)
+    depth += name[end] == '<' ? 1 : name[end] == '>' ? -1 : 0;
   name.resize(end);
   std::string out, word;
   for (size_t i = 0; i <= name.size(); ++i) {
