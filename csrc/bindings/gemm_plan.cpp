@@ -38,7 +38,7 @@ void bind_gemm_plan(py::module_& m) {
       "cuda_gemm_plan",
       [](int64_t num_tokens, int64_t out_features, int64_t in_features, const std::string& x,
          const std::string& weight, const std::string& out, bool inputs_aligned,
-         bool outputs_aligned, bool invariant, int capability, int sm_count) {
+         bool outputs_aligned, bool invariant, bool has_cutlass, int capability, int sm_count) {
         return plan_of({.num_tokens = num_tokens,
                         .out_features = out_features,
                         .in_features = in_features,
@@ -48,13 +48,15 @@ void bind_gemm_plan(py::module_& m) {
                         .inputs_aligned = inputs_aligned,
                         .outputs_aligned = outputs_aligned,
                         .batch_invariant = invariant,
+                        .has_cutlass = has_cutlass,
                         .capability = capability,
                         .sm_count = sm_count});
       },
       py::arg("num_tokens"), py::arg("out_features"), py::arg("in_features"),
       py::arg("x") = "bfloat16", py::arg("weight") = "bfloat16", py::arg("out") = "bfloat16",
       py::arg("inputs_aligned") = true, py::arg("outputs_aligned") = true,
-      py::arg("batch_invariant") = false, py::arg("capability") = 90, py::arg("sm_count") = 132);
+      py::arg("batch_invariant") = false, py::arg("has_cutlass") = true, py::arg("capability") = 90,
+      py::arg("sm_count") = 132);
 }
 
 }  // namespace ernie::bindings

@@ -72,7 +72,7 @@ void launch(void (*kernel)(Params...), const LaunchConfig& config, Args&&... arg
   simt::launch(kernel, config.grid, config.block, config.smem, config.stream,
                static_cast<Params>(args)...);
 #else
-  kernel<<<config.grid, config.block, config.smem, config.stream>>>(static_cast<Params>(args)...);
+  kernel<<<config.grid, config.block, config.smem, config.stream> > >(static_cast<Params>(args)...);
 #endif
   ERNIE_CUDA_CHECK(cudaGetLastError());
 }

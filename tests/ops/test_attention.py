@@ -130,6 +130,7 @@ def batch_invariant():
     _core.set_batch_invariant(False)
 
 
+@pytest.mark.one_seed
 @pytest.mark.usefixtures("batch_invariant")
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 def test_row_depends_on_itself_alone(device, rng, dtype):

@@ -5,10 +5,10 @@ import pytest
 
 import ernie_kernels as ek
 from ernie_kernels import _core, ops
+from simt import control
 
 import reference
 from reference import F32, on
-from simt import control
 
 NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0, "position": 0}
 
@@ -147,12 +147,14 @@ def test_equal_logits_keep_the_lower_ids(device, parameters):
     assert tokens.tolist() == expected_tokens(logits, seed, position, **parameters)
 
 
+@pytest.mark.one_seed
 def test_top_p_counts_exactly_among_equals(device):
     """0.25 of eight equal tokens is two: the sum reaches top_p there."""
     tokens = draw(np.zeros((200, 8), np.float32), device, top_p=0.25, seed=np.arange(200))
     assert set(tokens.tolist()) == {0, 1}
 
 
+@pytest.mark.one_seed
 def test_a_tiny_temperature_takes_the_largest_and_a_huge_one_draws_evenly(device, rng):
     logits = reference.random(rng, (300, 100), F32)
     seed = np.arange(300)
@@ -167,6 +169,7 @@ def test_a_tiny_temperature_takes_the_largest_and_a_huge_one_draws_evenly(device
     )
 
 
+@pytest.mark.one_seed
 @pytest.mark.parametrize(
     "parameters",
     [{}, {"top_k": 6}, {"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 9, "top_p": 0.95, "min_p": 0.03}],
@@ -190,6 +193,7 @@ def test_frequencies_follow_the_probabilities(device, rng, parameters):
     assert chi_square < freedom + 6 * np.sqrt(2 * freedom)
 
 
+@pytest.mark.one_seed
 def test_seeds_and_positions_give_different_draws(device):
     logits = np.zeros((1000, 5000), np.float32)
     by_seed = draw(logits, device, seed=np.arange(1000))

@@ -432,65 +432,67 @@ void launch_kernel(const void* kernel, void (*run)(void*), const void* arguments
 
 // ---------------------------------------------------------------------------------- error names
 
-#define ERROR_NAMES(name_and_text)                                                                     \
-  name_and_text(cudaSuccess, "no error") name_and_text(                                                \
-      cudaErrorInvalidValue,                                                                           \
-      "invalid argument") name_and_text(cudaErrorMemoryAllocation,                                     \
-                                        "out of memory") name_and_text(cudaErrorInitializationError,   \
-                                                                       "initialization error")         \
-      name_and_text(cudaErrorInvalidConfiguration, "invalid configuration argument") name_and_text(    \
-          cudaErrorInsufficientDriver,                                                                 \
-          "CUDA driver version is insufficient") name_and_text(cudaErrorNoDevice,                      \
-                                                               "no CUDA-capable device is "            \
-                                                               "detected")                             \
-          name_and_text(cudaErrorInvalidDevice, "invalid device ordinal") name_and_text(               \
-              cudaErrorNoKernelImageForDevice,                                                         \
-              "no kernel image is available") name_and_text(cudaErrorECCUncorrectable,                 \
-                                                            "uncorrectable ECC error encountered")     \
-              name_and_text(cudaErrorUnsupportedPtxVersion,                                            \
-                            "the PTX was compiled by a newer toolchain")                               \
-                  name_and_text(                                                                       \
-                      cudaErrorNvlinkUncorrectable,                                                    \
-                      "uncorrectable NVLink error") name_and_text(cudaErrorInvalidResourceHandle,      \
-                                                                  "invalid resource handle")           \
-                      name_and_text(cudaErrorIllegalAddress,                                           \
-                                    "an illegal memory access was encountered")                        \
-                          name_and_text(cudaErrorLaunchOutOfResources,                                 \
-                                        "too many resources requested for launch")                     \
-                              name_and_text(                                                           \
-                                  cudaErrorLaunchTimeout, "the launch timed out and was "              \
-                                                          "terminated") name_and_text(cudaErrorAssert, \
-                                                                                      "device-"        \
-                                                                                      "side "          \
-                                                                                      "assert "        \
-                                                                                      "triggered")     \
-                                  name_and_text(cudaErrorHardwareStackError, "hardware stack "         \
-                                                                             "error") name_and_text(   \
-                                      cudaErrorIllegalInstruction,                                     \
-                                      "an illegal instruction was encountered")                        \
-                                      name_and_text(cudaErrorMisalignedAddress,                        \
-                                                    "misaligned address")                              \
-                                          name_and_text(cudaErrorInvalidAddressSpace,                  \
-                                                        "operation not supported on address "          \
-                                                        "space") name_and_text(cudaErrorInvalidPc,     \
-                                                                               "invalid program "      \
-                                                                               "counter")              \
-                                              name_and_text(cudaErrorLaunchFailure,                    \
-                                                            "unspecified launch failure")              \
-                                                  name_and_text(cudaErrorNotSupported,                 \
-                                                                "operation not supported")             \
-                                                      name_and_text(                                   \
-                                                          cudaErrorStreamCaptureUnsupported,           \
-                                                          "operation not permitted when "              \
-                                                          "capturing")                                 \
-                                                          name_and_text(                               \
-                                                              cudaErrorStreamCaptureInvalidated,       \
-                                                              "capture has been invalidated")          \
-                                                              name_and_text(                           \
-                                                                  cudaErrorStreamCaptureImplicit,      \
-                                                                  "capture depends on another "        \
-                                                                  "stream")                            \
-                                                                  name_and_text(cudaErrorUnknown,      \
+#define ERROR_NAMES(name_and_text)                                                                   \
+  name_and_text(cudaSuccess, "no error") name_and_text(                                              \
+      cudaErrorInvalidValue,                                                                         \
+      "invalid argument") name_and_text(cudaErrorMemoryAllocation,                                   \
+                                        "out of memory") name_and_text(cudaErrorInitializationError, \
+                                                                       "initialization error")       \
+      name_and_text(cudaErrorInvalidConfiguration, "invalid configuration argument") name_and_text(  \
+          cudaErrorInsufficientDriver,                                                               \
+          "CUDA driver version is insufficient") name_and_text(cudaErrorNoDevice,                    \
+                                                               "no CUDA-capable device is "          \
+                                                               "detected")                           \
+          name_and_text(cudaErrorInvalidDevice, "invalid device ordinal") name_and_text(             \
+              cudaErrorNoKernelImageForDevice,                                                       \
+              "no kernel image is available") name_and_text(cudaErrorECCUncorrectable,               \
+                                                            "uncorrectable ECC error encountered")   \
+              name_and_text(cudaErrorUnsupportedPtxVersion,                                          \
+                            "the PTX was compiled by a newer toolchain")                             \
+                  name_and_text(                                                                     \
+                      cudaErrorNvlinkUncorrectable,                                                  \
+                      "uncorrectable NVLink error") name_and_text(cudaErrorInvalidResourceHandle,    \
+                                                                  "invalid resource handle")         \
+                      name_and_text(cudaErrorIllegalAddress,                                         \
+                                    "an illegal memory access was encountered")                      \
+                          name_and_text(cudaErrorLaunchOutOfResources,                               \
+                                        "too many resources requested for launch")                   \
+                              name_and_text(cudaErrorLaunchTimeout,                                  \
+                                            "the launch timed out and was "                          \
+                                            "terminated") name_and_text(cudaErrorAssert,             \
+                                                                        "device-"                    \
+                                                                        "side "                      \
+                                                                        "assert "                    \
+                                                                        "triggered")                 \
+                                  name_and_text(                                                     \
+                                      cudaErrorHardwareStackError,                                   \
+                                      "hardware stack "                                              \
+                                      "error") name_and_text(cudaErrorIllegalInstruction,            \
+                                                             "an illegal instruction was "           \
+                                                             "encountered")                          \
+                                      name_and_text(cudaErrorMisalignedAddress,                      \
+                                                    "misaligned address")                            \
+                                          name_and_text(cudaErrorInvalidAddressSpace,                \
+                                                        "operation not supported on address "        \
+                                                        "space") name_and_text(cudaErrorInvalidPc,   \
+                                                                               "invalid program "    \
+                                                                               "counter")            \
+                                              name_and_text(cudaErrorLaunchFailure,                  \
+                                                            "unspecified launch failure")            \
+                                                  name_and_text(cudaErrorNotSupported,               \
+                                                                "operation not supported")           \
+                                                      name_and_text(                                 \
+                                                          cudaErrorStreamCaptureUnsupported,         \
+                                                          "operation not permitted when "            \
+                                                          "capturing")                               \
+                                                          name_and_text(                             \
+                                                              cudaErrorStreamCaptureInvalidated,     \
+                                                              "capture has been invalidated")        \
+                                                              name_and_text(                         \
+                                                                  cudaErrorStreamCaptureImplicit,    \
+                                                                  "capture depends on another "      \
+                                                                  "stream")                          \
+                                                                  name_and_text(cudaErrorUnknown,    \
                                                                                 "unknown error")
 
 const char* cudaGetErrorName(cudaError_t error) {
