@@ -72,7 +72,9 @@ void launch(void (*kernel)(Params...), const LaunchConfig& config, Args&&... arg
   simt::launch(kernel, config.grid, config.block, config.smem, config.stream,
                static_cast<Params>(args)...);
 #else
-  kernel<<<config.grid, config.block, config.smem, config.stream> > >(static_cast<Params>(args)...);
+  // clang-format off: beyond an #else it takes this for templates
+  kernel<<<config.grid, config.block, config.smem, config.stream>>>(static_cast<Params>(args)...);
+  // clang-format on
 #endif
   ERNIE_CUDA_CHECK(cudaGetLastError());
 }
