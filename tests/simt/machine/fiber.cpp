@@ -9,6 +9,7 @@
 #endif
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -58,6 +59,9 @@ bool Stacks::reserve(int count) {
 }
 
 void prepare(Fiber& fiber, char* stack, int colour, void (*entry)()) {
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(stack, Stacks::kSize);  // what the fiber before has left
+#endif
   constexpr int kColours = 61, kColourBytes = 192, kSavedRegisters = 6;
   fiber.stack = stack;
   fiber.stack_size = Stacks::kSize;
