@@ -183,6 +183,15 @@ __global__ void copies(const uint32_t* in, uint32_t* out) {
   for (int i = 0; i < 4; ++i) out[4 * (threadIdx.x ^ 1) + i] = words[4 * (threadIdx.x ^ 1) + i];
 }
 
+__global__ void loads(const uint32_t* in, uint32_t* out) {
+  const uint4 four = ld_global_nc_l1_no_allocate_16(in + 4 * (threadIdx.x ^ 1));
+  uint32_t* own = out + 4 * threadIdx.x;
+  own[0] = four.x;
+  own[1] = four.y;
+  own[2] = four.z;
+  own[3] = four.w;
+}
+
 // -------------------------------------------------------------------------------------- barriers
 
 // Warp 0 writes for warp 1 through barrier 1, and warp 1 answers through barrier 2.
@@ -387,6 +396,7 @@ const probes::Probe kProbes[] = {
     {"cp.async 4", copies<4>, 128},
     {"cp.async 8", copies<8>, 128},
     {"cp.async 16", copies<16>, 128},
+    {"ld.global.nc", loads, 128},
     {"named barriers", named_barriers, 64},
     {"mbarrier phases", mbarrier_phases, 64},
     {"mbarrier parity", mbarrier_parity, 1},
