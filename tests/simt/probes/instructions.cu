@@ -12,12 +12,17 @@ using namespace ernie::cuda;
 
 constexpr int kWide = 256;  // threads, of those that work alone
 
-// What the code that runs was compiled for.
+// What the code that runs was compiled for, and whether that has sm_90a's instructions.
 __global__ void architecture(const uint32_t*, uint32_t* out) {
 #if defined(__CUDA_ARCH__)
-  out[threadIdx.x] = __CUDA_ARCH__ / 10;
+  out[0] = __CUDA_ARCH__ / 10;
 #else
-  out[threadIdx.x] = 90;
+  out[0] = 90;
+#endif
+#if defined(ERNIE_PTX_SM90A)
+  out[1] = 1;
+#else
+  out[1] = 0;
 #endif
 }
 
@@ -369,9 +374,9 @@ WGMMA_PROBE(wgmma_e4m3, float, wgmma_m64k32_e4m3<kN>)
 
 // ------------------------------------------------------------------------------------- the list
 
-#define WGMMA_ROW(title, kernel, n)                                                 \
-  {title " n" #n " shared", kernel<n, false>, 128, 90, kImageBytes + kAlignment}, { \
-    title " n" #n " registers", kernel<n, true>, 128, 90, kImageBytes + kAlignment  \
+#define WGMMA_ROW(title, kernel, n)                                                             \
+  {title " n" #n " shared", kernel<n, false>, 128, probes::kSm90a, kImageBytes + kAlignment}, { \
+    title " n" #n " registers", kernel<n, true>, 128, probes::kSm90a, kImageBytes + kAlignment  \
   }
 #define WGMMA_ROWS(title, kernel)                                                          \
   WGMMA_ROW(title, kernel, 8), WGMMA_ROW(title, kernel, 16), WGMMA_ROW(title, kernel, 32), \
@@ -420,10 +425,13 @@ EXPORT int ernie_run_instruction(const char* name, uint32_t* in, size_t in_words
                                  size_t out_words) {
   const probes::Probe* probe = probes::find(kProbes, name);
   if (probe == nullptr) return -1;
-  uint32_t architecture = 0;
-  cudaError_t error = probes::run(kProbes[0], {in, in_words}, {&architecture, 1});
+  uint32_t code[2] = {};
+  cudaError_t error = probes::run(kProbes[0], {in, in_words}, {code, 2});
   if (error == cudaSuccess) {
-    if (static_cast<int>(architecture) < probe->architecture) return -2;
+    const bool has = probe->architecture == probes::kSm90a
+                         ? code[1] != 0
+                         : static_cast<int>(code[0]) >= probe->architecture;
+    if (!has) return -2;
     error = probes::run(*probe, {in, in_words}, {out, out_words});
   }
   g_text = error == cudaSuccess ? "" : cudaGetErrorString(error);

@@ -23,6 +23,7 @@ enum class Wgmma {
   kThreeWarps,
   kOperandsDiffer,
   kOverwrittenEarly,
+  kReleasedByOne,  // which is right: the wait is for the whole warpgroup's reads
   kReleasedEarly,
   kMisaligned,
   kBaseOffset,
@@ -37,11 +38,17 @@ __global__ void product(const uint32_t*, uint32_t* out) {
   const unsigned warp = threadIdx.x / 32;
   for (unsigned i = threadIdx.x; i < (kABytes + kBBytes) / 4; i += blockDim.x)
     reinterpret_cast<uint32_t*>(smem)[i] = 0x3f803f80u;
+  ERNIE_SHARED(uint64_t, done, [1]);
+  if (kFault == Wgmma::kReleasedByOne && threadIdx.x == 0) mbarrier_init(done, 1);
   if (kFault != Wgmma::kNoProxyFence) fence_proxy_async();
   __syncthreads();
   if (warp == 4) {  // beside the warpgroup
     if (kFault == Wgmma::kReleasedEarly) barrier_sync(1, 160);
-    if (kFault == Wgmma::kOverwrittenEarly || kFault == Wgmma::kReleasedEarly)
+    if (kFault == Wgmma::kReleasedByOne)
+      while (!mbarrier_try_wait_parity(done, 0)) {
+      }
+    if (kFault == Wgmma::kOverwrittenEarly || kFault == Wgmma::kReleasedEarly ||
+        kFault == Wgmma::kReleasedByOne)
       reinterpret_cast<uint32_t*>(smem)[threadIdx.x] = 0;
     return;
   }
@@ -62,6 +69,7 @@ __global__ void product(const uint32_t*, uint32_t* out) {
   if (kFault == Wgmma::kReleasedEarly) barrier_arrive(1, 160);
   if (kFault == Wgmma::kEarlyRead) out[128 + threadIdx.x] = __float_as_uint(d[0]);
   if (kFault != Wgmma::kNoWait) wgmma_wait_group<0>();
+  if (kFault == Wgmma::kReleasedByOne && threadIdx.x == 37) mbarrier_arrive(done);
   if (kFault == Wgmma::kNoFenceAfterWait) {
     d[0] = 0.f;
     wgmma_m64k16_bf16<8>(d, a_descriptor, b_descriptor, true);
@@ -168,6 +176,7 @@ constexpr size_t kProductBytes = 64 * 32 + 8 * 32;
 #define COPY(title, fault) {title, copy_twice<Copy::fault>, 64}
 const probes::Probe kProbes[] = {
     PRODUCT("wgmma", kRight),
+    PRODUCT("wgmma operand released by one", kReleasedByOne),
     PRODUCT("wgmma without fence", kNoFence),
     PRODUCT("wgmma without fence after wait", kNoFenceAfterWait),
     PRODUCT("wgmma without proxy fence", kNoProxyFence),

@@ -13,6 +13,8 @@ namespace probes {
 
 using Kernel = void (*)(const uint32_t* in, uint32_t* out);
 
+constexpr int kSm90a = 901;  // which later architectures do not include
+
 struct Probe {
   const char* name;
   Kernel kernel;
