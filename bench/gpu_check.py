@@ -5,7 +5,7 @@
     python bench/gpu_check.py RESULTS --dry-run            # all but the GPU: builds for the CPU
 
 Builds this working tree into a scratch folder for the card that is there, runs the tests marked
-cuda, then the benches. A stage that fails or exceeds its limit is recorded and the next one runs.
+cuda (those of tests/simt hold the SIMT machine's instructions to the card's), then the benches. A stage that fails or exceeds its limit is recorded and the next one runs.
 Wants Python >= 3.11, CMake >= 3.26, a C++ compiler, nvcc, and torch for the benches; smaller
 packages come from third_party/wheels, which bench/gather_wheels.py fills where there is a network.
 
@@ -33,6 +33,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PROBES = "tests/simt/probes/libernie_probes.so"
 CUTLASS_HEADERS = "cutlass_library/source/include/"
 NEEDED = ["jinja2", "ml_dtypes", "numpy", "pybind11", "pytest", "pytest_timeout", "sentencepiece",
           "tokenizers", "tqdm", "hypothesis"]  # fmt: skip
@@ -67,6 +68,7 @@ class Check:
         self.environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(package), str(site)]),
             "PYTHONUNBUFFERED": "1",
+            "ERNIE_PROBES_LIBRARY": str(scratch / "build" / PROBES),
             "PATH": os.pathsep.join([str(site / "bin"), os.environ["PATH"]]),
         }
 
@@ -187,6 +189,7 @@ def build(check: Check, architectures: str | None) -> bool:
     options = [f"-DPython_EXECUTABLE={sys.executable}", "-DERNIE_CUDA=OFF"]
     if architectures is not None:
         options[1:] = ["-DERNIE_CUDA=ON", f"-DCMAKE_CUDA_ARCHITECTURES={architectures}",
+                       "-DERNIE_PROBES=ON",
                        f"-DERNIE_CUDA_JOBS={os.cpu_count()}"]  # fmt: skip
         gathered = check.scratch / "cutlass" / "cutlass_library" / "source"
         if gathered.exists():

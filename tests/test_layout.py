@@ -57,14 +57,31 @@ def test_every_op_family_has_its_files():
 
 
 def test_cuda_goes_through_the_doors_that_tests_replace():
-    """launch(), ERNIE_SHARED and ptx.cuh: kernels run without a GPU where these are emulated."""
-    doors = {"common.cuh", "ptx.cuh"}
+    """launch(), ERNIE_SHARED and ptx/: kernels run without a GPU where these are emulated."""
+    doors = {CSRC / "cuda" / "common.cuh", *(CSRC / "cuda" / "ptx").glob("*.cuh")}
     forbidden = re.compile(r"<<<|__shared__|\basm\b")
     wrong = [
         f"{path.relative_to(CSRC)}:{number}: {line.strip()}"
         for path in sorted((CSRC / "cuda").rglob("*.cu*"))
-        if path.name not in doors
+        if path not in doors
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if forbidden.search(line.split("//")[0])
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_instruction_is_emulated():
+    """Each function of csrc/cuda/ptx has a namesake in the stand-in, and a probe calls it."""
+    name = r"(?:__device__ __forceinline__ [\w ]+?|ERNIE_WGMMA_BYTES\()\b(\w+)(?:\(|, \w+, \")"
+    instructions = {
+        found
+        for path in (CSRC / "cuda" / "ptx").glob("*.cuh")
+        for found in re.findall(name, path.read_text())
+    } - {"name"}
+    assert len(instructions) > 50
+    simt = ROOT / "tests" / "simt"
+    emulated = "".join(path.read_text() for path in (simt / "include/cuda/ptx").glob("*.cuh"))
+    probes = (simt / "probes/instructions.cu").read_text()
+    for place, text in (("the stand-in", emulated), ("probes/instructions.cu", probes)):
+        missing = sorted(i for i in instructions if not re.search(rf"\b{i}\b", text))
+        assert not missing, f"{place} lacks {missing}"

@@ -5,6 +5,7 @@
 #include <ctime>
 #include <numeric>
 
+#include "machine/async_state.h"
 #include "machine/report.h"
 
 namespace simt {
@@ -76,6 +77,7 @@ void Block::begin_threads() {
   if (const auto rest = threads.size() % kWarpSize; rest != 0) warps.back().gone = ~0u << rest;
   for (NamedBarrier& b : named) b = NamedBarrier();
   orders.clear();
+  async.reset();
   at_barrier = conditions = 0;
 }
 
@@ -132,6 +134,7 @@ void Block::exit_thread() {
   Thread& t = *current;
   wait_copy_groups(0);
   for (const PendingCopy& copy : t.open_group) finish_copy(copy);
+  if (alive == 1) check_async_end(*this);
   t.state = State::kExited;
   --alive;
   warps[t.warp].gone |= 1u << t.lane;

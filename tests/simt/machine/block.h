@@ -76,6 +76,8 @@ struct NamedBarrier {
   std::vector<uint32_t> known;  // of all that have arrived
 };
 
+struct AsyncState;
+
 class Block {
  public:
   static constexpr uint32_t kFuel = 400;  // accesses between preemptions, at most
@@ -127,8 +129,9 @@ class Block {
   std::vector<uint32_t> warp_time;
   NamedBarrier named[16];
   std::vector<std::unique_ptr<Order>> orders;
-  int at_barrier = 0;  // threads that wait at the block's barrier
-  int conditions = 0;  // and in wait_until
+  std::shared_ptr<AsyncState> async;  // made when first used
+  int at_barrier = 0;                 // threads that wait at the block's barrier
+  int conditions = 0;                 // and in wait_until
   int barrier_result = 0;
   uint32_t fuel = 1;  // accesses until the next preemption
 

@@ -1,82 +1,72 @@
-// Tensor-core instructions: whole-warp products over operands that the lanes hold in fragments.
-// Layouts: PTX ISA, "Warp-level matrix instructions", the figures of each shape.
+// mma.sync: whole-warp products over operands that the lanes hold in fragments. Layouts: PTX ISA,
+// "Warp-level matrix instructions", the figures of each shape.
 #include <bit>
 #include <cstdint>
 
-#include "cuda/ptx.cuh"
+#include "cuda/ptx/matrix.cuh"
 #include "machine/machine.h"
+#include "machine/multiplicands.h"
 
 namespace simt::ptx {
 namespace {
 
-// Element i (0 or 1) of a register that holds two bfloat16.
-float bf16_of(uint32_t pair, int i) {
-  return std::bit_cast<float>(i == 0 ? pair << 16 : pair & 0xffff0000u);
-}
-
-// With g = lane / 4 and t = lane % 4:
-//   a: register r holds row g + 8 (r % 2), columns 2t, 2t + 1, + 8 (r / 2)
-//   b: register r holds rows 2t, 2t + 1, + 8 r, of column g
-//   c, d: register r holds row g + 8 (r / 2), column 2t + r % 2
-void multiply_m16n8k16_bf16(const Lanes& lanes) {
-  float a[16][16], b[16][8], d[16][8];
+// 16 x 8, over as many k as two registers of a hold, times eight. With g = lane / 4, t = lane % 4:
+//   a: register r holds row g + 8 (r % 2), columns from e t + 4 e (r / 2) on, e elements
+//   b: register r holds rows from e t + 4 e r on, of column g
+//   c, d: register r holds row g + 8 (r / 2), column 2 t + r % 2
+template <class A, class B>
+void multiply_m16n8(const Lanes& lanes) {
+  using Sum = typename A::Sum;
+  using Operands = MmaOperands<Sum>;
+  constexpr int kElements = A::kPerRegister, kDepth = 8 * kElements;
+  Sum a[16][kDepth], b[kDepth][8], d[16][8];
   for (int lane = 0; lane < 32; ++lane) {
-    const auto& o = lanes.of<MmaBf16>(lane);
+    const auto& o = lanes.of<Operands>(lane);
     const int g = lane / 4, t = lane % 4;
-    for (int i = 0; i < 2; ++i) {
-      for (int r = 0; r < 4; ++r) a[g + 8 * (r % 2)][2 * t + i + 8 * (r / 2)] = bf16_of(o.a[r], i);
-      for (int r = 0; r < 2; ++r) b[2 * t + i + 8 * r][g] = bf16_of(o.b[r], i);
+    for (int i = 0; i < kElements; ++i) {
+      const int k = kElements * t + i;
+      for (int r = 0; r < 4; ++r)
+        a[g + 8 * (r % 2)][k + 4 * kElements * (r / 2)] = A::element(o.a[r], i);
+      for (int r = 0; r < 2; ++r) b[k + 4 * kElements * r][g] = B::element(o.b[r], i);
     }
     for (int r = 0; r < 4; ++r) d[g + 8 * (r / 2)][2 * t + r % 2] = o.c[r];
   }
   for (int row = 0; row < 16; ++row)
-    for (int k = 0; k < 16; ++k)
-      for (int column = 0; column < 8; ++column) d[row][column] += a[row][k] * b[k][column];
+    for (int k = 0; k < kDepth; ++k)
+      for (int column = 0; column < 8; ++column)
+        d[row][column] = multiply_add(a[row][k], b[k][column], d[row][column]);
   for (int lane = 0; lane < 32; ++lane) {
     const int g = lane / 4, t = lane % 4;
-    for (int r = 0; r < 4; ++r) lanes.of<MmaBf16>(lane).c[r] = d[g + 8 * (r / 2)][2 * t + r % 2];
+    for (int r = 0; r < 4; ++r) lanes.of<Operands>(lane).c[r] = d[g + 8 * (r / 2)][2 * t + r % 2];
   }
 }
 
-struct LdMatrix {
-  uint32_t row[4];     // the 16 bytes at the lane's address
-  uint32_t matrix[4];  // the lane's result
-};
-
-// Lane l gives row l % 8 of matrix l / 8. Lane l gets, of each matrix, elements 2 (l % 4) and the
-// next of row l / 4; transposed: of column l / 4.
-template <bool kTransposed>
-void distribute(const Lanes& lanes) {
-  const auto element = [&](int matrix, int row, int column) -> uint32_t {
-    return lanes.of<LdMatrix>(8 * matrix + row).row[column / 2] >> (column % 2 * 16) & 0xffff;
-  };
-  for (int lane = 0; lane < 32; ++lane) {
-    const int i = lane / 4, j = 2 * (lane % 4);
-    for (int m = 0; m < 4; ++m)
-      lanes.of<LdMatrix>(lane).matrix[m] = kTransposed
-                                               ? element(m, j, i) | element(m, j + 1, i) << 16
-                                               : element(m, i, j) | element(m, i, j + 1) << 16;
-  }
+template <class A, class B>
+Accumulators<typename A::Sum> mma(const char* name, MmaOperands<typename A::Sum>& operands,
+                                  const void* site) {
+  whole_warp(name, &operands, &multiply_m16n8<A, B>, site);
+  return {{operands.c[0], operands.c[1], operands.c[2], operands.c[3]}};
 }
 
 }  // namespace
 
-Floats4 mma_m16n8k16_bf16(MmaBf16 operands) {
-  whole_warp("mma.sync.m16n8k16.bf16", &operands, &multiply_m16n8k16_bf16,
-             __builtin_return_address(0));
-  return {{operands.c[0], operands.c[1], operands.c[2], operands.c[3]}};
+Accumulators<float> mma_m16n8k16_bf16(MmaFloats operands) {
+  return mma<Bf16, Bf16>("mma.sync.m16n8k16.bf16", operands, __builtin_return_address(0));
 }
-
-Words4 ldmatrix_x4(const void* shared_row, bool transposed) {
-  const void* site = __builtin_return_address(0);
-  check_alignment(shared_row, 16, "ldmatrix", site);
-  shared_address(shared_row);
-  check_read(shared_row, 16, site);
-  LdMatrix own;
-  __builtin_memcpy(own.row, shared_row, 16);
-  whole_warp(transposed ? "ldmatrix.x4.trans" : "ldmatrix.x4", &own,
-             transposed ? &distribute<true> : &distribute<false>, site);
-  return {{own.matrix[0], own.matrix[1], own.matrix[2], own.matrix[3]}};
+Accumulators<float> mma_m16n8k16_f16(MmaFloats operands) {
+  return mma<F16, F16>("mma.sync.m16n8k16.f16", operands, __builtin_return_address(0));
+}
+Accumulators<float> mma_m16n8k32_e4m3(MmaFloats operands) {
+  return mma<E4m3, E4m3>("mma.sync.m16n8k32.e4m3", operands, __builtin_return_address(0));
+}
+Accumulators<int32_t> mma_m16n8k32_s8(MmaIntegers operands) {
+  return mma<S8, S8>("mma.sync.m16n8k32.s8", operands, __builtin_return_address(0));
+}
+Accumulators<int32_t> mma_m16n8k32_u8_s8(MmaIntegers operands) {
+  return mma<U8, S8>("mma.sync.m16n8k32.u8.s8", operands, __builtin_return_address(0));
+}
+Accumulators<int32_t> mma_m16n8k32_s8_u8(MmaIntegers operands) {
+  return mma<S8, U8>("mma.sync.m16n8k32.s8.u8", operands, __builtin_return_address(0));
 }
 
 }  // namespace simt::ptx

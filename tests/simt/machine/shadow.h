@@ -28,6 +28,7 @@ enum CellFlag : uint16_t {
   kAtomicWrite = 2,      // the last write was atomic
   kPending = 4,          // a copy to it has not been waited for
   kOtherBlocksRead = 8,  // earlier blocks of the launch have read it
+  kAsyncWrite = 16,      // the last write was a bulk copy's
 };
 
 // A variable in shared memory, or an allocation in global memory. Granules are words until an
