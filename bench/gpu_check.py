@@ -5,7 +5,8 @@
     python bench/gpu_check.py RESULTS --dry-run            # all but the GPU: builds for the CPU
 
 Builds this working tree into a scratch folder for the card that is there, runs the tests marked
-cuda (those of tests/simt hold the SIMT machine's instructions to the card's), then the benches. A stage that fails or exceeds its limit is recorded and the next one runs.
+cuda (those of tests/simt hold the SIMT machine's instructions to the card's), then the benches. A
+stage that fails or exceeds its limit is recorded and the next one runs.
 Wants Python >= 3.11, CMake >= 3.26, a C++ compiler, nvcc, and torch for the benches; smaller
 packages come from third_party/wheels, which bench/gather_wheels.py fills where there is a network.
 

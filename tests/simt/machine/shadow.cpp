@@ -284,7 +284,7 @@ void check_access(const void* address, size_t size, Access access, const void* s
   const auto a = reinterpret_cast<uintptr_t>(address);
   if (size == 0) return;
   Region* region = find_region(block, a, size, access, site);
-  if (region == nullptr || !ERNIE_SIMT_CHECKS) return;  // without them, stores go unseen
+  if (region == nullptr) return;
   if (--block.fuel == 0) {
     block.fuel = 1 + block.random.below(Block::kFuel);
     block.preempt();
