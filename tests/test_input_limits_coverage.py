@@ -334,10 +334,10 @@ ROWS = {
     55: Row(
         "no free block",
         (
-            f"{LLM}::test_unfinished_stream_holds_the_cache",
+            f"{LLM}::test_unfinished_stream_lets_others_in",
             f"{LLM}::test_requests_wait_for_blocks",
             f"{LLM}::test_loading_refuses",
-            "runner/test_block_manager.py::test_allocates_and_frees",
+            "runner/test_block_manager.py::test_allocates_and_releases",
             "runner/test_sampling_params.py::test_cache_plan_refuses",
         ),
     ),
@@ -384,8 +384,8 @@ ROWS = {
     63: Row(
         "invariant broken inside",
         (
-            "runner/test_block_manager.py::test_check_sees_what_is_broken",
-            "runner/test_block_manager.py::test_refuses_to_free_what_is_not_held",
+            "runner/test_block_manager.py::test_check_sees_what_is_broken_and_rebuild_mends_it",
+            "runner/test_block_manager.py::test_refuses_to_release_what_is_not_held",
         ),
     ),
 }
