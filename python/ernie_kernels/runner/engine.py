@@ -172,7 +172,7 @@ class Engine:
             scheduled = self._scheduler.schedule()
             if scheduled:
                 self._run(runner, scheduled)
-            elif self.has_unfinished:
+            elif self._scheduler.num_running or self._scheduler.num_waiting:
                 raise InternalError("engine: sequences wait and none can run")
         except Exception as error:  # noqa: BLE001  (it is raised where the outputs are taken)
             self._fail(error, {sequence for sequence, _ in scheduled})

@@ -196,9 +196,10 @@ class Scheduler:
             promised += missing - taken
 
     def _awaits_sibling(self, sequence: Sequence) -> bool:
-        """Whether one before it is just reading the prompt that both have."""
+        """Whether one before it is just computing blocks of the prompt that both have."""
         before = itertools.takewhile(lambda s: s is not sequence, sequence.siblings)
-        return any(s.num_blocks > 0 and s.num_computed < s.num_prompt_tokens for s in before)
+        shared = (sequence.num_prompt_tokens - 1) // self._block_size * self._block_size
+        return any(s.num_blocks > 0 and s.num_computed < shared for s in before)
 
     def _find_prefix(self, sequence: Sequence) -> list[int]:
         """Blocks that hold the beginning of a sequence; its last token is always left to compute."""

@@ -30,7 +30,7 @@ class Progress:
     error: NumericError | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Sequence:
     """A sequence of the batch. ``token_ids[:num_tokens]`` are its tokens, prompt first.
 
