@@ -306,3 +306,4 @@ def test_random_operations():
         tables.release(0)
     tables.check()
     assert tables.manager.num_free == 37
+    print(f"\n{OPERATIONS} operations, {tables.num_published} blocks published")

@@ -125,7 +125,7 @@ def test_random_operations():
     assert preemptions > operations / 200
     assert hits > operations / 10
     print(
-        f"{operations} operations, {life} engines, {preemptions} preemptions, {hits} tokens found"
+        f"\n{operations} operations, {life} engines, {preemptions} preemptions, {hits} tokens found"
     )
 
 

@@ -151,6 +151,9 @@ def test_interrupts_at_random_bytecodes():
             lengths[seed] = interrupted_life(seed, None)
             assert lengths[seed] > 1000
         interrupted_life(seed, draw.randint(1, lengths[seed]))
+    print(
+        f"\n{INTERRUPTS} interrupts, in {len(lengths)} lives of {sum(lengths.values())} bytecodes"
+    )
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 10**9])

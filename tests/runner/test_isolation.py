@@ -82,6 +82,7 @@ def test_others_do_not_notice(llm):
         assert logits == recorder.logits
         assert llm.stats()["num_free_blocks"] == llm.stats()["num_blocks"]
     assert broken > TRIALS / 2
+    print(f"\n{TRIALS} trials, {broken} with a request that broke")
 
 
 def test_the_token_breaks_keys_and_values(llm):

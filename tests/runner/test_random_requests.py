@@ -135,7 +135,10 @@ def test_each_as_if_it_were_alone(folder):
         assert stats["prefix_hit_tokens"] > 20 * REQUESTS
         for reader in finished:
             compare(reader.output(), alone(llm, reader.request))
-    print(f"{REQUESTS} requests, {cancelled} cancelled, {stats}")
+    print(
+        f"\n{REQUESTS} requests, {cancelled} cancelled, {stats['generated_tokens']} tokens generated, "
+        f"{stats['prefix_hit_tokens']} found, {stats['preemptions']} preemptions"
+    )
 
 
 def compare(actual: ek.RequestOutput, expected: ek.RequestOutput) -> None:
