@@ -25,7 +25,7 @@ def llm(tmp_path_factory):
 def _blocks_come_back(llm):
     yield
     assert llm.stats()["num_free_blocks"] == llm.stats()["num_blocks"]
-    llm._engine._block_manager.check()
+    llm._engine.check()
 
 
 def sampled(**changes) -> ek.SamplingParams:

@@ -279,6 +279,7 @@ ROWS = {
         "logits that are not finite",
         (
             "test_generate.py::test_a_request_that_is_not_finite_ends_alone",
+            "runner/test_isolation.py::test_others_do_not_notice",
             "ops/test_sampling.py::test_a_row_without_a_distribution_gets_minus_one",
         ),
         not_yet=f"router: {NO_EXPERTS}",
@@ -334,10 +335,11 @@ ROWS = {
     55: Row(
         "no free block",
         (
-            f"{LLM}::test_unfinished_stream_holds_the_cache",
+            f"{LLM}::test_unfinished_stream_lets_others_in",
             f"{LLM}::test_requests_wait_for_blocks",
             f"{LLM}::test_loading_refuses",
-            "runner/test_block_manager.py::test_allocates_and_frees",
+            "runner/test_block_manager.py::test_allocates_and_releases",
+            "runner/test_scheduler.py::test_what_can_never_fit_is_refused",
             "runner/test_sampling_params.py::test_cache_plan_refuses",
         ),
     ),
@@ -347,6 +349,7 @@ ROWS = {
             f"{LLM}::test_cache_that_no_machine_holds",
             f"{LLM}::test_logits_that_do_not_fit_are_refused_before_they_are_computed",
             f"{LLM}::test_error_in_a_step_gives_the_blocks_back",
+            "runner/test_threads.py::test_a_failing_step_ends_the_calls_that_it_ran_and_no_other",
             "test_tensor.py::test_impossible_sizes_are_refused",
         ),
     ),
@@ -369,6 +372,7 @@ ROWS = {
         (
             f"{LLM}::test_closed",
             f"{LLM}::test_threads_get_the_same_as_alone",
+            "runner/test_threads.py::test_four_threads",
             "test_parallel.py::test_several_threads_may_call_at_once",
             "test_parallel.py::test_a_forked_child_has_its_own_threads",
         ),
@@ -376,6 +380,11 @@ ROWS = {
     61: Row(
         "request cancelled",
         (
+            "runner/test_threads.py::test_abort",
+            "runner/test_threads.py::test_abort_of_one_answer",
+            "runner/test_threads.py::test_an_abort_during_a_step_takes_effect_at_its_end",
+            "runner/test_threads.py::test_a_ticket_that_is_forgotten_takes_its_requests_along",
+            "runner/test_random_requests.py::test_each_as_if_it_were_alone",
             "test_generate.py::test_abandoned_stream_gives_its_blocks_back",
             f"{LLM}::test_interrupt_leaves_the_model_usable",
         ),
@@ -384,8 +393,9 @@ ROWS = {
     63: Row(
         "invariant broken inside",
         (
-            "runner/test_block_manager.py::test_check_sees_what_is_broken",
-            "runner/test_block_manager.py::test_refuses_to_free_what_is_not_held",
+            "runner/test_block_manager.py::test_check_sees_what_is_broken_and_rebuild_mends_it",
+            "runner/test_block_manager.py::test_refuses_to_release_what_is_not_held",
+            "runner/test_scheduler.py::test_check_sees_what_is_wrong",
         ),
     ),
 }

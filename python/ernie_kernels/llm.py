@@ -46,7 +46,6 @@ from ernie_kernels.runner.requests import (
     checked_template_kwargs,
     make_request,
     make_requests,
-    make_sequences,
 )
 from ernie_kernels.runner.sampler import Sampler
 from ernie_kernels.runner.sampling import SamplingParams
@@ -67,7 +66,7 @@ MAX_NUM_SEQS = 1024
 class LLM:
     """A loaded model. Made by :meth:`from_pretrained`; a context manager.
 
-    May be used from several threads: calls run one after the other, streams step by step.
+    May be used from several threads: what they ask for at the same time runs together.
 
     Attributes:
         config: the checkpoint's :class:`~.models.config.ModelConfig`.
@@ -254,7 +253,6 @@ class LLM:
 
         Raises:
             InputError, LimitError, TypeError: a sequence is empty, too long, or not of token ids.
-            CapacityError: unfinished streams hold the cache.
             OutOfMemoryError: the logits do not fit in memory.
         """
         self._check_open()
@@ -321,7 +319,7 @@ class LLM:
             ConfigError: text or stop strings, but the checkpoint has no tokenizer.
             NumericError: logits of a request are not finite. The others have run to their ends:
                 see its ``outputs``.
-            CapacityError: unfinished streams hold the cache.
+            OutOfMemoryError: a step needs more memory than there is.
         """
         self._check_open()
         check_one_of_type("stream", stream, bool)
@@ -380,7 +378,7 @@ class LLM:
         Raises:
             InputError, LimitError, TypeError: a message or parameter is wrong; nothing has run.
             ConfigError: no tokenizer, or the template cannot be used.
-            NumericError, CapacityError: as in :meth:`generate`.
+            NumericError, OutOfMemoryError: as in :meth:`generate`.
         """
         self._check_open()
         if self.tokenizer is None or self._chat_template is None:
@@ -406,22 +404,17 @@ class LLM:
         return self._finish(requests, collector)[0]
 
     def _finish(self, requests: list[Request], collector: Collector) -> list[RequestOutput]:
-        try:
-            sequences = [s for r in requests for s in make_sequences(r, self.tokenizer)]
-            for _ in collector.chunks(self._engine.generate(sequences)):
-                pass
-        except MemoryError as error:
-            raise _out_of_memory(error, "generation") from None
-        collector.raise_errors()
+        for _ in self._stream(requests, collector):
+            pass
         return collector.outputs
 
     def _stream(
         self, requests: list[Request], collector: Collector
     ) -> Generator[GenerationChunk, None, None]:
         try:
-            sequences = [s for r in requests for s in make_sequences(r, self.tokenizer)]
-            for progress in self._engine.stream(sequences):
-                yield from collector.chunks(progress)
+            ticket = self._engine.add_requests(requests)
+            for taken in self._engine.outputs(ticket):
+                yield from collector.chunks(taken)
         except MemoryError as error:
             raise _out_of_memory(error, "generation") from None
         collector.raise_errors()
@@ -433,20 +426,22 @@ class LLM:
 
         Returns:
             ``weight_bytes``, ``kv_cache_bytes``, ``block_size`` (tokens), ``num_blocks``,
-            ``num_free_blocks``, ``max_model_len`` (tokens), ``prompt_tokens``,
-            ``generated_tokens`` (since loading), ``cpu_tier``, ``num_threads``.
+            ``max_model_len`` (tokens), ``cpu_tier``, ``num_threads``. Blocks of the cache that can be
+            had: ``num_free_blocks``; those of them that still hold what a prompt may begin with:
+            ``num_cached_blocks``. Answers that are ``running`` and ``waiting``. Since loading:
+            ``prompt_tokens`` (computed), ``prefix_hit_tokens`` (found in the cache instead),
+            ``generated_tokens``, ``preemptions`` (answers that had to give their blocks to others for
+            a while).
         """
         return {
             "weight_bytes": self._weight_bytes,
             "kv_cache_bytes": self._cache_bytes,
             "block_size": BLOCK_SIZE,
             "num_blocks": self._num_blocks,
-            "num_free_blocks": self._engine.num_free_blocks(),
             "max_model_len": self.max_model_len,
-            "prompt_tokens": self._engine.num_prompt_tokens,
-            "generated_tokens": self._engine.num_generated_tokens,
             "cpu_tier": _core.cpu_tier(),
             "num_threads": _core.num_threads(),
+            **self._engine.stats(),
         }
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ class CompletionOutput:
         text: without the stop string; None without a tokenizer.
         token_ids: everything generated, the end token or the tokens of a stop string included.
         finish_reason: "stop" (an end token or stop string), "length" (``max_tokens``), "error"
-            (the model's output was not finite).
+            (the model's output was not finite), "abort" (cancelled).
         stop_reason: the stop string or the id of the token that ended the answer.
         logprobs: for each token a mapping from ids to :class:`Logprob`, the chosen token first.
         reasoning: the model's thoughts before the answer, when ``chat`` was asked to enable them.

@@ -21,12 +21,12 @@ import reference
 ALLOWED = ()  # what is refused is compared with the model, in run()
 KV_HEADS, HEAD_DIM, GROUP = 2, 4, 2
 MAX_SIZE = 64  # of lists in a step: a mutation may make them longer
-KINDS = ["allocate", "free", "free blocks", "keep only", "write", "copy", "attend"]
+KINDS = ["allocate", "release", "publish", "share", "rebuild", "write", "copy", "attend"]
 
 
 def seeds() -> list[Any]:
-    manage = [["allocate", 2, 0], ["allocate", 3, 1], ["free", 0], ["allocate", 1, 2],
-              ["keep only", [2]], ["allocate", 4, 0], ["free blocks", [0, 1], 0]]  # fmt: skip
+    manage = [["allocate", 2], ["publish", 0, 7], ["publish", 1, 8], ["release", [0, 1]], ["share", [7, 8]],
+              ["allocate", 5], ["rebuild", [[0], [3, 0]]], ["allocate", 3], ["release", [0]]]  # fmt: skip
     fill = [["write", list(range(20)), 32], ["write", [-1, 40, 41, -1], 64], ["copy", [[0, 3]], 32],
             ["copy", [[1, 4], [1, 5]], 64]]  # fmt: skip
     attend = [["attend", [0, 1, 4], [9, 20], [[2], [0, 1]]], ["attend", [0, 3], [3], [[1]]],
@@ -74,7 +74,8 @@ class Program:
         self.caches = [self.values(*shape) for _ in range(2)]
         self.model = [cache.copy() for cache in self.caches]
         self.manager = BlockManager(self.num_blocks, self.block_size)
-        self.owner_of: dict[int, int] = {}
+        self.holders = [0] * self.num_blocks
+        self.contents: list[int | None] = [None] * self.num_blocks
 
     def values(self, *shape: int) -> np.ndarray:
         return self.rng.uniform(-2, 2, shape).astype(self.dtype)
@@ -84,52 +85,70 @@ class Program:
             return
         getattr(self, step[0].replace(" ", "_"))(*[*step[1:], None, None, None][:3])
         self.manager.check()
-        assert self.manager.num_free == self.num_blocks - len(self.owner_of)
+        assert self.manager.num_free == self.holders.count(0)
         for cache, model in zip(self.caches, self.model, strict=True):
             assert cache.tobytes() == model.tobytes()
 
     # ------------------------------------------------------------------------------------- blocks
 
-    def allocate(self, count: Any, owner: Any, _: Any) -> None:
-        if type(count) is not int or type(owner) is not int:
+    def allocate(self, count: Any, _: Any, __: Any) -> None:
+        if type(count) is not int:
             return
         try:
-            blocks = self.manager.allocate(count, owner)
+            blocks = self.manager.allocate(count)
         except ek.InternalError:
-            assert count < 0 or owner < 0
+            assert count < 0
         except ek.CapacityError:
-            assert count > self.num_blocks - len(self.owner_of)
+            assert count > self.holders.count(0)
         else:
-            assert len(blocks) == count >= 0 <= owner
-            assert not self.owner_of.keys() & set(blocks)
-            assert len(set(blocks)) == len(blocks)
-            self.owner_of |= dict.fromkeys(blocks, owner)
+            assert len(blocks) == count >= 0
+            for block in blocks:
+                assert self.holders[block] == 0
+                self.holders[block], self.contents[block] = 1, None
 
-    def free(self, owner: Any, _: Any, __: Any) -> None:
-        self.free_blocks(
-            [block for block, held in self.owner_of.items() if held == owner], owner, None
-        )
-
-    def free_blocks(self, blocks: Any, owner: Any, _: Any) -> None:
-        if integers(blocks, 64) is None or type(owner) is not int:
+    def release(self, blocks: Any, _: Any, __: Any) -> None:
+        if integers(blocks, 64) is None:
             return
-        is_right = len(set(blocks)) == len(blocks) and owner >= 0
-        is_right = is_right and all(
-            b in self.owner_of and self.owner_of[b] == owner for b in blocks
-        )
+        is_right = len(set(blocks)) == len(blocks)
+        is_right = is_right and all(0 <= b < self.num_blocks and self.holders[b] for b in blocks)
         try:
-            self.manager.free(blocks, owner)
+            self.manager.release(blocks)
         except ek.InternalError:
             assert not is_right
         else:
             assert is_right
             for block in blocks:
-                del self.owner_of[block]
+                self.holders[block] -= 1
 
-    def keep_only(self, owners: Any, _: Any, __: Any) -> None:
-        if integers(owners, 64) is not None:
-            self.manager.keep_only(owners)
-            self.owner_of = {b: o for b, o in self.owner_of.items() if o in owners}
+    def publish(self, block: Any, number: Any, _: Any) -> None:
+        if type(block) is not int or not 0 <= block < self.num_blocks or type(number) is not int:
+            return
+        is_right = self.holders[block] > 0 and self.contents[block] is None
+        try:
+            self.manager.publish(block, b"%d" % number)
+        except ek.InternalError:
+            assert not is_right
+        else:
+            assert is_right
+            if number not in self.contents:
+                self.contents[block] = number
+
+    def share(self, numbers: Any, _: Any, __: Any) -> None:
+        if integers(numbers, 64) is None:
+            return
+        blocks = self.manager.find_prefix([b"%d" % number for number in numbers])
+        assert [self.contents[block] for block in blocks] == numbers[: len(blocks)]
+        assert len(blocks) == len(numbers) or numbers[len(blocks)] not in self.contents
+        self.manager.acquire(blocks)
+        for block in blocks:
+            self.holders[block] += 1
+
+    def rebuild(self, tables: Any, _: Any, __: Any) -> None:
+        if not isinstance(tables, list) or any(integers(table, 64) is None for table in tables):
+            return
+        if all(0 <= block < self.num_blocks for table in tables for block in table):
+            self.manager.rebuild(tables)
+            self.holders = [sum(t.count(b) for t in tables) for b in range(self.num_blocks)]
 
     # -------------------------------------------------------------------------------------- caches
 

@@ -15,6 +15,12 @@ SAMPLING = ["tests/ops/test_sampling.py"]
 TENSOR = ["tests/test_tensor.py"]
 PARALLEL = ["tests/test_parallel.py"]
 FORWARD = ["tests/models/test_forward.py"]
+BLOCK_MANAGER = ["tests/runner/test_block_manager.py"]
+SCHEDULER = ["tests/runner/test_scheduler.py"]
+THREADS = ["tests/runner/test_threads.py"]
+INTERRUPTS = ["tests/runner/test_interrupts.py"]
+GENERATE = ["tests/test_generate.py"]
+INVARIANCE = ["tests/runner/test_batch_invariance.py"]
 
 
 @dataclass(frozen=True)
@@ -437,5 +443,131 @@ BUGS = [
         "if (marks == 0) continue;",
         "if (marks == 0) marks = kSeen;",
         SAMPLING,
+    ),
+    Bug(
+        "cache: a block is free although others hold it",
+        "python/ernie_kernels/runner/block_manager.py",
+        "self._holders[block] -= 1",
+        "self._holders[block] = 0",
+        BLOCK_MANAGER,
+    ),
+    Bug(
+        "cache: a block keeps its hash when it is taken",
+        "python/ernie_kernels/runner/block_manager.py",
+        "            self._hashes[block] = None\n            if forgotten",
+        "            if forgotten",
+        BLOCK_MANAGER,
+    ),
+    Bug(
+        "cache: mended blocks have one holder",
+        "python/ernie_kernels/runner/block_manager.py",
+        "                holders[block] += 1",
+        "                holders[block] = 1",
+        BLOCK_MANAGER,
+    ),
+    Bug(
+        "prefix: salt left out of the hash",
+        "python/ernie_kernels/runner/sequence.py",
+        "salt_hash(self.salt)",
+        'salt_hash(b"")',
+        SCHEDULER,
+    ),
+    Bug(
+        "prefix: tokens before the block left out of the hash",
+        "python/ernie_kernels/runner/prefix.py",
+        "_digest(parent + token_ids.tobytes()",
+        "_digest(parent[:0] + token_ids.tobytes()",
+        SCHEDULER,
+    ),
+    Bug(
+        "scheduler: no token left to compute",
+        "python/ernie_kernels/runner/scheduler.py",
+        "count = (sequence.num_tokens - 1) // self._block_size",
+        "count = sequence.num_tokens // self._block_size",
+        SCHEDULER,
+    ),
+    Bug(
+        "scheduler: the first comer is preempted",
+        "python/ernie_kernels/runner/scheduler.py",
+        "last = self._running[-1]",
+        "last = self._running[0]",
+        SCHEDULER,
+    ),
+    Bug(
+        "scheduler: a preempted sequence queues up again",
+        "python/ernie_kernels/runner/scheduler.py",
+        "self._waiting.appendleft(sequence)",
+        "self._waiting.append(sequence)",
+        SCHEDULER,
+    ),
+    Bug(
+        "scheduler: a preempted sequence runs all the same",
+        "python/ernie_kernels/runner/scheduler.py",
+        "            step.drop(last)\n",
+        "",
+        SCHEDULER,
+    ),
+    Bug(
+        "scheduler: a block is shared before it is full",
+        "python/ernie_kernels/runner/scheduler.py",
+        "now_full = stop // self._block_size",
+        "now_full = -(-stop // self._block_size)",
+        SCHEDULER,
+    ),
+    Bug(
+        "scheduler: found blocks count as free, too",
+        "python/ernie_kernels/runner/scheduler.py",
+        "manager.num_free - manager.num_cached_of(found)",
+        "manager.num_free",
+        SCHEDULER,
+    ),
+    Bug(
+        "engine: text goes on from an interrupted token",
+        "python/ernie_kernels/runner/engine.py",
+        "            sequence.replay_text()\n",
+        "            pass\n",
+        INTERRUPTS,
+    ),
+    Bug(
+        "engine: an interrupted step is not mended",
+        "python/ernie_kernels/runner/engine.py",
+        "        self._is_torn = True\n        scheduled:",
+        "        scheduled:",
+        INTERRUPTS,
+    ),
+    Bug(
+        "engine: an abort ends all answers",
+        "python/ernie_kernels/runner/engine.py",
+        "            if index in (None, sequence.index):",
+        "            if True:",
+        THREADS,
+    ),
+    Bug(
+        "engine: a failed step ends everybody",
+        "python/ernie_kernels/runner/engine.py",
+        "if not sequences or not sequences.isdisjoint(call.sequences)",
+        "if True",
+        THREADS,
+    ),
+    Bug(
+        "engine: a forgotten ticket lives on",
+        "python/ernie_kernels/runner/ticket.py",
+        "self.is_closed or self.ticket is None or self.ticket() is None",
+        "self.is_closed",
+        THREADS,
+    ),
+    Bug(
+        "engine: rows of whole prompts among the others",
+        "python/ernie_kernels/runner/engine.py",
+        "scheduled = sorted(scheduled, key=lambda item: item[0].logits is not None)",
+        "scheduled = list(scheduled)",
+        INVARIANCE,
+    ),
+    Bug(
+        "sampler: seed by what is in the cache",
+        "python/ernie_kernels/runner/sampler.py",
+        "[sequence.num_tokens for sequence in sequences]",
+        "[sequence.num_computed for sequence in sequences]",
+        GENERATE,
     ),
 ]

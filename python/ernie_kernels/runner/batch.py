@@ -65,24 +65,25 @@ class ForwardBatch:
         lengths = [len(span.token_ids) for span in spans]
         wanted = [span.num_outputs for span in spans]
         queries = QueryRows.last_of(lengths, lengths, device)
-        seq_lens = [span.stop for span in spans]
-        positions = [np.arange(span.start, span.stop, dtype=np.int64) for span in spans]
-        slots = [
-            span.blocks[position // block_size] * block_size + position % block_size
-            for span, position in zip(spans, positions, strict=True)
-        ]
-        max_blocks = -(-max(seq_lens) // block_size)
-        block_table = np.full((len(spans), max_blocks), -1, np.int32)
+        seq_lens = np.array([span.stop for span in spans], np.int32)
+        max_seq_len = int(seq_lens.max())
+        block_table = np.full((len(spans), -(-max_seq_len // block_size)), -1, np.int32)
         for row, span in zip(block_table, spans, strict=True):
             used = -(-span.stop // block_size)
             row[:used] = span.blocks[:used]
+        # From a row's number in the batch to its position: what lies between their ends.
+        behind = np.repeat(seq_lens - np.cumsum(lengths), lengths)
+        positions = np.arange(len(behind), dtype=np.int64) + behind
+        sequences = np.repeat(np.arange(len(spans)), lengths)
+        blocks = block_table[sequences, positions // block_size]
+        slots = blocks * block_size + positions % block_size
         return cls(
             input_ids=from_numpy(np.concatenate([span.token_ids for span in spans]), device),
-            positions=from_numpy(np.concatenate(positions), device),
+            positions=from_numpy(positions, device),
             queries=queries,
             outputs=queries if wanted == lengths else QueryRows.last_of(lengths, wanted, device),
-            seq_lens=from_numpy(np.array(seq_lens, np.int32), device),
-            slot_mapping=from_numpy(np.concatenate(slots).astype(np.int32), device),
+            seq_lens=from_numpy(seq_lens, device),
+            slot_mapping=from_numpy(slots.astype(np.int32), device),
             block_table=from_numpy(block_table, device),
-            max_seq_len=max(seq_lens),
+            max_seq_len=max_seq_len,
         )

@@ -8,7 +8,7 @@ from ernie_kernels.errors import NumericError
 from ernie_kernels.outputs import CompletionOutput, GenerationChunk, RequestOutput
 from ernie_kernels.runner.reasoning import ReasoningSplitter
 from ernie_kernels.runner.requests import Request
-from ernie_kernels.runner.sequence import Progress
+from ernie_kernels.runner.sequence import Progress, Sequence
 
 
 class Collector:
@@ -46,20 +46,19 @@ class Collector:
             if starts_in_reasoning
         }
 
-    def chunks(self, progress: Iterable[Progress]) -> Iterator[GenerationChunk]:
-        """Enter what a step added; one chunk for each."""
-        for item in progress:
-            yield self._chunk(item)
+    def chunks(self, taken: Iterable[tuple[Sequence, Progress]]) -> Iterator[GenerationChunk]:
+        """Enter what was taken from a ticket; one chunk for each."""
+        for sequence, item in taken:
+            yield self._chunk(sequence, item)
 
-    def _chunk(self, item: Progress) -> GenerationChunk:
-        sequence = item.sequence
+    def _chunk(self, sequence: Sequence, item: Progress) -> GenerationChunk:
         request = self.outputs[sequence.request_index]
         answer = request.outputs[sequence.index]
         reasoning, delta = "", item.delta
         splitter = self._splitters.get((request.index, answer.index))
         if splitter is not None and delta is not None:
             reasoning, delta = splitter.push(delta)
-            if sequence.is_finished:
+            if item.finish_reason is not None:
                 reasoning += splitter.finish()
             answer.reasoning = (answer.reasoning or "") + reasoning
         if delta is not None:
@@ -68,9 +67,9 @@ class Collector:
         answer.token_ids += token_ids
         if answer.logprobs is not None and item.logprobs is not None:
             answer.logprobs.append(item.logprobs)
-        answer.finish_reason = sequence.finish_reason
-        answer.stop_reason = sequence.stop_reason
-        request.error = sequence.error or request.error
+        answer.finish_reason = item.finish_reason
+        answer.stop_reason = item.stop_reason
+        request.error = item.error or request.error
         is_last = all(each.finish_reason for each in request.outputs)
         return GenerationChunk(
             request_index=request.index,
@@ -79,7 +78,7 @@ class Collector:
             reasoning_delta=reasoning,
             token_ids=token_ids,
             logprobs=None if item.logprobs is None else [item.logprobs],
-            finish_reason=sequence.finish_reason,
+            finish_reason=item.finish_reason,
             output=request if is_last else None,
         )
 

@@ -1,31 +1,43 @@
-"""The one door to the cache: every step of every call passes here, one at a time."""
+"""The one door to the cache: requests of all callers, run together step by step."""
 
 from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 import numpy as np
 
-from ernie_kernels.errors import ArgumentError
+from ernie_kernels._core import Tensor
+from ernie_kernels.errors import ArgumentError, InternalError
 from ernie_kernels.runner.batch import TokenSpan
 from ernie_kernels.runner.block_manager import BlockManager
-from ernie_kernels.runner.generation import Generation
 from ernie_kernels.runner.model_runner import ModelRunner
+from ernie_kernels.runner.progress import ProgressMaker
+from ernie_kernels.runner.requests import Request, make_prompt_sequence, make_sequences
 from ernie_kernels.runner.sampler import Sampler
+from ernie_kernels.runner.scheduler import Scheduler
 from ernie_kernels.runner.sequence import Progress, Sequence
-from ernie_kernels.runner.static_scheduler import StaticScheduler
+from ernie_kernels.runner.throughput_log import Load, ThroughputLog
+from ernie_kernels.runner.ticket import Call, Ticket
 from ernie_kernels.tokenizer import Tokenizer
+
+# A lock that is taken again at once is never had by those who wait for it: seconds to leave it free.
+HAND_OVER = 50e-6
 
 
 class Engine:
-    """Serves calls of several threads over one model and one cache.
+    """Serves callers of several threads with one model and one cache.
 
-    Each call is an owner of cache blocks. However a call ends (finished, failed, interrupted,
-    abandoned halfway through a stream), its owner is retired and the blocks come back: at once, or
-    before the next step of another call if that one is just running.
+    A caller adds requests, which gives a :class:`Ticket`, and then calls :meth:`step` until it has
+    taken all outputs from it; :meth:`outputs` does both. Each step advances everybody's sequences,
+    whoever calls it.
+
+    What sequences have appended to their ``progress`` is the truth. When a step is interrupted or
+    fails halfway, the next one first makes everything else anew from that: nobody's tokens are lost
+    or doubled. Only the call whose step fails ends with the error.
     """
 
     def __init__(
@@ -38,167 +50,275 @@ class Engine:
         tokenizer: Tokenizer | None,
         max_num_seqs: int,
     ) -> None:
+        self.num_prompt_tokens = 0  # computed; those found in the cache are not
         self.num_generated_tokens = 0
-        self.num_prompt_tokens = 0
         self._runner: ModelRunner | None = runner
         self._block_manager = block_manager
         self._sampler = sampler
-        self._eos_token_ids = tuple(eos_token_ids)
         self._tokenizer = tokenizer
-        self._max_num_seqs = max_num_seqs
-        # Not reentrant on purpose: a stream that the garbage collector ends in the middle of
-        # another call's step must not touch the blocks there and then.
+        self._maker = ProgressMaker(eos_token_ids, tokenizer)
+        self._scheduler = Scheduler(
+            block_manager,
+            max_num_seqs=max_num_seqs,
+            max_tokens_per_step=runner.max_tokens_per_step,
+        )
+        self._log = ThroughputLog()
+        # Holds off other steps. What follows it is touched by its holder alone.
         self._lock = threading.Lock()
-        self._owner_ids = itertools.count()
-        self._live: set[int] = set()
-        self._retired: deque[int] = deque()
+        self._calls: dict[int, Call] = {}
+        self._is_torn = False  # whether something may have been left half done
+        # Filled by any thread at any time, emptied by the next step.
+        self._arrived: deque[Call] = deque()
+        self._aborted: deque[tuple[int, int | None]] = deque()
+        self._ended: deque[object] = deque()
+        self._queue: dict[int, None] = {}  # threads that wait for the lock
+        self._call_numbers = itertools.count()
+        self._request_ids = itertools.count()
 
-    # -------------------------------------------------------------------------------------- calls
+    # ------------------------------------------------------------------------------------- requests
 
-    def generate(self, sequences: list[Sequence]) -> list[Progress]:
-        """Run sequences to their ends; no other call runs in between."""
-        owner = next(self._owner_ids)
-        progress: list[Progress] = []
-        with self._lock:
-            try:
-                self._enter(owner)
-                generation = self._generation(owner, sequences)
-                while not generation.is_done:
-                    progress += self._step(generation)
-            finally:
-                self._retired.append(owner)
-                self._sweep()
-        return progress
+    def add_request(self, request: Request) -> Ticket:
+        """Let one request wait for its turn; see :meth:`add_requests`."""
+        return self.add_requests([request])
 
-    def stream(self, sequences: list[Sequence]) -> Generator[list[Progress], None, None]:
-        """The same step by step; other calls may run between two steps."""
-        owner = next(self._owner_ids)
-        generation = None
-        try:
-            while generation is None or not generation.is_done:
-                with self._lock:
-                    self._enter(owner)
-                    if generation is None:
-                        generation = self._generation(owner, sequences)
-                    progress = self._step(generation)
-                if progress:
-                    yield progress
-        finally:
-            self._retired.append(owner)
-            if self._lock.acquire(blocking=False):
-                try:
-                    self._sweep()
-                finally:
-                    self._lock.release()
-
-    def forward(self, prompts: list[np.ndarray], vocab_size: int) -> list[np.ndarray]:
-        """Logits of all tokens of all prompts: float32 ``[len(prompt), vocab_size]`` each.
+    def add_requests(self, requests: Iterable[Request]) -> Ticket:
+        """Let requests wait for their turns. May be called from any thread, also during a step.
 
         Raises:
-            CapacityError: other calls hold the blocks that a prompt needs.
+            ArgumentError: the engine is closed.
+            CapacityError: one could never run, not even alone.
         """
-        owner = next(self._owner_ids)
+        sequences = []
+        for request in requests:
+            answers = make_sequences(request, self._tokenizer)
+            request_id = next(self._request_ids)
+            for sequence in answers:
+                sequence.request_id = request_id
+                sequence.siblings = answers
+            sequences += answers
+        return self._add(sequences)
+
+    def _add(self, sequences: list[Sequence]) -> Ticket:
+        self.check_open()
+        call = Call(next(self._call_numbers), sequences, deque())
+        for sequence in sequences:
+            sequence.news = call.news
+            self._scheduler.prepare(sequence)
+        ticket = Ticket(call, self._ended.append)
+        self._arrived.append(call)
+        return ticket
+
+    def abort(self, request_id: int, index: int | None = None) -> None:
+        """End a request, or one of its answers, with finish_reason "abort".
+
+        May be called at any time from any thread; takes effect with the next step, or at the end of
+        the one that is running. What has ended already is not affected.
+        """
+        self._aborted.append((request_id, index))
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether a step would have something to do."""
+        return bool(self._arrived or self._scheduler.num_running or self._scheduler.num_waiting)
+
+    # ----------------------------------------------------------------------------------------- steps
+
+    def step(self, ticket: Ticket | None = None) -> None:
+        """Advance all sequences that can run; none if ``ticket`` has news by then.
+
+        Waits for the step of another thread. An error of the model ends the calls that took part in
+        the step, and comes out of their tickets.
+
+        Raises:
+            ArgumentError: the engine is closed.
+        """
+        thread = threading.get_ident()
+        self._queue[thread] = None
         with self._lock:
-            try:
-                runner = self._enter(owner)
-                logits = [np.empty((len(ids), vocab_size), np.float32) for ids in prompts]
-                for step in self._prompt_steps(prompts, owner):
-                    hidden_states = runner.run([span for _, span in step])
-                    row = 0
-                    for index, span in step:
-                        count = len(span.token_ids)
-                        runner.write_logits(
-                            hidden_states[row : row + count],
-                            logits[index][span.start : span.stop],
-                        )
-                        row += count
-                    self.num_prompt_tokens += row
-            finally:
-                self._retired.append(owner)
-                self._sweep()
+            self._queue.pop(thread, None)
+            if ticket is None or not ticket.has_news:
+                self._step(self._open_runner())
+        if self._queue:
+            time.sleep(HAND_OVER)
+
+    def outputs(self, ticket: Ticket) -> Generator[list[tuple[Sequence, Progress]], None, None]:
+        """Step until a ticket's requests are done; yields what it has to take, as it comes."""
+        try:
+            while not ticket.is_done:
+                self.step(ticket)
+                taken = ticket.take()
+                if taken:
+                    yield taken
+        finally:
+            ticket.close()
+
+    def forward(self, prompts: list[np.ndarray], vocab_size: int) -> list[np.ndarray]:
+        """Logits of all tokens of all prompts: float32 ``[len(prompt), vocab_size]`` each."""
+        logits = [np.empty((len(ids), vocab_size), np.float32) for ids in prompts]
+        sequences = [
+            make_prompt_sequence(index, *each)
+            for index, each in enumerate(zip(prompts, logits, strict=True))
+        ]
+        for _ in self.outputs(self._add(sequences)):
+            pass
         return logits
 
-    def _prompt_steps(
-        self, prompts: list[np.ndarray], owner: int
-    ) -> Iterator[list[tuple[int, TokenSpan]]]:
-        """Prompts cut and packed into steps; what ends in a step is freed after it."""
-        assert self._runner is not None  # _enter has seen it
-        manager = self._block_manager
-        waiting = deque(enumerate(prompts))
-        start = 0  # tokens of the first waiting prompt that have run
-        table = np.empty(0, np.int32)  # its blocks
-        while waiting:
-            step: list[tuple[int, TokenSpan]] = []
-            ended: list[int] = []
-            room = self._runner.max_tokens_per_step
-            while waiting and room > 0:
-                index, ids = waiting[0]
-                if start == 0:
-                    count = manager.blocks_for(len(ids))
-                    if step and count > manager.num_free:
-                        break
-                    table = np.array(manager.allocate(count, owner), np.int32)
-                tokens = ids[start : start + room]
-                span = TokenSpan(tokens, start, table, num_outputs=len(tokens))
-                step.append((index, span))
-                room -= len(span.token_ids)
-                start = span.stop
-                if start == len(ids):
-                    ended += table.tolist()
-                    waiting.popleft()
-                    start = 0
-            yield step
-            manager.free(ended, owner)
+    def _step(self, runner: ModelRunner) -> None:
+        self._tidy()
+        self._log.step_begins(self.num_prompt_tokens, self.num_generated_tokens)
+        self._is_torn = True
+        scheduled: list[tuple[Sequence, TokenSpan]] = []
+        try:
+            scheduled = self._scheduler.schedule()
+            if scheduled:
+                self._run(runner, scheduled)
+            elif self._scheduler.num_running or self._scheduler.num_waiting:
+                raise InternalError("engine: sequences wait and none can run")
+        except Exception as error:  # noqa: BLE001  (it is raised where the outputs are taken)
+            self._fail(error, {sequence for sequence, _ in scheduled})
+        else:
+            self._is_torn = False
+        self._tidy()
+        self._log.step_ends(self._load)
 
-    # ------------------------------------------------------------------------------------- blocks
+    def _run(self, runner: ModelRunner, scheduled: list[tuple[Sequence, TokenSpan]]) -> None:
+        # Those that sample first, so that their rows lie together.
+        scheduled = sorted(scheduled, key=lambda item: item[0].logits is not None)
+        hidden_states = runner.run([span for _, span in scheduled])
+        sampled = [s for s, span in scheduled if span.num_outputs and s.logits is None]
+        if sampled:
+            self._sample(runner, hidden_states[: len(sampled)], sampled)
+        row = len(sampled)
+        for sequence, span in scheduled:
+            if sequence.logits is not None:
+                rows = hidden_states[row : row + span.num_outputs]
+                row += span.num_outputs
+                runner.write_logits(rows, sequence.logits[span.start : span.stop])
+                if span.stop == sequence.num_prompt_tokens:
+                    self._commit(sequence, Progress(None, None, finish_reason="length"))
+        for sequence, span in scheduled:
+            read = min(span.stop, sequence.num_prompt_tokens) - span.start
+            self.num_prompt_tokens += max(0, read)
+            self._scheduler.advance(sequence, span.stop)
+            if sequence.is_finished:
+                self._scheduler.remove(sequence)
 
-    def _enter(self, owner: int) -> ModelRunner:
-        self.check_open()
-        assert self._runner is not None
-        self._sweep()
-        self._live.add(owner)
-        return self._runner
+    def _sample(self, runner: ModelRunner, rows: Tensor, sequences: list[Sequence]) -> None:
+        tokens, logprobs = self._sampler(runner.logits(rows), sequences)
+        for sequence, token, each in zip(sequences, tokens, logprobs, strict=True):
+            progress = self._maker.of_token(sequence, token, each)
+            if progress.token_id is not None:
+                # Beyond the tokens that count: it does with the next statement.
+                sequence.token_ids[sequence.num_tokens] = token
+                self.num_generated_tokens += 1
+            self._commit(sequence, progress)
 
-    def _sweep(self) -> None:
-        """Take back the blocks of retired owners. May be interrupted and repeated anywhere."""
-        gone = list(self._retired)
-        if gone:
-            self._block_manager.keep_only(self._live.difference(gone))
-            self._live.difference_update(gone)
-            for _ in gone:
-                self._retired.popleft()
+    @staticmethod
+    def _commit(sequence: Sequence, progress: Progress) -> None:
+        sequence.progress.append(progress)
+        sequence.news.append(sequence)
 
-    def _generation(self, owner: int, sequences: list[Sequence]) -> Generation:
-        assert self._runner is not None  # _enter has seen it
-        scheduler = StaticScheduler(
-            self._block_manager,
-            owner,
-            sequences,
-            max_num_seqs=self._max_num_seqs,
-            max_tokens_per_step=self._runner.max_tokens_per_step,
-        )
-        return Generation(
-            scheduler,
-            self._runner,
-            self._sampler,
-            eos_token_ids=self._eos_token_ids,
-            tokenizer=self._tokenizer,
-        )
+    # ------------------------------------------------------------------------------ between the steps
 
-    def _step(self, generation: Generation) -> list[Progress]:
-        progress = generation.step()
-        for item in progress:
-            if item.sequence.num_output_tokens <= 1:
-                self.num_prompt_tokens += item.sequence.num_prompt_tokens
-        self.num_generated_tokens += sum(item.token_id is not None for item in progress)
-        return progress
+    def _fail(self, error: Exception, sequences: set[Sequence]) -> None:
+        """End the calls of these sequences, or all if the step had not come to any."""
+        for call in list(self._calls.values()):
+            if not sequences or not sequences.isdisjoint(call.sequences):
+                call.error = error
+                del self._calls[call.number]
 
-    # -------------------------------------------------------------------------------------- state
+    def _tidy(self) -> None:
+        """Mend what was interrupted, let in who has come, and take out who has gone.
 
-    def num_free_blocks(self) -> int:
+        May itself be interrupted and repeated anywhere.
+        """
+        if self._is_torn:
+            self._mend()
+        if not (self._arrived or self._aborted or self._ended):
+            return
+        self._is_torn = True
+        while self._arrived:
+            call = self._arrived[0]
+            if call.number not in self._calls:
+                for sequence in call.sequences:
+                    self._scheduler.add(sequence)
+                self._calls[call.number] = call
+            self._arrived.popleft()
+        while self._aborted:
+            for call in self._calls.values():
+                self._abort(call, *self._aborted[0])
+            self._aborted.popleft()
+        if self._ended:
+            num_ended = len(self._ended)
+            for call in [call for call in self._calls.values() if call.is_abandoned]:
+                self._abort(call)
+                del self._calls[call.number]
+            for _ in range(num_ended):
+                self._ended.popleft()
+        self._is_torn = False
+
+    def _abort(self, call: Call, request_id: int | None = None, index: int | None = None) -> None:
+        for sequence in call.sequences:
+            if sequence.is_finished or request_id not in (None, sequence.request_id):
+                continue
+            if index in (None, sequence.index):
+                self._commit(sequence, self._maker.of_abort(sequence))
+                self._scheduler.remove(sequence)
+
+    def _mend(self) -> None:
+        """Make everything anew from the progress of the sequences."""
+        unfinished = []
+        for call in self._calls.values():
+            call.news.extend(call.sequences)  # who was not told yet is told again
+            unfinished += [s for s in call.sequences if not s.is_finished]
+        for sequence in unfinished:
+            sequence.replay_text()
+        self._scheduler.restore(unfinished)
+        self._is_torn = False
+
+    # ----------------------------------------------------------------------------------------- state
+
+    def stats(self) -> dict[str, int]:
+        """What is going on now, and what was done since the beginning.
+
+        Returns:
+            ``num_free_blocks`` (those that can be had), ``num_cached_blocks`` (those of them whose
+            contents may still be of use), ``running``, ``waiting`` (sequences), ``prompt_tokens``
+            (computed), ``prefix_hit_tokens`` (found in the cache instead), ``generated_tokens``,
+            ``preemptions``.
+        """
         with self._lock:
-            self._sweep()
-            return self._block_manager.num_free
+            self._tidy()
+            return {
+                "num_free_blocks": self._block_manager.num_free,
+                "num_cached_blocks": self._block_manager.num_cached,
+                "running": self._scheduler.num_running,
+                "waiting": self._scheduler.num_waiting,
+                "prompt_tokens": self.num_prompt_tokens,
+                "prefix_hit_tokens": self._scheduler.num_prefix_hit_tokens,
+                "generated_tokens": self.num_generated_tokens,
+                "preemptions": self._scheduler.num_preemptions,
+            }
+
+    def _load(self) -> Load:
+        return Load(
+            running=self._scheduler.num_running,
+            waiting=self._scheduler.num_waiting,
+            prompt_tokens=self.num_prompt_tokens,
+            generated_tokens=self.num_generated_tokens,
+            num_blocks=self._block_manager.num_blocks,
+            num_free_blocks=self._block_manager.num_free,
+        )
+
+    def check(self) -> None:
+        """Raises InternalError unless blocks, sequences and lists agree with each other."""
+        with self._lock:
+            self._tidy()
+            self._scheduler.check()
+            known = [s for call in self._calls.values() for s in call.sequences]
+            scheduled = self._scheduler.num_running + self._scheduler.num_waiting
+            if sum(not s.is_finished for s in known) != scheduled:
+                raise InternalError("engine: a sequence is neither finished nor scheduled")
 
     def close(self) -> None:
         """Release model and cache; every later call raises ArgumentError."""
@@ -206,7 +326,11 @@ class Engine:
             self._runner = None
 
     def check_open(self) -> None:
+        self._open_runner()
+
+    def _open_runner(self) -> ModelRunner:
         if self._runner is None:
             raise ArgumentError(
                 "LLM: expected an open model, got one that was closed; load it anew"
             )
+        return self._runner

@@ -16,7 +16,6 @@ from ernie_kernels.errors import ConfigError, InputError, LimitError
 from ernie_kernels.runner.sampler import seed_of_sample
 from ernie_kernels.runner.sampling import SamplingParams
 from ernie_kernels.runner.sequence import Sequence
-from ernie_kernels.runner.text_stream import TextStream
 from ernie_kernels.tokenizer import Tokenizer, check_text
 
 MAX_REQUESTS = 1024
@@ -42,6 +41,7 @@ class Request:
     token_ids: np.ndarray  # int64
     params: SamplingParams
     seed: int
+    salt: bytes = b""  # cached keys and values are shared with requests of the same salt only
 
 
 def checked_ids(ids: Any, where: str, limits: ModelLimits) -> np.ndarray:
@@ -231,9 +231,21 @@ def make_sequences(request: Request, tokenizer: Tokenizer | None) -> list[Sequen
                 seed=seed_of_sample(request.seed, index),
                 token_ids=token_ids,
                 num_prompt_tokens=len(prompt),
-                text_stream=None
-                if tokenizer is None
-                else TextStream(tokenizer, request.params.stop or ()),
+                tokenizer=tokenizer,
+                salt=request.salt,
             )
         )
     return sequences
+
+
+def make_prompt_sequence(index: int, token_ids: np.ndarray, logits: np.ndarray) -> Sequence:
+    """A prompt that is only read, for its logits."""
+    return Sequence(
+        request_index=index,
+        index=0,
+        params=SamplingParams(),
+        seed=0,
+        token_ids=token_ids,
+        num_prompt_tokens=len(token_ids),
+        logits=logits,
+    )

@@ -1,0 +1,260 @@
+"""Which sequences run in a step: first come, first served, as many at once as the cache holds.
+
+Running sequences that need one token come first, then the prompts that are being read, in chunks,
+then the head of the queue, if there are blocks for all its tokens. Blocks are taken as tokens are
+scheduled. When none can be had, the running sequence that came last loses its blocks and goes back
+to the head of the queue: it is computed again later, to the same bits. So whoever waits came after
+all who run, and the oldest always goes forward.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable
+
+import numpy as np
+
+from ernie_kernels.errors import CapacityError, InternalError
+from ernie_kernels.runner.batch import TokenSpan
+from ernie_kernels.runner.block_manager import BlockManager
+from ernie_kernels.runner.sequence import Sequence
+
+# Of all blocks this share stays free when a sequence is admitted beside others, at least one block:
+# the others are about to grow.
+WATERMARK = 0.01
+
+
+class _Step:
+    """What has been scheduled of a step so far."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room  # tokens that may be added
+        self.spans: dict[Sequence, TokenSpan] = {}
+
+    def add(self, sequence: Sequence, span: TokenSpan) -> None:
+        self.spans[sequence] = span
+        self.room -= len(span.token_ids)
+
+    def drop(self, sequence: Sequence) -> None:
+        span = self.spans.pop(sequence, None)
+        if span is not None:
+            self.room += len(span.token_ids)
+
+
+class Scheduler:
+    """The sequences that wait and those that run. Not thread-safe.
+
+    After an exception out of any method, :meth:`restore` must be called before any other.
+
+    Args:
+        max_num_seqs: sequences that run at the same time.
+        max_tokens_per_step: at least ``max_num_seqs``.
+
+    Attributes:
+        num_preemptions, num_prefix_hit_tokens: since the beginning; the latter are tokens whose
+            keys and values were found instead of computed.
+    """
+
+    def __init__(
+        self, block_manager: BlockManager, *, max_num_seqs: int, max_tokens_per_step: int
+    ) -> None:
+        self.num_preemptions = 0
+        self.num_prefix_hit_tokens = 0
+        self._block_manager = block_manager
+        self._block_size = block_manager.block_size
+        self._max_num_seqs = max_num_seqs
+        self._max_tokens_per_step = max_tokens_per_step
+        self._watermark = max(1, int(block_manager.num_blocks * WATERMARK))
+        self._arrivals = itertools.count()
+        # Both in the order of arrival, and all that wait came after all that run.
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    # ----------------------------------------------------------------------------- coming and going
+
+    def prepare(self, sequence: Sequence) -> None:
+        """Make room for the block table. May be called at any time, from any thread.
+
+        Raises:
+            CapacityError: the sequence could never run, not even alone.
+        """
+        count = self._block_manager.blocks_for(len(sequence.token_ids))
+        if count > self._block_manager.num_blocks:
+            raise CapacityError(
+                f"KV cache: {count} blocks of {self._block_size} tokens needed, there are "
+                f"{self._block_manager.num_blocks}; raise kv_cache_memory or ask for fewer tokens"
+            )
+        sequence.block_table = np.empty(count, np.int32)
+
+    def add(self, sequence: Sequence) -> None:
+        """Let a prepared sequence wait for its turn."""
+        sequence.arrival = next(self._arrivals)
+        self._waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take out a sequence that has ended; its blocks can be had again."""
+        if sequence in self._running:
+            self._running.remove(sequence)
+        else:
+            self._waiting.remove(sequence)
+        self._release(sequence)
+
+    # ------------------------------------------------------------------------------------- a step
+
+    def schedule(self) -> list[tuple[Sequence, TokenSpan]]:
+        """The next step's work; at least one span unless nothing waits or runs."""
+        preemptions = self.num_preemptions
+        step = _Step(self._max_tokens_per_step)
+        remaining = {s: s.num_tokens - s.num_computed for s in self._running}
+        # A stable sort keeps the order of arrival.
+        for sequence in sorted(self._running, key=lambda s: remaining[s] > 1):
+            count = min(step.room, remaining[sequence])
+            if count == 0:
+                break
+            # One without blocks has just lost them to another.
+            if sequence.num_blocks and self._take_blocks(sequence, count, step):
+                step.add(sequence, self._span(sequence, count))
+        if preemptions == self.num_preemptions:
+            self._admit(step)
+        return list(step.spans.items())
+
+    def _span(self, sequence: Sequence, count: int) -> TokenSpan:
+        start = sequence.num_computed
+        stop = start + count
+        # The last of a sequence's tokens is what the next one is sampled from.
+        outputs = int(stop == sequence.num_tokens)
+        if sequence.logits is not None:
+            outputs = count
+        return TokenSpan(sequence.token_ids[start:stop], start, sequence.blocks, outputs)
+
+    def _take_blocks(self, sequence: Sequence, count: int, step: _Step) -> bool:
+        """Give a running sequence blocks for ``count`` more tokens; False if it was preempted."""
+        stop = sequence.num_computed + count
+        missing = self._block_manager.blocks_for(stop) - sequence.num_blocks
+        while missing > self._block_manager.num_free:
+            last = self._running[-1]
+            self._preempt(last)
+            step.drop(last)
+            if last is sequence:
+                return False
+        if missing > 0:
+            self._append_blocks(sequence, self._block_manager.allocate(missing))
+        return True
+
+    def _append_blocks(self, sequence: Sequence, blocks: list[int]) -> None:
+        end = sequence.num_blocks + len(blocks)
+        sequence.block_table[sequence.num_blocks : end] = blocks
+        sequence.num_blocks = end
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.num_preemptions += 1
+        self._running.remove(sequence)
+        self._waiting.appendleft(sequence)
+        self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        blocks = sequence.blocks.tolist()
+        # In this order: at no moment does it count tokens as computed in blocks that it may write to.
+        sequence.num_blocks = 0
+        sequence.num_computed = 0
+        self._block_manager.release(blocks)
+
+    # ------------------------------------------------------------------------------------ admission
+
+    def _admit(self, step: _Step) -> None:
+        manager = self._block_manager
+        # Running prompts have been promised blocks for all their tokens.
+        promised = sum(manager.blocks_for(s.num_tokens) - s.num_blocks for s in self._running)
+        while step.room > 0 and self._waiting and len(self._running) < self._max_num_seqs:
+            sequence = self._waiting[0]
+            if self._awaits_sibling(sequence):
+                return
+            found = self._find_prefix(sequence)
+            missing = manager.blocks_for(sequence.num_tokens) - len(found)
+            can_be_had = manager.num_free - manager.num_cached_of(found)
+            if self._running and missing + promised + self._watermark > can_be_had:
+                return
+            manager.acquire(found)
+            self._append_blocks(sequence, found)
+            sequence.num_computed = len(found) * self._block_size
+            self.num_prefix_hit_tokens += sequence.num_computed
+            count = min(step.room, sequence.num_tokens - sequence.num_computed)
+            stop = sequence.num_computed + count
+            taken = manager.blocks_for(stop) - len(found)
+            self._append_blocks(sequence, manager.allocate(taken))
+            self._running.append(self._waiting.popleft())
+            step.add(sequence, self._span(sequence, count))
+            promised += missing - taken
+
+    def _awaits_sibling(self, sequence: Sequence) -> bool:
+        """Whether one before it is just computing blocks of the prompt that both have."""
+        before = itertools.takewhile(lambda s: s is not sequence, sequence.siblings)
+        shared = (sequence.num_prompt_tokens - 1) // self._block_size * self._block_size
+        return any(s.num_blocks > 0 and s.num_computed < shared for s in before)
+
+    def _find_prefix(self, sequence: Sequence) -> list[int]:
+        """Blocks that hold the beginning of a sequence; its last token is always left to compute."""
+        if sequence.logits is not None:
+            return []
+        count = (sequence.num_tokens - 1) // self._block_size
+        return self._block_manager.find_prefix(sequence.hashes(count, self._block_size))
+
+    # ------------------------------------------------------------------------------ after the step
+
+    def advance(self, sequence: Sequence, stop: int) -> None:
+        """Keys and values of the tokens up to ``stop`` are in the cache now."""
+        full = sequence.num_computed // self._block_size
+        now_full = stop // self._block_size
+        # In this order: nobody writes to a block that others may find.
+        sequence.num_computed = stop
+        if now_full > full:
+            hashes = sequence.hashes(now_full, self._block_size)
+            for index in range(full, now_full):
+                self._block_manager.publish(int(sequence.block_table[index]), hashes[index])
+
+    def restore(self, sequences: Iterable[Sequence]) -> None:
+        """Make everything anew from the unfinished sequences alone, whatever has been interrupted.
+
+        What a sequence has computed stays; the rest of its blocks, and all blocks of sequences that
+        are not among these, can be had again.
+        """
+        ordered = sorted(sequences, key=lambda s: s.arrival)
+        for sequence in ordered:
+            if sequence.num_computed > sequence.num_blocks * self._block_size:
+                sequence.num_computed = 0
+            sequence.num_blocks = self._block_manager.blocks_for(sequence.num_computed)
+        self._running = list(itertools.takewhile(lambda s: s.num_blocks > 0, ordered))
+        self._waiting = deque(ordered[len(self._running) :])
+        for sequence in self._waiting:
+            sequence.num_blocks = 0
+            sequence.num_computed = 0
+        self._block_manager.rebuild(s.blocks.tolist() for s in self._running)
+
+    def check(self) -> None:
+        """Raises InternalError unless queue, sequences and blocks agree with each other."""
+        ordered = [*self._running, *self._waiting]
+        if any(a.arrival >= b.arrival for a, b in itertools.pairwise(ordered)):
+            raise InternalError("scheduler: a sequence runs or waits before one that came earlier")
+        for sequence in ordered:
+            is_running = sequence.num_blocks > 0
+            if is_running != (sequence in self._running) or sequence.is_finished:
+                raise InternalError(f"scheduler: sequence {sequence.arrival} is on the wrong list")
+            if not 0 <= sequence.num_computed < sequence.num_tokens or sequence.num_computed > (
+                sequence.num_blocks * self._block_size
+            ):
+                raise InternalError(
+                    f"scheduler: sequence {sequence.arrival}: {sequence.num_computed} tokens "
+                    f"computed of {sequence.num_tokens} in {sequence.num_blocks} blocks"
+                )
+        if len(self._running) > self._max_num_seqs:
+            raise InternalError(f"scheduler: {len(self._running)} sequences run")
+        self._block_manager.check(s.blocks.tolist() for s in self._running)

@@ -1,0 +1,139 @@
+"""The logits of a request are the same bits, whatever runs beside it and however it is cut up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from recorder import Recorder, fill_taken_blocks_with_nan
+
+import ernie_kernels as ek
+from ernie_kernels import _core
+from tiny_checkpoint import random_ids, write_checkpoint
+
+COUNT = 32
+BLOCK = 32
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def folder(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    write_checkpoint(folder, dtype=request.param)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    """Some begin alike; lengths on both sides of block borders."""
+    rng = np.random.default_rng(5)
+    (common,) = random_ids(rng, 2 * BLOCK + 1)
+    lengths = [1, 31, 32, 33, 63, 64, 65, 96, *rng.integers(1, 100, COUNT - 8)]
+    prompts = random_ids(rng, *lengths)
+    return [ids if i % 3 else (common + ids)[:100] for i, ids in enumerate(prompts)]
+
+
+def params_of(index: int) -> ek.SamplingParams:
+    return ek.SamplingParams(
+        max_tokens=3 + index % 5 * 9, ignore_eos=True, seed=index, temperature=float(index % 2)
+    )
+
+
+def load(folder, **changes) -> ek.LLM:
+    llm = ek.LLM.from_pretrained(folder, device="cpu", **{"max_num_seqs": COUNT, **changes})
+    fill_taken_blocks_with_nan(llm)
+    return llm
+
+
+def logits_of(llm, prompts, *, at_once: int) -> dict:
+    """Logits of every step of all requests, given to the model so many at a time."""
+    with Recorder(llm) as recorder:
+        for begin in range(0, COUNT, at_once):
+            some = range(begin, min(begin + at_once, COUNT))
+            llm.generate(
+                prompt_token_ids=[prompts[i] for i in some], params=[params_of(i) for i in some]
+            )
+    llm._engine.check()
+    return recorder.logits
+
+
+@pytest.fixture(scope="module")
+def alone(folder, prompts):
+    logits = {}
+    with load(folder) as llm:
+        for index in range(COUNT):
+            llm._engine._block_manager._hashes = [None] * llm.stats()["num_blocks"]
+            llm._engine._block_manager.rebuild([])  # nothing to be found
+            with Recorder(llm) as recorder:
+                llm.generate(prompt_token_ids=[prompts[index]], params=params_of(index))
+            logits |= recorder.logits
+        assert llm.stats()["prefix_hit_tokens"] == 0
+    assert len(logits) == sum(params_of(i).max_tokens for i in range(COUNT))
+    return logits
+
+
+@pytest.mark.parametrize("at_once", [2, 8, 32])
+def test_in_batches(folder, prompts, alone, at_once):
+    with load(folder) as llm:
+        assert logits_of(llm, prompts, at_once=at_once) == alone
+
+
+@pytest.mark.parametrize("tokens", [32, 37, 100])
+def test_in_chunks(folder, prompts, alone, tokens):
+    with load(folder) as llm:
+        llm._engine._scheduler._max_tokens_per_step = tokens
+        assert logits_of(llm, prompts, at_once=32) == alone
+
+
+def test_after_prefix_hits(folder, prompts, alone):
+    with load(folder) as llm:
+        logits_of(llm, prompts, at_once=8)
+        before = llm.stats()
+        assert logits_of(llm, prompts, at_once=8) == alone
+        found = llm.stats()["prefix_hit_tokens"] - before["prefix_hit_tokens"]
+        assert found >= sum((len(ids) - 1) // BLOCK * BLOCK for ids in prompts)
+
+
+def test_after_preemptions(folder, prompts, alone):
+    longest = max(len(ids) + params_of(i).max_tokens for i, ids in enumerate(prompts))
+    with ek.LLM.from_pretrained(folder, device="cpu", max_model_len=longest, max_num_seqs=1) as one:
+        size = one.stats()["kv_cache_bytes"] // one.stats()["num_blocks"]
+    with load(folder, kv_cache_memory=11 * size) as llm:
+        llm._engine._scheduler._watermark = 0  # let in more than is wise, so that some have to go
+        assert logits_of(llm, prompts, at_once=32) == alone
+        assert llm.stats()["preemptions"] > 5
+        assert llm.stats()["num_free_blocks"] == 11
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_with_threads(folder, prompts, alone, threads):
+    before = _core.num_threads()
+    try:
+        with load(folder, num_threads=threads) as llm:
+            assert _core.num_threads() == threads
+            assert logits_of(llm, prompts, at_once=8) == alone
+    finally:
+        _core.set_num_threads(before)
+
+
+def test_beside_whole_prompts(folder, prompts, alone):
+    """Streams that go on in the steps of ``forward``, whose rows are all wanted."""
+    with load(folder) as llm:
+        expected = llm.forward(prompts[:4])
+        with Recorder(llm) as recorder:
+            streams = [
+                llm.generate(prompt_token_ids=[prompts[i]], params=params_of(i), stream=True)
+                for i in range(8)
+            ]
+            for stream in streams:
+                next(stream)
+                for a, b in zip(llm.forward(prompts[:4]), expected, strict=True):
+                    assert a.tobytes() == b.tobytes()
+            for stream in streams:
+                list(stream)
+        assert recorder.logits == {key: row for key, row in alone.items() if key[0] < 8}
+
+
+def test_logits_of_forward_are_those_of_generation(folder, prompts, alone):
+    with load(folder) as llm:
+        for index in (7, 9):
+            (whole,) = llm.forward([prompts[index]])
+            assert whole[-1].tobytes() == alone[index, len(prompts[index])]

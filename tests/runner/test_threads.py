@@ -1,0 +1,305 @@
+"""Callers in several threads: generating, streaming, giving up, aborting, interrupted, all at once."""
+
+from __future__ import annotations
+
+import gc
+import random
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from fake_model import expected_tokens, fake_engine, fake_request
+
+import ernie_kernels as ek
+
+ROUNDS = 100
+
+
+@pytest.fixture(autouse=True)
+def _threads_take_turns_often():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(2e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+class Caller:
+    """What one thread does for a while; its errors are kept for the test."""
+
+    def __init__(self, engine, seed: int) -> None:
+        self.engine = engine
+        self.draw = random.Random(seed)
+        self.num_finished = 0
+        self.error: BaseException | None = None
+
+    def __call__(self) -> None:
+        try:
+            for _ in range(ROUNDS):
+                self.round()
+        except BaseException as error:  # noqa: BLE001
+            self.error = error
+
+    def round(self) -> None:
+        draw = self.draw
+        prompts = [
+            [draw.randrange(1, 5)] * draw.randrange(1, 12) for _ in range(draw.choice((1, 3)))
+        ]
+        requests = [
+            fake_request(ids, index=i, seed=draw.randrange(1 << 16), max_tokens=draw.randint(1, 9))
+            for i, ids in enumerate(prompts)
+        ]
+        ticket = self.engine.add_requests(requests)
+        aborted = draw.choice((None, None, None, 0))
+        gives_up_after = draw.choice((None, None, None, 2))
+        items = []
+        for step, taken in enumerate(self.engine.outputs(ticket)):
+            items += taken
+            if step == 1 and aborted is not None:
+                self.engine.abort(ticket.request_ids[aborted])
+            if step == gives_up_after:
+                return
+        for request in requests:
+            mine = [item for sequence, item in items if sequence.request_index == request.index]
+            tokens, end = expected_tokens(request.token_ids.tolist(), request.seed, request.params)
+            got = [item.token_id for item in mine if item.token_id is not None]
+            assert got == tokens[: len(got)]
+            assert mine[-1].finish_reason == end or request.index == aborted
+            assert got == tokens or mine[-1].finish_reason == "abort"
+            self.num_finished += 1
+
+
+def start(callers) -> list[threading.Thread]:
+    threads = [threading.Thread(target=caller) for caller in callers]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def join(threads, callers, engine) -> None:
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive()
+    for caller in callers:
+        assert caller.error is None, caller.error
+        assert caller.num_finished > ROUNDS / 2
+    gc.collect()
+    engine.check()
+    stats = engine.stats()
+    assert stats["num_free_blocks"] == 8
+    assert (stats["running"], stats["waiting"], len(engine._calls)) == (0, 0, 0)
+
+
+def test_four_threads():
+    engine = fake_engine(num_blocks=8, block_size=4, max_num_seqs=5)
+    callers = [Caller(engine, seed) for seed in range(4)]
+    join(start(callers), callers, engine)
+    assert engine.stats()["preemptions"] > 0
+
+
+def test_interrupts_of_one_do_not_reach_the_others():
+    """Real signals, at random moments of the main thread's calls."""
+    engine = fake_engine(num_blocks=8, block_size=4, max_num_seqs=5)
+    callers = [Caller(engine, seed) for seed in range(3)]
+    draw = random.Random(1)
+    interrupted = 0
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    threads = start(callers)
+    try:
+        mine = Caller(engine, 9)
+        while any(thread.is_alive() for thread in threads):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-4, 2e-2))
+                while True:
+                    mine.round()
+            except KeyboardInterrupt:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    join(threads, callers, engine)
+    assert interrupted > 5
+
+
+def test_a_caller_hears_of_its_end_while_another_goes_on():
+    """The thread that steps does not keep the lock from those who wait for it."""
+    engine = fake_engine(num_blocks=60, block_size=4)
+    ends = []
+
+    def long_call():
+        request = fake_request([1], max_tokens=200, seed=3)
+        while not ends:
+            for _ in engine.outputs(engine.add_request(request)):
+                pass
+
+    thread = threading.Thread(target=long_call)
+    thread.start()
+    try:
+        begin = time.monotonic()
+        for _ in range(20):
+            for _ in engine.outputs(engine.add_request(fake_request([2], max_tokens=5))):
+                pass
+        assert time.monotonic() - begin < 30
+    finally:
+        ends.append(True)
+        thread.join()
+
+
+# ----------------------------------------------------------------------------- giving up and errors
+
+
+def test_a_ticket_that_is_forgotten_takes_its_requests_along():
+    engine = fake_engine()
+    ticket = engine.add_requests([fake_request([1] * 9, max_tokens=30), fake_request([2], n=3)])
+    for _ in range(3):
+        engine.step()
+    assert engine.stats()["num_free_blocks"] < 16
+    thread_tickets = [ticket]
+    del ticket
+    collector = threading.Thread(target=thread_tickets.clear)
+    collector.start()
+    collector.join()
+    assert engine.stats()["num_free_blocks"] == 16
+    assert not engine.has_unfinished
+
+
+def test_a_stream_collected_while_the_lock_is_held_does_not_wait_for_it():
+    engine = fake_engine()
+    stream = engine.outputs(engine.add_request(fake_request([1] * 9, max_tokens=30)))
+    next(stream)
+    with engine._lock:
+        stream.close()
+        del stream
+        gc.collect()
+    assert engine.stats()["num_free_blocks"] == 16
+
+
+@pytest.mark.parametrize("when", ["waiting", "running", "finished"])
+def test_abort(when):
+    engine = fake_engine(max_num_seqs=1)
+    first = engine.add_request(fake_request([1, 2, 3], max_tokens=4, seed=2))
+    second = engine.add_request(fake_request([4, 5, 6], max_tokens=4, seed=2))
+    steps = {"waiting": 1, "running": 6, "finished": 20}[when]
+    for _ in range(steps):
+        engine.step()
+    engine.abort(second.request_ids[0])
+    engine.abort(10**6)  # nobody's
+    engine.step()
+    engine.check()
+    (sequence,) = second._call.sequences
+    taken = [item for _, item in second.take()]
+    expected, _ = expected_tokens([4, 5, 6], 2, sequence.params)
+    if when == "finished":
+        assert sequence.finish_reason == "length"
+        assert sequence.output_token_ids == expected
+    else:
+        assert second.is_done
+        assert taken[-1].finish_reason == "abort"
+        assert sequence.output_token_ids == expected[: len(taken) - 1]
+        assert (len(taken) == 1) == (when == "waiting")
+    while engine.has_unfinished:
+        engine.step()
+    assert first._call.sequences[0].finish_reason == "length"
+    assert engine.stats()["num_free_blocks"] == 16
+
+
+def test_abort_of_one_answer():
+    engine = fake_engine()
+    request = fake_request([1, 2, 3], n=3, max_tokens=6)
+    ticket = engine.add_request(request)
+    for _ in range(3):
+        engine.step()
+    engine.abort(ticket.request_ids[0], 1)
+    while not ticket.is_done:
+        engine.step()
+        ticket.take()
+    reasons = [sequence.finish_reason for sequence in ticket._call.sequences]
+    assert reasons == ["length", "abort", "length"]
+
+
+def test_an_abort_during_a_step_takes_effect_at_its_end():
+    engine = fake_engine()
+    ticket = engine.add_request(fake_request([1, 2, 3], max_tokens=20))
+    engine.step()
+    run = engine._runner.run
+
+    def run_and_abort(spans):
+        engine.abort(ticket.request_ids[0])
+        return run(spans)
+
+    engine._runner.run = run_and_abort
+    engine.step()
+    assert not engine.has_unfinished
+    assert engine._block_manager.num_free == 16
+
+
+def test_a_failing_step_ends_the_calls_that_it_ran_and_no_other():
+    engine = fake_engine(max_num_seqs=1)
+    first = engine.add_requests([fake_request([1, 2, 3], max_tokens=9), fake_request([7], index=1)])
+    second = engine.add_request(fake_request([4, 5, 6], max_tokens=5, seed=4))
+    engine.step()
+    run = engine._runner.run
+
+    def fail(spans):
+        engine._runner.run = run
+        raise ek.OutOfMemoryError("no room")
+
+    engine._runner.run = fail
+    engine.step()
+    with pytest.raises(ek.OutOfMemoryError, match="no room"):
+        first.take()
+    engine.check()
+    for _ in engine.outputs(second):
+        pass
+    (sequence,) = second._call.sequences
+    assert sequence.output_token_ids == expected_tokens([4, 5, 6], 4, sequence.params)[0]
+    assert engine.stats()["num_free_blocks"] == 16
+
+
+@pytest.mark.parametrize("place", ["schedule", "advance", "add"])
+def test_a_step_that_fails_before_or_after_the_model(place, monkeypatch):
+    """Nobody is known to be at fault: all calls end, and the engine goes on."""
+    engine = fake_engine()
+    ticket = engine.add_request(fake_request([1, 2, 3]))
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._scheduler, place, fail)
+        with pytest.raises(MemoryError):
+            for _ in engine.outputs(ticket):
+                pass
+    engine.check()
+    assert engine.stats()["num_free_blocks"] == 16
+    request = fake_request([1, 2, 3], seed=8)
+    ticket = engine.add_request(request)
+    for _ in engine.outputs(ticket):
+        pass
+    (sequence,) = ticket._call.sequences
+    assert sequence.output_token_ids == expected_tokens([1, 2, 3], 8, request.params)[0]
+
+
+def test_a_closed_engine_refuses():
+    engine = fake_engine()
+    ticket = engine.add_request(fake_request([1]))
+    engine.close()
+    for call in (
+        engine.step,
+        lambda: next(engine.outputs(ticket)),
+        lambda: engine.add_requests([]),
+    ):
+        with pytest.raises(ek.ArgumentError, match="closed"):
+            call()
+
+
+def test_steps_without_work_do_nothing():
+    engine = fake_engine()
+    engine.step()
+    assert engine._runner.num_spans == 0
+    assert list(engine.outputs(engine.add_requests([]))) == []
