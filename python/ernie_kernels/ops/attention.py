@@ -65,7 +65,7 @@ def attention(
         )
     if out is None:
         out = _core.empty_like(query, "attention", "query")
-    workspace = _core.attention_workspace(query, k_cache, seq_lens, max_seqlen_q, max_seq_len)
+    workspace = _core.attention_workspace(out, query, k_cache, seq_lens, max_seqlen_q, max_seq_len)
     _core.attention(
         out,
         query,
