@@ -256,6 +256,7 @@ class LLM:
             InputError, LimitError, TypeError: a sequence is empty, too long, or not of token ids.
             CapacityError: unfinished streams hold the cache.
             OutOfMemoryError: the logits do not fit in memory.
+            DeviceError: as in :meth:`generate`.
         """
         self._check_open()
         batch = checked_batch(prompt_token_ids, "prompt_token_ids")
@@ -322,6 +323,8 @@ class LLM:
             NumericError: logits of a request are not finite. The others have run to their ends:
                 see its ``outputs``.
             CapacityError: unfinished streams hold the cache.
+            DeviceError, OutOfMemoryError: a call of the CUDA runtime failed. The model stays
+                usable, unless the message says that the GPU's context is lost.
         """
         self._check_open()
         check_one_of_type("stream", stream, bool)
@@ -380,7 +383,7 @@ class LLM:
         Raises:
             InputError, LimitError, TypeError: a message or parameter is wrong; nothing has run.
             ConfigError: no tokenizer, or the template cannot be used.
-            NumericError, CapacityError: as in :meth:`generate`.
+            NumericError, CapacityError, DeviceError, OutOfMemoryError: as in :meth:`generate`.
         """
         self._check_open()
         if self.tokenizer is None or self._chat_template is None:

@@ -79,7 +79,7 @@ def sample(
     A row's token depends on its own logits and parameters alone. The random number is
     Philox4x32-10 with the seed as key and the position as counter, so that a sequence's tokens can
     be drawn again in any batch. Every parameter is a tensor with one value per row, contiguous, or
-    one Python number for all rows.
+    one Python number for all rows, which on CUDA is copied there and waited for.
 
     Args:
         logits: ``[num_seqs, vocab_size]``, float32, last stride 1.
