@@ -43,7 +43,7 @@ def attention_arguments() -> dict[str, Any]:
 
 
 def attention_workspace_arguments() -> dict[str, Any]:
-    names = ("query", "k_cache", "seq_lens", "max_seqlen_q", "max_seq_len")
+    names = ("out", "query", "k_cache", "seq_lens", "max_seqlen_q", "max_seq_len")
     return {name: attention_arguments()[name] for name in names}
 
 

@@ -46,8 +46,8 @@ void bind_attention(py::module_& m) {
   // stream's pool.
   m.def(
       "attention_workspace",
-      [](TensorView query, TensorView k_cache, TensorView seq_lens, Scalar<int64_t> max_seqlen_q,
-         Scalar<int64_t> max_seq_len) {
+      [](TensorView out, TensorView query, TensorView k_cache, TensorView seq_lens,
+         Scalar<int64_t> max_seqlen_q, Scalar<int64_t> max_seq_len) {
         const int64_t rows = max_seqlen_q.get("attention", "max_seqlen_q");
         const int64_t keys = max_seq_len.get("attention", "max_seq_len");
         const bool is_a_shape = query.rank == 3 && k_cache.rank == 4 && k_cache.size(1) > 0 &&
@@ -56,10 +56,10 @@ void bind_attention(py::module_& m) {
             is_a_shape ? attention_workspace_size(
                              query.device, attention_shape(query, k_cache, seq_lens, rows, keys))
                        : 0;  // the op itself says what is wrong
-        return empty({size}, DType::kU8, stream_of({&query, &k_cache}));
+        return empty({size}, DType::kU8, stream_of({&out, &query, &k_cache}));
       },
-      py::arg("query"), py::arg("k_cache"), py::arg("seq_lens"), py::arg("max_seqlen_q"),
-      py::arg("max_seq_len"));
+      py::arg("out"), py::arg("query"), py::arg("k_cache"), py::arg("seq_lens"),
+      py::arg("max_seqlen_q"), py::arg("max_seq_len"));
 }
 
 }  // namespace ernie::bindings

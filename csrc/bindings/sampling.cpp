@@ -22,7 +22,7 @@ void bind_sample(py::module_& m) {
          TensorView top_p, TensorView min_p, TensorView seed, TensorView position,
          std::optional<Scalar<int64_t>> vocab_limit) {
         Check("sample").rank("logits", logits, 2);
-        const Stream stream = stream_of({&logits});
+        const Stream stream = stream_of({&out, &logits});
         const int64_t bytes = sample_workspace_size(stream.device, logits.size(0), logits.size(1));
         const Tensor workspace = empty({bytes}, DType::kU8, stream);
         run(sample,
@@ -37,7 +37,7 @@ void bind_sample(py::module_& m) {
              .vocab_limit =
                  vocab_limit ? vocab_limit->get("sample", "vocab_limit") : logits.size(1),
              .workspace = workspace.view},
-            {&logits, &out, &temperature, &top_k, &top_p, &min_p, &seed, &position});
+            {&out, &logits, &temperature, &top_k, &top_p, &min_p, &seed, &position});
       },
       py::arg("out"), py::arg("logits"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"),
       py::arg("min_p"), py::arg("seed"), py::arg("position"), py::arg("vocab_limit"));
@@ -73,6 +73,13 @@ void bind_sampling(py::module_& m) {
       [](TensorView logits, const char* op) {
         Check(op).rank("logits", logits, 2);
         return empty({logits.size(0)}, DType::kI64, stream_of({&logits}));
+      },
+      py::arg("logits"), py::arg("op"));
+  m.def(
+      "sample_rows",
+      [](TensorView logits, const char* op) {
+        Check(op).rank("logits", logits, 2);
+        return py::make_tuple(logits.size(0), to_string(logits.device));
       },
       py::arg("logits"), py::arg("op"));
   m.def(

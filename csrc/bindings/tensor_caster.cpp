@@ -2,6 +2,7 @@
 
 #include <pybind11/numpy.h>
 
+#include <algorithm>
 #include <unordered_map>
 
 #include "bindings/dlpack_abi.h"
@@ -206,19 +207,30 @@ TensorView view_of(py::handle src, py::object* keep_alive) {
 }
 
 Stream stream_of(std::initializer_list<const TensorView*> arguments) {
-  Stream stream;
+  // What is no tensor, or cannot be read as one, is on no device.
+  for (const TensorView* t : arguments)
+    if (t != nullptr && t->device.type == DeviceType::kCuda) return {t->device, t->stream};
+  return {};
+}
+
+StreamOrder::StreamOrder(const Stream& stream, std::initializer_list<const TensorView*> arguments)
+    : stream_(stream) {
+  if (stream.device.type != DeviceType::kCuda) return;
   for (const TensorView* t : arguments) {
-    // What is no tensor, or cannot be read as one, is on no device.
-    if (t == nullptr || t->device.type != DeviceType::kCuda) continue;
-    if (stream.device.type == DeviceType::kCpu) {
-      stream = {t->device, t->stream};
-#if ERNIE_WITH_CUDA
-    } else if (t->device == stream.device && t->stream != stream.handle) {
-      cuda::wait_for(stream, t->stream);
-#endif
-    }
+    if (t == nullptr || t->device != stream.device || t->stream == stream.handle) continue;
+    if (std::find(others_.begin(), others_.end(), t->stream) == others_.end())
+      others_.push_back(t->stream);
   }
-  return stream;
+#if ERNIE_WITH_CUDA
+  if (!others_.empty() && cuda::is_capturing(stream)) others_.clear();
+  for (void* other : others_) cuda::wait_for(stream, other);
+#endif
+}
+
+void StreamOrder::let_others_wait() const {
+#if ERNIE_WITH_CUDA
+  for (void* other : others_) cuda::wait_for({stream_.device, other}, stream_.handle);
+#endif
 }
 
 }  // namespace ernie::bindings

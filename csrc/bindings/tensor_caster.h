@@ -10,7 +10,9 @@
 #include <initializer_list>
 #include <optional>
 #include <type_traits>
+#include <vector>
 
+#include "core/error.h"
 #include "core/tensor.h"
 
 namespace ernie::bindings {
@@ -18,17 +20,42 @@ namespace ernie::bindings {
 // `keep_alive` receives whatever must outlive the view.
 TensorView view_of(pybind11::handle src, pybind11::object* keep_alive);
 
-// The stream a call runs on: that of its first CUDA argument. Arguments that another library made
-// ready on another stream are waited for by an event.
+// The stream a call runs on: that of its first CUDA argument.
 Stream stream_of(std::initializer_list<const TensorView*> arguments);
+
+// Where arguments of two libraries meet, a call and the other streams of its device wait for each
+// other: it for what it reads, they before they read what it writes or give away what it reads. A
+// stream that is being captured waits for nothing outside of its graph, nor can it be waited for:
+// there all arguments must be ready.
+class StreamOrder {
+ public:
+  // The call waits for the others. Throws CudaError.
+  StreamOrder(const Stream& stream, std::initializer_list<const TensorView*> arguments);
+  // The others wait for the call. Throws CudaError.
+  void let_others_wait() const;
+
+ private:
+  Stream stream_;
+  std::vector<void*> others_;
+};
 
 // Calls an op without the GIL, on the stream of its arguments.
 template <class Args>
 void run(void (*op)(const Args&, const Stream&), const std::type_identity_t<Args>& args,
          std::initializer_list<const TensorView*> arguments) {
   const Stream stream = stream_of(arguments);
+  const StreamOrder order(stream, arguments);
   pybind11::gil_scoped_release release;
-  op(args, stream);
+  try {
+    op(args, stream);
+  } catch (...) {  // of an op of two launches the first may run
+    try {
+      order.let_others_wait();
+    } catch (const Error&) {  // the first error is the one to tell
+    }
+    throw;
+  }
+  order.let_others_wait();
 }
 
 inline const TensorView* pointer_to(const std::optional<TensorView>& t) {

@@ -36,6 +36,8 @@ std::shared_ptr<void> allocate(int64_t nbytes, const Stream& stream);
 void copy_bytes(void* to, const void* from, int64_t nbytes, Device device, void* stream);
 // Work queued on `stream` after this call starts only when what is now on `other` is done.
 void wait_for(const Stream& stream, void* other);
+// Whether what is queued on `stream` becomes part of a graph instead of running.
+bool is_capturing(const Stream& stream);
 void synchronize(const Stream& stream);
 int device_count();  // 0 without a driver or a GPU
 }  // namespace cuda

@@ -82,9 +82,19 @@ Tensor copy_to(const Tensor& from, const Stream& stream) {
       gather(from.view, compact.view.ptr<char>(), 0, 0, size_of(from.view.dtype));
     return stream.device.type == DeviceType::kCpu ? compact : copy_to(compact, stream);
   }
+  const Stream source{from.view.device, from.view.stream};
+  const bool from_cuda = source.device.type == DeviceType::kCuda;
+  const bool to_cuda = stream.device.type == DeviceType::kCuda;
+  // Neither GPU may read the other's memory without being granted it, nor do their streams wait
+  // for each other.
+  if (from_cuda && to_cuda && source.device != stream.device)
+    return copy_to(copy_to(from, {}), stream);
   Tensor to = empty(shape, from.view.dtype, stream);
+#if ERNIE_WITH_CUDA
+  if (from_cuda && to_cuda && source.handle != stream.handle) cuda::wait_for(stream, source.handle);
+#endif
   copy_bytes(to.view.data, to.view.device, from.view.data, from.view.device, from.nbytes(),
-             from.view.device.type == DeviceType::kCuda ? from.view.stream : stream.handle);
+             to_cuda ? stream.handle : source.handle);
   return to;
 }
 

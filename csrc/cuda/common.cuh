@@ -34,9 +34,9 @@ namespace ernie::cuda {
 
 constexpr int kWarpSize = 32;
 
-// Throws CudaError "<call> failed: <name> (<text>)" and what to do about it, or DeviceError
-// where the build has no code for the GPU. Clears the runtime's last error, so that the next launch
-// is not blamed for this call (memory.cu).
+// Throws CudaError "<call> failed: <name> (<text>)" and what to do about it; OutOfMemoryError where
+// that is the reason, and DeviceError where the build has no code for the GPU. Clears the runtime's
+// last error, so that the next launch is not blamed for this call (memory.cu).
 [[noreturn]] void raise_error(const char* call, cudaError_t error);
 
 // For calls in destructors, which cannot report: forgets the error, if any.
@@ -76,7 +76,8 @@ void launch(void (*kernel)(Params...), const LaunchConfig& config, Args&&... arg
   kernel<<<config.grid, config.block, config.smem, config.stream>>>(static_cast<Params>(args)...);
   // clang-format on
 #endif
-  ERNIE_CUDA_CHECK(cudaGetLastError());
+  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess)
+    raise_error("kernel launch", error);
 }
 
 inline cudaStream_t stream_of(const Stream& s) { return static_cast<cudaStream_t>(s.handle); }
@@ -86,14 +87,19 @@ class DeviceGuard {
  public:
   explicit DeviceGuard(Device device) {
     ERNIE_CUDA_CHECK(cudaGetDevice(&previous_));
-    if (device.index != previous_) ERNIE_CUDA_CHECK(cudaSetDevice(device.index));
+    if (device.index == previous_) return;
+    ERNIE_CUDA_CHECK(cudaSetDevice(device.index));
+    is_changed_ = true;
   }
-  ~DeviceGuard() { ignore_error(cudaSetDevice(previous_)); }
+  ~DeviceGuard() {
+    if (is_changed_) ignore_error(cudaSetDevice(previous_));
+  }
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
  private:
   int previous_ = 0;
+  bool is_changed_ = false;
 };
 
 __device__ __forceinline__ float warp_sum(float v) {

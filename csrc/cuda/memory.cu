@@ -57,12 +57,11 @@ void keep_pool_memory(int device) {
 }
 
 // What other streams have freed becomes available once they have come so far.
-cudaError_t allocate_after_release(void** p, size_t size, int device, cudaStream_t stream) {
+void reclaim_memory(int device) {
   cudaMemPool_t pool;
-  cudaError_t error = cudaDeviceSynchronize();
-  if (error == cudaSuccess) error = cudaDeviceGetDefaultMemPool(&pool, device);
-  if (error == cudaSuccess) error = cudaMemPoolTrimTo(pool, 0);
-  return error == cudaSuccess ? cudaMallocAsync(p, size, stream) : error;
+  ERNIE_CUDA_CHECK(cudaDeviceSynchronize());
+  ERNIE_CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool, device));
+  ERNIE_CUDA_CHECK(cudaMemPoolTrimTo(pool, 0));
 }
 
 [[noreturn]] void raise_out_of_memory(int64_t nbytes, Device device) {
@@ -75,7 +74,13 @@ cudaError_t allocate_after_release(void** p, size_t size, int device, cudaStream
 }
 
 void check_device(Device device) {
-  const int count = device_count();
+  int count = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
+    if (error != cudaErrorNoDevice && error != cudaErrorInsufficientDriver)
+      raise_error("cudaGetDeviceCount", error);
+    cudaGetLastError();
+    count = 0;
+  }
   if (device.index >= 0 && device.index < count) return;
   if (count == 0)
     throw DeviceError("device " + to_string(device) +
@@ -85,12 +90,20 @@ void check_device(Device device) {
 }
 
 // cudaFreeAsync on the stream that the memory was made for, so that work queued there may still
-// use it. A destructor cannot report: an error here is one that an earlier call will have told.
+// use it. A stream that its owner has destroyed since takes no more work: then all of the device's
+// is waited for. A destructor cannot report: an error that stays is one that an earlier call will
+// have told.
 void release(void* p, const Stream& stream) {
   int previous = stream.device.index;
   ignore_error(cudaGetDevice(&previous));
   ignore_error(cudaSetDevice(stream.device.index));
-  ignore_error(cudaFreeAsync(p, stream_of(stream)));
+  if (cudaFreeAsync(p, stream_of(stream)) != cudaSuccess) {
+    cudaGetLastError();
+    if (!is_capturing(stream)) {  // which waiting would end
+      ignore_error(cudaDeviceSynchronize());
+      ignore_error(cudaFree(p));
+    }
+  }
   ignore_error(cudaSetDevice(previous));
 }
 
@@ -120,8 +133,11 @@ void raise_error(const char* call, cudaError_t error) {
                       ": this build has no kernels for it (" + cudaGetErrorName(error) +
                       "); expected 8.0 or newer, and a driver not older than the build");
   }
-  throw CudaError(std::string(call).substr(0, 128) + " failed: " + cudaGetErrorName(error) + " (" +
-                  cudaGetErrorString(error) + ")" + advice_for(error));
+  const std::string message = std::string(call).substr(0, 128) +
+                              " failed: " + cudaGetErrorName(error) + " (" +
+                              cudaGetErrorString(error) + ")" + advice_for(error);
+  if (error == cudaErrorMemoryAllocation) throw OutOfMemoryError(message);
+  throw CudaError(message);
 }
 
 std::shared_ptr<void> allocate(int64_t nbytes, const Stream& stream) {
@@ -137,7 +153,8 @@ std::shared_ptr<void> allocate(int64_t nbytes, const Stream& stream) {
   cudaError_t error = cudaMallocAsync(&p, size, stream_of(stream));
   if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();
-    error = allocate_after_release(&p, size, stream.device.index, stream_of(stream));
+    reclaim_memory(stream.device.index);
+    error = cudaMallocAsync(&p, size, stream_of(stream));
   }
   if (error == cudaErrorMemoryAllocation) raise_out_of_memory(nbytes, stream.device);
   if (error != cudaSuccess) raise_error("cudaMallocAsync", error);
@@ -157,6 +174,12 @@ void wait_for(const Stream& stream, void* other) {
   const Event event;
   ERNIE_CUDA_CHECK(cudaEventRecord(event.get(), static_cast<cudaStream_t>(other)));
   ERNIE_CUDA_CHECK(cudaStreamWaitEvent(stream_of(stream), event.get(), 0));
+}
+
+bool is_capturing(const Stream& stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  ignore_error(cudaStreamIsCapturing(stream_of(stream), &status));
+  return status != cudaStreamCaptureStatusNone;
 }
 
 void synchronize(const Stream& stream) {

@@ -254,6 +254,7 @@ class LLM:
         Raises:
             InputError, LimitError, TypeError: a sequence is empty, too long, or not of token ids.
             OutOfMemoryError: the logits do not fit in memory.
+            DeviceError: as in :meth:`generate`.
         """
         self._check_open()
         batch = checked_batch(prompt_token_ids, "prompt_token_ids")
@@ -319,7 +320,9 @@ class LLM:
             ConfigError: text or stop strings, but the checkpoint has no tokenizer.
             NumericError: logits of a request are not finite. The others have run to their ends:
                 see its ``outputs``.
-            OutOfMemoryError: a step needs more memory than there is.
+            DeviceError, OutOfMemoryError: a step needs more memory than there is, or a call of the
+                CUDA runtime failed. The model stays usable, unless the message says that the GPU's
+                context is lost.
         """
         self._check_open()
         check_one_of_type("stream", stream, bool)
@@ -378,7 +381,7 @@ class LLM:
         Raises:
             InputError, LimitError, TypeError: a message or parameter is wrong; nothing has run.
             ConfigError: no tokenizer, or the template cannot be used.
-            NumericError, OutOfMemoryError: as in :meth:`generate`.
+            NumericError, DeviceError, OutOfMemoryError: as in :meth:`generate`.
         """
         self._check_open()
         if self.tokenizer is None or self._chat_template is None:

@@ -38,7 +38,9 @@ def check_device(device: Any) -> str:
     if name != "cuda" or bool(colon) != is_number:
         raise ArgumentError(f"device: expected auto, cpu, cuda or cuda:N, got {quoted(device)}")
     index = int(number or 0)
-    if index >= count:
+    if count == 0 and _core.has_cuda():
+        _core.empty([0], "uint8", f"cuda:{index}")  # tells what is wrong with driver or GPU
+    elif index >= count:
         build = "" if _core.has_cuda() else " and this build has no CUDA backend"
         raise DeviceError(f"device: {device} needed, {count} GPUs found{build}; pass device='cpu'")
     return f"cuda:{index}"

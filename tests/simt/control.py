@@ -16,7 +16,7 @@ MODULE = "ernie_kernels._core"
 DEFAULT_FOLDER = ROOT / "build/simt/simt"
 
 # cudaError_t, of those that tests inject.
-INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, NO_KERNEL_IMAGE = 1, 2, 100, 209
+INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, INVALID_DEVICE, NO_KERNEL_IMAGE = 1, 2, 100, 101, 209
 LAUNCH_FAILURE = 719
 
 
@@ -110,6 +110,27 @@ def failing(name: str = "", *, nth: int = 1, error: int = LAUNCH_FAILURE, from_t
         library.ernie_simt_fail_no_call()
 
 
+@contextmanager
+def devices(count: int):
+    """The machine says that it has so many GPUs. They share one memory."""
+    library = _library()
+    library.ernie_simt_set_device_count(count)
+    try:
+        yield
+    finally:
+        set_current_device(0)
+        library.ernie_simt_set_device_count(1)
+
+
+def current_device() -> int:
+    """Of the calling thread."""
+    return _library().ernie_simt_current_device()
+
+
+def set_current_device(index: int) -> None:
+    assert _library().ernie_simt_set_current_device(index) == 0
+
+
 class Stream:
     """A stream of the machine; ``captured`` keeps what is queued on it, as a graph."""
 
@@ -131,11 +152,14 @@ class Stream:
         graph, stream = ctypes.c_void_p(self.graph), ctypes.c_void_p(self.handle)
         return _library().ernie_simt_graph_launch(graph, stream)
 
-    def close(self) -> None:
-        library = _library()
+    def forget_graph(self) -> None:
         if self.graph is not None:
-            library.ernie_simt_graph_destroy(ctypes.c_void_p(self.graph))
-        library.ernie_simt_stream_destroy(ctypes.c_void_p(self.handle))
+            _library().ernie_simt_graph_destroy(ctypes.c_void_p(self.graph))
+            self.graph = None
+
+    def close(self) -> None:
+        self.forget_graph()
+        _library().ernie_simt_stream_destroy(ctypes.c_void_p(self.handle))
 
 
 def run_probe(name: str) -> tuple[int, str]:

@@ -11,7 +11,7 @@ namespace ernie::cuda {
 
 inline void check_cutlass(cutlass::Status status) {
   if (status == cutlass::Status::kSuccess) return;
-  throw CudaError(std::string("linear: the matrix product could not be launched: ") +
+  throw CudaError(std::string("the matrix product could not be launched: ") +
                   cutlass::cutlassGetStatusString(status));
 }
 

@@ -47,7 +47,8 @@ def attention(
         scale: of the scores; ``head_dim ** -0.5`` when omitted.
         causal: a query sees the keys up to its own position; else all of its sequence.
         k_scale, v_scale: scales of a quantised cache; no such cache is supported yet.
-        out: where to write, shape and dtype of ``query``. Allocated when omitted.
+        out: where to write, shape and dtype of ``query``. Allocated when omitted. Beside it CUDA
+            takes a workspace from the stream's pool where few long sequences are split.
 
     Returns:
         ``out``.
@@ -65,7 +66,7 @@ def attention(
         )
     if out is None:
         out = _core.empty_like(query, "attention", "query")
-    workspace = _core.attention_workspace(query, k_cache, seq_lens, max_seqlen_q, max_seq_len)
+    workspace = _core.attention_workspace(out, query, k_cache, seq_lens, max_seqlen_q, max_seq_len)
     _core.attention(
         out,
         query,

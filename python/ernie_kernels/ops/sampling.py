@@ -49,15 +49,15 @@ def apply_penalties(
     the others.
     """
     op = "apply_penalties"
-    like = _core.sample_out(logits, op)
+    rows = _core.sample_rows(logits, op)
     _core.apply_penalties(
         logits,
         token_ids,
         cu_tokens,
         prompt_lens,
-        _per_row(op, "repetition_penalty", repetition_penalty, "float32", like),
-        _per_row(op, "presence_penalty", presence_penalty, "float32", like),
-        _per_row(op, "frequency_penalty", frequency_penalty, "float32", like),
+        _per_row(op, "repetition_penalty", repetition_penalty, "float32", rows),
+        _per_row(op, "presence_penalty", presence_penalty, "float32", rows),
+        _per_row(op, "frequency_penalty", frequency_penalty, "float32", rows),
     )
     return logits
 
@@ -79,7 +79,7 @@ def sample(
     A row's token depends on its own logits and parameters alone. The random number is
     Philox4x32-10 with the seed as key and the position as counter, so that a sequence's tokens can
     be drawn again in any batch. Every parameter is a tensor with one value per row, contiguous, or
-    one Python number for all rows.
+    one Python number for all rows, which on CUDA is copied there and waited for.
 
     Args:
         logits: ``[num_seqs, vocab_size]``, float32, last stride 1.
@@ -107,25 +107,25 @@ def sample(
     (min_p); Salmon et al. 2011, doi:10.1145/2063384.2063405 (Philox).
     """
     op = "sample"
-    like = _core.sample_out(logits, op)
+    rows = _core.sample_rows(logits, op)
     if out is None:
-        out = like
+        out = _core.sample_out(logits, op)
     _core.sample(
         out,
         logits,
-        _per_row(op, "temperature", temperature, "float32", like),
-        _per_row(op, "top_k", top_k, "int32", like),
-        _per_row(op, "top_p", top_p, "float32", like),
-        _per_row(op, "min_p", min_p, "float32", like),
-        _per_row(op, "seed", seed, "int64", like),
-        _per_row(op, "position", position, "int64", like),
+        _per_row(op, "temperature", temperature, "float32", rows),
+        _per_row(op, "top_k", top_k, "int32", rows),
+        _per_row(op, "top_p", top_p, "float32", rows),
+        _per_row(op, "min_p", min_p, "float32", rows),
+        _per_row(op, "seed", seed, "int64", rows),
+        _per_row(op, "position", position, "int64", rows),
         vocab_limit,
     )
     return out
 
 
-def _per_row(op: str, name: str, value: Real | Tensor, dtype: str, like: Tensor) -> Tensor:
-    """A number once per row of ``like`` and on its device; anything else as it is."""
+def _per_row(op: str, name: str, value: Real | Tensor, dtype: str, rows: tuple[int, str]) -> Tensor:
+    """A number once for each of ``rows``, their count and device; anything else as it is."""
     import numpy as np  # not at the top: it would be most of what importing the package takes
 
     if not isinstance(value, Real):
@@ -138,8 +138,9 @@ def _per_row(op: str, name: str, value: Real | Tensor, dtype: str, like: Tensor)
         if not info.min <= int(value) <= info.max:
             raise ArgumentError(f"{op}: {name}: expected {dtype}, got an integer beyond it")
     try:
+        count, device = rows
         with np.errstate(over="ignore"):  # the op refuses an infinity
-            rows = np.full(like.shape, value, dtype)
+            values = np.full(count, value, dtype)
     except OverflowError:  # an integer beyond float64
         raise ArgumentError(f"{op}: {name}: expected float32, got a number beyond it") from None
-    return rows if like.device == "cpu" else _core.from_numpy(rows, like.device)
+    return values if device == "cpu" else _core.from_numpy(values, device)

@@ -31,6 +31,10 @@ EXPORT void ernie_simt_fail_call(const char* name, int64_t nth, int error, int f
 EXPORT void ernie_simt_fail_no_call() { simt::fail_no_call(); }
 EXPORT int ernie_simt_call_has_failed() { return simt::call_has_failed(); }
 
+EXPORT void ernie_simt_set_device_count(int count) { simt::set_device_count(count); }
+EXPORT int ernie_simt_current_device() { return simt::current_device(); }
+EXPORT int ernie_simt_set_current_device(int device) { return cudaSetDevice(device); }
+
 EXPORT uint64_t ernie_simt_allocations() { return simt::global_memory().allocations(); }
 EXPORT uint64_t ernie_simt_bytes_allocated() { return simt::global_memory().bytes_allocated(); }
 

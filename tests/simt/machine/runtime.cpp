@@ -6,6 +6,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <set>
@@ -17,15 +18,25 @@
 #include "machine/report.h"
 #include "machine/runtime_calls.h"
 
-// What a stream has captured; a graph is the same.
+// What a stream has captured; a graph is the same. The memory lives as long as one that uses it.
 struct CUgraph_st {
+  struct Memory {
+    std::set<void*> owned;
+    ~Memory() {
+      for (void* p : owned) simt::global_memory().release(p);
+    }
+  };
   std::vector<std::function<cudaError_t()>> work;
+  std::shared_ptr<Memory> memory = std::make_shared<Memory>();
 };
-struct CUgraphExec_st {
-  std::vector<std::function<cudaError_t()>> work;
+struct CUgraphExec_st : CUgraph_st {};
+struct CUstream_st {
+  int device = 0;
 };
-struct CUstream_st {};
-struct CUevent_st {};
+struct CUevent_st {
+  int device = 0;
+  cudaGraph_t captured_in = nullptr;
+};
 struct CUmemPoolHandle_st {};
 
 namespace {
@@ -37,6 +48,7 @@ std::recursive_mutex g_machine;
 std::set<cudaStream_t> g_streams;
 std::set<cudaEvent_t> g_events;
 std::map<cudaStream_t, cudaGraph_t> g_capturing;
+int g_devices = 1;
 std::map<const void*, int> g_dynamic_limits;  // of kernels that have asked for more than 48 KiB
 CUmemPoolHandle_st g_pool;
 
@@ -57,6 +69,16 @@ std::string field(const char* name, uint64_t value) {
 }
 
 bool known(cudaStream_t stream) { return stream == nullptr || g_streams.contains(stream); }
+
+// A launch or an event on a stream of a device that is not current is refused.
+bool known_here(cudaStream_t stream) {
+  return known(stream) && (stream == nullptr || stream->device == simt::current_device());
+}
+
+cudaGraph_t captured_in(cudaStream_t stream) {
+  const auto capture = g_capturing.find(stream);
+  return capture == g_capturing.end() ? nullptr : capture->second;
+}
 
 // Does the work, or keeps it where the stream is being captured.
 cudaError_t queue(cudaStream_t stream, std::function<cudaError_t()> work) {
@@ -184,22 +206,24 @@ cudaError_t cudaPeekAtLastError() { return simt::peek_last_error(); }
 
 cudaError_t cudaGetDeviceCount(int* count) {
   ENTER("cudaGetDeviceCount", nullptr);
-  *count = 1;
+  *count = g_devices;
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
   ENTER("cudaGetDevice", nullptr);
-  *device = 0;
+  *device = simt::current_device();
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) {
   ENTER("cudaSetDevice", nullptr, field("device", static_cast<uint64_t>(device)));
-  return note(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+  if (device < 0 || device >= g_devices) return note(cudaErrorInvalidDevice);
+  simt::current_device() = device;
+  return cudaSuccess;
 }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   ENTER("cudaDeviceGetAttribute", nullptr, field("attribute", attribute));
-  if (device != 0) return note(cudaErrorInvalidDevice);
+  if (device < 0 || device >= g_devices) return note(cudaErrorInvalidDevice);
   switch (attribute) {
     case cudaDevAttrMaxThreadsPerBlock:
       *value = 1024;
@@ -249,11 +273,15 @@ cudaError_t cudaFree(void* p) {
 cudaError_t cudaMallocAsync(void** p, size_t size, cudaStream_t stream) {
   ENTER("cudaMallocAsync", stream, field("bytes", size));
   if (!known(stream)) return note(cudaErrorInvalidResourceHandle);
-  if (g_capturing.contains(stream)) return note(cudaErrorStreamCaptureUnsupported);
-  return note(allocate(p, size));
+  const cudaError_t error = allocate(p, size);
+  const cudaGraph_t graph = captured_in(stream);
+  if (error == cudaSuccess && graph != nullptr) graph->memory->owned.insert(*p);
+  return note(error);
 }
 cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
   ENTER("cudaFreeAsync", stream);
+  if (const cudaGraph_t graph = captured_in(stream); graph != nullptr)
+    return note(graph->memory->owned.contains(p) ? cudaSuccess : cudaErrorInvalidValue);
   return note(queue(stream, [p] { return release(p); }));
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind kind) {
@@ -283,7 +311,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 }
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
   ENTER("cudaDeviceGetDefaultMemPool", nullptr);
-  if (device != 0) return note(cudaErrorInvalidDevice);
+  if (device < 0 || device >= g_devices) return note(cudaErrorInvalidDevice);
   *pool = &g_pool;
   return cudaSuccess;
 }
@@ -300,7 +328,7 @@ cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t) {
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   ENTER("cudaStreamCreateWithFlags", nullptr);
-  *stream = new CUstream_st;
+  *stream = new CUstream_st{simt::current_device()};
   g_streams.insert(*stream);
   return cudaSuccess;
 }
@@ -318,19 +346,23 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   ENTER("cudaStreamWaitEvent", stream);
-  return note(known(stream) && g_events.contains(event) ? cudaSuccess
-                                                        : cudaErrorInvalidResourceHandle);
+  if (!known(stream) || !g_events.contains(event)) return note(cudaErrorInvalidResourceHandle);
+  // A graph waits for nothing outside of it; nor does any stream join one, as CUDA would let it.
+  if (captured_in(stream) == event->captured_in) return cudaSuccess;
+  return note(stream == nullptr ? cudaErrorStreamCaptureImplicit : cudaErrorStreamCaptureIsolation);
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   ENTER("cudaEventCreateWithFlags", nullptr);
-  *event = new CUevent_st;
+  *event = new CUevent_st{simt::current_device()};
   g_events.insert(*event);
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   ENTER("cudaEventRecord", stream);
-  return note(known(stream) && g_events.contains(event) ? cudaSuccess
-                                                        : cudaErrorInvalidResourceHandle);
+  if (!known_here(stream) || !g_events.contains(event) || event->device != simt::current_device())
+    return note(cudaErrorInvalidResourceHandle);
+  event->captured_in = captured_in(stream);
+  return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   ENTER("cudaEventSynchronize", nullptr);
@@ -345,6 +377,13 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 // --------------------------------------------------------------------------------------- graphs
 
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  ENTER("cudaStreamIsCapturing", stream);
+  if (!known(stream)) return note(cudaErrorInvalidResourceHandle);
+  *status =
+      captured_in(stream) != nullptr ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   ENTER("cudaStreamBeginCapture", stream);
   if (stream == nullptr) return note(cudaErrorStreamCaptureUnsupported);  // as CUDA has it
@@ -363,7 +402,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
   ENTER("cudaGraphInstantiate", nullptr);
-  *exec = new CUgraphExec_st{graph->work};
+  *exec = new CUgraphExec_st{*graph};
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
@@ -408,6 +447,7 @@ void launch_kernel(const void* kernel, void (*run)(void*), const void* arguments
           std::to_string(grid.y) + ", " + std::to_string(grid.z) + "], \"block\": [" +
           std::to_string(block.x) + ", " + std::to_string(block.y) + ", " +
           std::to_string(block.z) + "], " + field("shared", dynamic_shared));
+  if (error == cudaSuccess && !known_here(stream)) error = cudaErrorInvalidResourceHandle;
   if (error == cudaSuccess) error = check_configuration(kernel, grid, block, dynamic_shared);
   if (error != cudaSuccess) return set_last_error(error);
   // 16 bytes are as much as any parameter asks for.
@@ -427,6 +467,8 @@ void launch_kernel(const void* kernel, void (*run)(void*), const void* arguments
   });
   if (error != cudaSuccess && peek_last_error() == cudaSuccess) set_last_error(error);
 }
+
+void set_device_count(int count) { g_devices = count; }
 
 }  // namespace simt
 

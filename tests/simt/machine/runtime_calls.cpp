@@ -34,13 +34,18 @@ cudaError_t injected(const char* name) {
 
 }  // namespace
 
+int& current_device() {
+  thread_local int device = 0;
+  return device;
+}
+
 cudaError_t enter_call(const char* name, const void* stream, const std::string& arguments) {
   const std::lock_guard<std::mutex> lock(g_mutex);
   const cudaError_t error = injected(name);
   g_calls.push_back(std::string("{\"name\": \"") + name +
                     "\", \"stream\": " + std::to_string(reinterpret_cast<uintptr_t>(stream)) +
-                    ", \"error\": " + std::to_string(error) +
-                    (arguments.empty() ? "" : ", " + arguments) + "}");
+                    ", \"device\": " + std::to_string(current_device()) + ", \"error\": " +
+                    std::to_string(error) + (arguments.empty() ? "" : ", " + arguments) + "}");
   // Long sessions look at few of their calls.
   constexpr size_t kMostCalls = 100'000;
   if (g_calls.size() > kMostCalls) g_calls.erase(g_calls.begin(), g_calls.begin() + kMostCalls / 2);

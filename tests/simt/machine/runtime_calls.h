@@ -8,12 +8,18 @@
 
 namespace simt {
 
+// GPUs that the machine says it has, 1 at first. They share one memory.
+void set_device_count(int count);
+
+// Of the calling thread.
+int& current_device();
+
 // The error that the call must report instead of doing anything, or cudaSuccess. `arguments` is the
 // inside of a JSON object, such as "\"bytes\": 4".
 cudaError_t enter_call(const char* name, const void* stream, const std::string& arguments = "");
 
 // The calls since the last clear_calls, one JSON object a line:
-// {"name": "cudaMallocAsync", "stream": 0, "error": 0, "bytes": 4}
+// {"name": "cudaMallocAsync", "stream": 0, "device": 0, "error": 0, "bytes": 4}
 std::string calls_text();
 void clear_calls();
 
