@@ -191,7 +191,7 @@ def test_first_allocation_of_a_device(name):
 @pytest.mark.parametrize("nth", [1, 2, 3])
 def test_first_linear_of_a_device(nth):
     with control.devices(16):
-        x = ek.from_numpy(ARRAY, f"cuda:{nth}")
+        x = ek.from_numpy(ARRAY, f"cuda:{12 + nth}")  # one that no other test makes known
         with (
             control.failing("cudaDeviceGetAttribute", nth=nth),
             pytest.raises(ek.DeviceError, match=r"linear: cudaDeviceGetAttribute\(.* failed: cuda"),
