@@ -64,8 +64,16 @@ class Ticket:
         Raises:
             Exception: of a step. The requests have ended.
         """
-        if self._call.error is not None:
-            raise self._call.error
+        error = self._call.error
+        if error is not None:
+            self._num_unfinished = 0
+            try:
+                raise error
+            finally:
+                # Its traceback holds this frame and all tensors of the step: no way back to it, or
+                # they would stay until the garbage collector comes.
+                self._call.error = None
+                del error
         taken = []
         news = self._call.news
         while news:
