@@ -134,9 +134,8 @@ def batch_invariant():
     _core.set_batch_invariant(False)
 
 
-@pytest.mark.one_seed
 @pytest.mark.usefixtures("batch_invariant")
-@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("dtype", [pytest.param(F32, marks=pytest.mark.one_seed), BF16], ids=str)
 def test_row_depends_on_itself_alone(device, rng, dtype):
     """Prefill, in chunks, token by token, in any batch, on any number of threads: the same bits."""
     batch = PagedBatch(
