@@ -230,6 +230,7 @@ def test_wrong_metadata_is_named(rng, field, value, message):
         ("seq_lens", [-(2**31), 3]),
         ("cu_seqlens_q", [0, 2**31 - 1, 10]),
         ("cu_seqlens_q", [7, -(2**31), 5]),
+        ("cu_seqlens_q", [0, 7, 2**31 - 1]),
     ],
 )
 def test_a_gpu_takes_no_address_from_wrong_metadata(rng, dtype, causal, field, value):

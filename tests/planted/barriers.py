@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from bugs import Bug
+from bugs import ATTENTION, GEMM, NORM, SAMPLING, Bug
 
 CUDA = Path("csrc/cuda")
 # Functions of ptx.cuh with such a name order something.
@@ -24,22 +24,23 @@ FUNCTION = re.compile(
 
 # By the first part of a file's path in csrc/cuda: the tests that run its kernels, and for headers of
 # many the one unit that is compiled again.
-LOOPS = ["tests/simt/test_grid_loops.py"]
-NORM = ["tests/ops/test_norm.py", *LOOPS]
-SAMPLING = ["tests/ops/test_sampling.py", *LOOPS]
-ATTENTION = ["tests/ops/test_attention.py"]
-GEMM = ["tests/ops/test_gemm.py", "tests/ops/test_gemm_cuda.py"]
-TESTS = {"common.cuh": NORM, "norm.cu": NORM, "sampling.cu": SAMPLING,
-         "attention": ATTENTION, "gemm": GEMM}  # fmt: skip
+GRID_LOOPS = ["tests/simt/test_grid_loops.py"]
+CUDA_GEMM = [*GEMM, "tests/ops/test_gemm_cuda.py"]
+TESTS = {
+    "common.cuh": [*NORM, *GRID_LOOPS],
+    "norm.cu": [*NORM, *GRID_LOOPS],
+    "sampling.cu": [*SAMPLING, *GRID_LOOPS],
+    "attention": ATTENTION,
+    "gemm": CUDA_GEMM,
+}
 UNITS = {
     "common.cuh": "norm.cu",
     "attention/decode_kernel.cuh": "attention/hdim64_bf16.cu",
     "attention/prefill_kernel.cuh": "attention/hdim64_bf16.cu",
 }
 
-# By which check the absence of a call may be noticed: the schedule decides which comes first.
-RACE = ("race", "uninitialised read")
-COPY = ("pending copy", "race", "uninitialised read")
+# By which check the absence of any of them may be noticed: the schedule decides which comes first.
+CHECKS = ("race", "uninitialised read", "pending copy")
 
 
 def kernel_sources(root: Path) -> dict[Path, str]:
@@ -104,7 +105,7 @@ def bugs_of_file(path: Path, text: str, functions: dict[str, str]) -> Iterator[B
                 text[begin:end],
                 text[begin : match.start()] + replacement + text[match.end() : end],
                 TESTS[inside.parts[0]],
-                COPY if name.startswith("cp_async") else RACE,
+                CHECKS,
                 str(CUDA / unit) if unit else "",
             )
 

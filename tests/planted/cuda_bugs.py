@@ -6,8 +6,8 @@ which of them comes first.
 
 from __future__ import annotations
 
-from barriers import ATTENTION, GEMM, NORM, SAMPLING
-from bugs import ACTIVATION, EMBEDDING, KV_CACHE, ROPE, Bug
+from barriers import CUDA_GEMM, GRID_LOOPS
+from bugs import ACTIVATION, ATTENTION, EMBEDDING, KV_CACHE, NORM, ROPE, SAMPLING, Bug
 
 COMMON, VECTOR = "csrc/cuda/common.cuh", "csrc/cuda/vector.cuh"
 NORM_CU, ROPE_CU = "csrc/cuda/norm.cu", "csrc/cuda/rope.cu"
@@ -95,7 +95,7 @@ NORM_BUGS = [
         NORM_CU,
         "t += int64_t{gridDim.x} * kRowsPerBlock) {",
         "t += int64_t{gridDim.x}) {",
-        NORM,
+        GRID_LOOPS,
         (RACE,),
     ),
     Bug(
@@ -119,12 +119,12 @@ NORM_BUGS = [
 
 ELEMENTWISE_BUGS = [
     Bug(
-        "activation: whole vectors to the row's end",
+        "activation: 16-byte loads whatever the address",
         ACTIVATION_CU,
         "if (left >= kSize && aligned16(o, g, u))",
-        "if (aligned16(o, g, u))",
+        "if (left >= kSize)",
         ACTIVATION,
-        (BEYOND, RACE),
+        (MISALIGNED,),
     ),
     Bug(
         "activation: up one element too far",
@@ -248,7 +248,7 @@ SAMPLING_BUGS = [
         "if (static_cast<int>(threadIdx.x % kWarpSize) >= offset) v += below;",
         "v += below;",
         SAMPLING,
-        (WRONG,),
+        (WRONG, UNWRITTEN),
     ),
     Bug(
         "sample: two bins take the end of the prefix",
@@ -319,7 +319,7 @@ SAMPLING_BUGS = [
         SAMPLING_CU,
         "        if (id < 0 || id >= extent) continue;\n",
         "",
-        SAMPLING,
+        GRID_LOOPS,
         (BEYOND,),
     ),
 ]
@@ -498,7 +498,7 @@ PREFILL_BUGS = [
         "key + Tile::kKeys, w.key_end);\n"
         "    __syncthreads();\n",
         ATTENTION,
-        (RACE,),
+        (RACE, COPY),
         HDIM64,
     ),
     Bug(
@@ -522,10 +522,10 @@ PREFILL_BUGS = [
         HDIM64,
     ),
     Bug(
-        "prefill: accumulator not cleared",
-        PREFILL,
-        "float out[kMTiles][kOutTiles][4] = {};",
-        "float out[kMTiles][kOutTiles][4];",
+        "attention: sums rescaled by the factor of the other row",
+        SOFTMAX,
+        "out[n][i] *= rescale[i / 2];",
+        "out[n][i] *= rescale[i % 2];",
         ATTENTION,
         (WRONG,),
         HDIM64,
@@ -573,7 +573,7 @@ COMBINE_BUGS = [
         "p.partial_state[(first + lane) * num_rows + row]",
         "p.partial_state[(first + lane) * num_rows]",
         ATTENTION,
-        (WRONG,),
+        (WRONG, UNWRITTEN),
     ),
     Bug(
         "combine: warps beyond the last row do not stop",
@@ -581,7 +581,7 @@ COMBINE_BUGS = [
         "  if (row >= num_rows) return;\n",
         "",
         ATTENTION,
-        (BEYOND,),
+        (BEYOND, UNWRITTEN),
     ),
     Bug(
         "combine: splits that nobody has written are merged",
@@ -650,7 +650,7 @@ GEMM_BUGS = [
         FRAGMENT,
         "{x_low.x, x_high.x, x_low.y, x_high.y}",
         "{x_low.x, x_low.y, x_high.x, x_high.y}",
-        GEMM,
+        CUDA_GEMM,
         (WRONG,),
         NARROW_BF16,
     ),
@@ -659,7 +659,7 @@ GEMM_BUGS = [
         FRAGMENT,
         "const uint32_t high = k + 2 * i + 1 < end ?",
         "const uint32_t high = k + 2 * i < end ?",
-        GEMM,
+        CUDA_GEMM,
         (BEYOND, WRONG),
         NARROW_BF16,
     ),
@@ -668,7 +668,7 @@ GEMM_BUGS = [
         NARROW_BF16,
         "high < p.m ? end : 0);",
         "end);",
-        GEMM,
+        CUDA_GEMM,
         (BEYOND,),
     ),
     Bug(
@@ -676,7 +676,7 @@ GEMM_BUGS = [
         NARROW_BF16,
         "if (to_token >= p.m || to_feature >= p.n) continue;",
         "if (to_token >= p.m) continue;",
-        GEMM,
+        CUDA_GEMM,
         (BEYOND, RACE),
     ),
     Bug(
@@ -684,7 +684,7 @@ GEMM_BUGS = [
         NARROW_BF16,
         "ERNIE_SHARED(float, partial, [kGemmSlices * kTokens * kFeatures]);",
         "ERNIE_SHARED(float, partial, [(kGemmSlices - 1) * kTokens * kFeatures]);",
-        GEMM,
+        CUDA_GEMM,
         (BEYOND,),
     ),
     Bug(
@@ -692,7 +692,7 @@ GEMM_BUGS = [
         NARROW_BF16,
         "float acc[kTokenTiles][kFeatureTiles][4] = {};",
         "float acc[kTokenTiles][kFeatureTiles][4];",
-        GEMM,
+        CUDA_GEMM,
         (WRONG,),
     ),
     Bug(
@@ -700,7 +700,7 @@ GEMM_BUGS = [
         NARROW_BF16,
         "  float* mine = partial",
         "  if (begin >= p.k) return;\n  float* mine = partial",
-        GEMM,
+        CUDA_GEMM,
         (UNWRITTEN,),
     ),
     Bug(
@@ -708,7 +708,7 @@ GEMM_BUGS = [
         NARROW_F32,
         "sum += __shfl_xor_sync(0xffffffffu, sum, 2);",
         "sum += __shfl_xor_sync(0xffffffffu, sum, 4);",
-        GEMM,
+        CUDA_GEMM,
         (WRONG,),
     ),
     Bug(
@@ -716,7 +716,7 @@ GEMM_BUGS = [
         NARROW_F32,
         "if (chunk == 0) mine[t * kFeatures + 8 * f + quad] = sum;",
         "mine[t * kFeatures + 8 * f + quad] = sum;",
-        GEMM,
+        CUDA_GEMM,
         (RACE,),
     ),
     Bug(
@@ -724,7 +724,7 @@ GEMM_BUGS = [
         GEMM_CU,
         ".inputs_aligned = k % 8 == 0 && rows_aligned(a.x) && aligned(a.weight),",
         ".inputs_aligned = k % 8 == 0 && aligned(a.x) && aligned(a.weight),",
-        GEMM,
+        CUDA_GEMM,
         (MISALIGNED,),
     ),
     Bug(
@@ -732,7 +732,7 @@ GEMM_BUGS = [
         TILE_BF16,
         "stages + next % kStages * kStageChunks, p,",
         "stages + (next + 1) % kStages * kStageChunks, p,",
-        GEMM,
+        CUDA_GEMM,
         (RACE, COPY),
     ),
     Bug(
@@ -740,7 +740,7 @@ GEMM_BUGS = [
         TILE_BF16,
         "const bool inside = exists && from < p.k;",
         "const bool inside = exists;",
-        GEMM,
+        CUDA_GEMM,
         (BEYOND, WRONG),
     ),
     Bug(
@@ -748,7 +748,7 @@ GEMM_BUGS = [
         TILE_BF16,
         "warp_feature = warp / 2 * 32;",
         "warp_feature = warp % 2 * 32;",
-        GEMM,
+        CUDA_GEMM,
         (RACE,),
     ),
     Bug(
@@ -756,7 +756,7 @@ GEMM_BUGS = [
         TILE_BF16,
         "if (--left_in_slice == 0 || step + 1 == steps) {",
         "if (--left_in_slice == 0) {",
-        GEMM,
+        CUDA_GEMM,
         (WRONG,),
     ),
     Bug(
@@ -764,7 +764,7 @@ GEMM_BUGS = [
         TILE_F32,
         "k0 += kTileK, stage ^= 1) {",
         "k0 += kTileK) {",
-        GEMM,
+        CUDA_GEMM,
         (RACE,),
     ),
     Bug(
@@ -772,7 +772,7 @@ GEMM_BUGS = [
         TILE_F32,
         "constexpr int kPitch = kTile + 4;",
         "constexpr int kPitch = kTile + 1;",
-        GEMM,
+        CUDA_GEMM,
         (MISALIGNED,),
     ),
     Bug(
@@ -780,7 +780,7 @@ GEMM_BUGS = [
         TILE_F32,
         "if (token < p.m && feature < p.n) store_output",
         "if (token < p.m) store_output",
-        GEMM,
+        CUDA_GEMM,
         (BEYOND, RACE),
     ),
     Bug(
@@ -788,7 +788,7 @@ GEMM_BUGS = [
         TILE_F32,
         "    __syncthreads();  // one is enough",
         "    if (k0 + part < p.k) __syncthreads();  // one is enough",
-        GEMM,
+        CUDA_GEMM,
         (DEADLOCK, RACE, UNWRITTEN),
     ),
 ]
