@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kPenaltyThreads) apply_penalties_kernel(const 
         if (s >= 2) l = (l - frequency * static_cast<float>(s / 2)) - presence;
         logits[tile + i] = l;
       }
-      __syncthreads();  // before the next tile clears
+      // No barrier here: each thread clears for the next tile what it alone has just read.
     }
   }
 }
@@ -251,7 +251,8 @@ __device__ Place prefix_end(const Row& row, const Place& end, uint64 top_k, floa
     const Place upper = with_digit(first, level, bin, true);
     if (first <= lower) first = lower;
     if (upper <= last) last = upper;
-    __syncthreads();  // before the bins are cleared
+    // No barrier here: what comes next clears the bins, last read before the barrier above; `found`
+    // and `partial` are written again only after the next pass's own.
     if (candidates == 1 || (!kByMass && candidates == wanted)) break;
   }
   return last;

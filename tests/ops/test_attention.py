@@ -56,6 +56,10 @@ def test_long_contexts_in_splits(device, rng, dtype):
     check(rng, LONG, device, head_dim=32, dtype=dtype, block_size=64)
 
 
+def test_more_splits_than_a_warp_has_lanes(device, rng):
+    check(rng, [(1, 8460)], device, heads=(2, 1), head_dim=16, dtype=BF16, block_size=64)
+
+
 def test_not_causal(device, rng):
     check(rng, [*MIXED, (2, 700)], device, causal=False, scale=0.3)
 
@@ -130,9 +134,8 @@ def batch_invariant():
     _core.set_batch_invariant(False)
 
 
-@pytest.mark.one_seed
 @pytest.mark.usefixtures("batch_invariant")
-@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("dtype", [pytest.param(F32, marks=pytest.mark.one_seed), BF16], ids=str)
 def test_row_depends_on_itself_alone(device, rng, dtype):
     """Prefill, in chunks, token by token, in any batch, on any number of threads: the same bits."""
     batch = PagedBatch(
@@ -214,6 +217,29 @@ def test_wrong_metadata_is_named(rng, field, value, message):
     setattr(batch, field, value if isinstance(value, int) else np.array(value, np.int32))
     with pytest.raises(ek.ArgumentError, match=f"attention: {message}"):
         run(batch)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("block_table", [[0, 99], [-5, 2]]),
+        ("seq_lens", [2**31 - 1, 20]),
+        ("seq_lens", [-(2**31), 3]),
+        ("cu_seqlens_q", [0, 2**31 - 1, 10]),
+        ("cu_seqlens_q", [7, -(2**31), 5]),
+        ("cu_seqlens_q", [0, 7, 2**31 - 1]),
+    ],
+)
+def test_a_gpu_takes_no_address_from_wrong_metadata(rng, dtype, causal, field, value):
+    """The host does not see it: rows may be wrong, and nothing else."""
+    batch = PagedBatch(
+        rng, [(5, 20), (5, 30)], num_heads=2, num_kv_heads=1, head_dim=8, block_size=16, dtype=dtype
+    )
+    setattr(batch, field, np.array(value, np.int32))
+    assert run(batch, "cuda", causal=causal).numpy().shape == batch.query.shape
 
 
 def test_wrong_arguments_are_named(rng, device):

@@ -60,11 +60,11 @@ def test_embedding_has_the_dtype_of_the_table_unless_told(device, rng):
 
 
 def test_embedding_writes_strided_rows(device, rng):
-    weight = reference.random(rng, (4, 6), F32)
-    wide = ek.from_numpy(np.zeros((3, 10), np.float32), device)
-    ops.embedding(on(np.array([3, 0, 3]), device), on(weight, device), out=wide[:, 2:8])
-    expected = np.zeros((3, 10), np.float32)
-    expected[:, 2:8] = weight[[3, 0, 3]]
+    weight = reference.random(rng, (4, 16), F32)
+    wide = ek.from_numpy(np.zeros((3, 20), np.float32), device)
+    ops.embedding(on(np.array([3, 0, 3]), device), on(weight, device), out=wide[:, 2:18])
+    expected = np.zeros((3, 20), np.float32)
+    expected[:, 2:18] = weight[[3, 0, 3]]
     np.testing.assert_array_equal(wide.numpy(), expected)
 
 
@@ -82,6 +82,16 @@ def test_embedding_refuses_an_id_out_of_range_and_writes_nothing(rng, bad):
         with pytest.raises(ek.ArgumentError, match=message):
             ops.embedding(np.array([3, bad]), table, vocab_size=37, out=out)
     assert not out.any()
+
+
+@pytest.mark.cuda
+def test_a_gpu_gives_nan_for_an_id_out_of_range(rng):
+    """The host does not see the ids: no address may come of a wrong one."""
+    weight = reference.random(rng, (37, 30), F32)
+    ids = np.array([3, 37, -1, 2**62, -(2**63), 36])
+    out = ops.embedding(on(ids, "cuda"), on(weight, "cuda")).numpy()
+    assert np.isnan(out[1:5]).all()
+    np.testing.assert_array_equal(out[[0, 5]], weight[[3, 36]])
 
 
 @pytest.mark.parametrize("vocab_size", [-1, 0, 32, 49, 2**62])

@@ -121,13 +121,16 @@ def test_row_depends_on_itself_alone(rng, dtypes):
         ek.set_num_threads(before)
 
 
-def test_strided_rows_and_outputs(device, rng):
+@pytest.mark.parametrize(
+    ("begin", "end"), [(10, 40), (0, 32)]
+)  # the first row off 16 bytes, and on
+def test_strided_rows_and_outputs(device, rng, begin, end):
     x = ek.from_numpy(reference.random(rng, (9, 50), F32), device)
-    weight = reference.random(rng, (20, 30), F32)
+    weight = reference.random(rng, (20, end - begin), F32)
     wide = ek.from_numpy(np.full((9, 40), 7, np.float32), device)
-    ops.linear(x[:, 10:40], on(weight, device), out=wide[:, 5:25])
-    expected, magnitude = reference.linear(x.numpy()[:, 10:40], weight, None)
-    reference.check(wide.numpy()[:, 5:25], expected, magnitude=magnitude, terms=30)
+    ops.linear(x[:, begin:end], on(weight, device), out=wide[:, 5:25])
+    expected, magnitude = reference.linear(x.numpy()[:, begin:end], weight, None)
+    reference.check(wide.numpy()[:, 5:25], expected, magnitude=magnitude, terms=end - begin)
     assert np.all(wide.numpy()[:, :5] == 7)
     assert np.all(wide.numpy()[:, 25:] == 7)
 

@@ -26,7 +26,8 @@ def bits(x) -> np.ndarray:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("index_type", INDEX_TYPES)
 @pytest.mark.parametrize(
-    ("num_tokens", "num_kv_heads", "head_dim"), [(1, 1, 1), (5, 3, 7), (17, 2, 128), (300, 4, 64)]
+    ("num_tokens", "num_kv_heads", "head_dim"),
+    [(1, 1, 1), (5, 3, 7), (17, 2, 128), (300, 4, 64), (9, 8, 128)],
 )
 def test_write_stores_each_token_in_its_slot(
     device, rng, dtype, index_type, num_tokens, num_kv_heads, head_dim
@@ -94,6 +95,24 @@ def test_write_refuses_a_slot_for_two_tokens_and_writes_nothing():
     assert not v_cache.any()
     ops.kv_cache_write(key, key, k_cache, v_cache, np.array([3, -1, -1, 1], np.int32))
     assert k_cache.sum() == 8
+
+
+@pytest.mark.cuda
+def test_a_gpu_skips_slots_and_blocks_out_of_range(rng):
+    """The host does not see them: no address may come of a wrong one."""
+    before = caches(rng, (3, 2, BLOCK_SIZE, 8), F32)
+    k_cache, v_cache = (ek.from_numpy(c, "cuda") for c in before)
+    key, value = caches(rng, (5, 2, 8), F32)
+    slots = np.array([12, 5, -2, 2**31 - 1, -(2**31)], np.int32)
+    ops.kv_cache_write(on(key, "cuda"), on(value, "cuda"), k_cache, v_cache, on(slots, "cuda"))
+    pairs = np.array([[0, 3], [-1, 2], [2**62, 2], [0, -(2**63)]])
+    ops.kv_cache_copy_blocks(k_cache, v_cache, on(pairs, "cuda"))
+
+    expected = reference.kv_cache_write(
+        key, value, *before, np.where(slots == 5, 5, -1).astype(np.int32)
+    )
+    np.testing.assert_array_equal(bits(k_cache), bits(expected[0]))
+    np.testing.assert_array_equal(bits(v_cache), bits(expected[1]))
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16, np.dtype(np.int8), np.dtype(np.uint8)], ids=str)

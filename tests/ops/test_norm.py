@@ -27,7 +27,7 @@ def test_rms_norm_matches_reference(device, rng, dtype, num_tokens, hidden_size)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("hidden_size", [5, 16, 100])
+@pytest.mark.parametrize("hidden_size", [5, 16, 100, 8200])  # a block holds up to 8192
 def test_add_rms_norm_matches_reference(device, rng, dtype, hidden_size):
     x, residual = (reference.random(rng, (9, hidden_size), dtype) for _ in range(2))
     weight = reference.random(rng, (hidden_size,), dtype)
@@ -61,23 +61,24 @@ def test_rms_norm_rounds_to_bfloat16_before_the_weight(device):
     assert same_as_once < 0.9
 
 
-def test_rms_norm_reads_strided_rows_and_writes_in_place(device, rng):
+@pytest.mark.parametrize("begin", [8, 9])  # on 16 bytes, and off them
+def test_rms_norm_reads_strided_rows_and_writes_in_place(device, rng, begin):
     wide = ek.from_numpy(reference.random(rng, (5, 64), F32), device)
-    x = wide[:, 8:56]
+    x = wide[:, begin : begin + 48]
     weight = np.ones(48, np.float32)
     before = wide.numpy().copy()
-    expected, magnitude = reference.rms_norm(before[:, 8:56], weight, 1e-5)
+    expected, magnitude = reference.rms_norm(before[:, begin : begin + 48], weight, 1e-5)
 
     ops.rms_norm(x, on(weight, device), eps=1e-5, out=x)
 
     reference.check(
-        x.numpy() if device == "cpu" else wide.numpy()[:, 8:56],
+        x.numpy() if device == "cpu" else wide.numpy()[:, begin : begin + 48],
         expected,
         magnitude=magnitude,
         terms=48,
     )
-    np.testing.assert_array_equal(wide.numpy()[:, :8], before[:, :8])
-    np.testing.assert_array_equal(wide.numpy()[:, 56:], before[:, 56:])
+    np.testing.assert_array_equal(wide.numpy()[:, :begin], before[:, :begin])
+    np.testing.assert_array_equal(wide.numpy()[:, begin + 48 :], before[:, begin + 48 :])
 
 
 def test_rms_norm_row_does_not_depend_on_the_batch(device, rng):

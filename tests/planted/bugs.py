@@ -30,6 +30,11 @@ class Bug:
     old: str  # occurs exactly once in the file
     new: str
     tests: list[str]
+    # Of a bug in a CUDA kernel: which checks of the SIMT machine may notice it (backends.py), and
+    # the one file to compile again where `file` is a header of many, whose other users then go
+    # without the bug.
+    checks: tuple[str, ...] = ()
+    unit: str = ""
 
 
 BUGS = [

@@ -1,13 +1,18 @@
 """Plant one bug at a time and expect the tests to notice.
 
-    python tests/planted/run.py                 # all of them: some minutes
+    python tests/planted/run.py                 # all of the C++ and Python: some minutes
+    python tests/planted/run.py --cuda          # all of the CUDA kernels, on the SIMT machine
     python tests/planted/run.py --only linear   # those whose name contains a word
-    python tests/planted/run.py --count 3     # three of them, spread over the list
+    python tests/planted/run.py --count 3       # three of them, spread over the list
     python tests/planted/run.py --list
 
-Each bug of bugs.py is a replacement in one source file. The script copies the tree to a scratch
-folder, builds it, sees the tests pass, and then for each bug: patches, rebuilds, runs the tests that
-should catch it, and restores. A bug that no test notices is reported, and the exit code is 1.
+Each bug is a replacement in one source file: those of bugs.py, or with --cuda those of cuda_bugs.py
+and every barrier that barriers.py finds. The script copies the tree to a scratch folder, builds it,
+sees the tests pass, and then for each bug: patches, rebuilds, runs the tests that should catch it,
+and restores. A bug that no test notices is reported, and the exit code is 1.
+
+Of a bug in a kernel it says by which check of the machine it was caught, and whether that is the
+one named with the bug. `--cuda --table tests/planted/CAUGHT.md` writes that down.
 """
 
 from __future__ import annotations
@@ -21,7 +26,11 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import caught
+from backends import CUDA, HOST, Backend, CannotRun
+from barriers import barrier_bugs
 from bugs import BUGS, Bug
+from cuda_bugs import CUDA_BUGS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,91 +50,93 @@ def copy_tree(to: Path) -> None:
             shutil.copy(source, target)
 
 
-def build(tree: Path) -> str | None:
-    """Builds into the tree's own package folder; returns the compiler's words on failure."""
-    commands = [
-        ["cmake", "-S", ".", "-B", "build", "-G", "Ninja", "-DERNIE_CUDA=OFF"],
-        ["cmake", "--build", "build", "-j2"],
-        ["cmake", "--install", "build", "--prefix", "python"],
-    ]
-    if (tree / "build" / "build.ninja").exists():
-        commands = commands[1:]
-    for command in commands:
-        done = subprocess.run(command, cwd=tree, check=False, capture_output=True, text=True)
-        if done.returncode != 0:
-            return done.stdout[-2000:] + done.stderr[-2000:]
-    return None
-
-
-def tests_pass(tree: Path, tests: list[str]) -> bool:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
-        cwd=tree, check=False, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(tree / "python"), "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
-    # Below zero: a signal ended it, which is one way to notice a bug. 3 and up: a mistake in the call.
-    if done.returncode > 2:
-        raise SystemExit(f"pytest could not run {tests}:\n{done.stdout}{done.stderr}")
-    return done.returncode == 0
-
-
-def is_caught(bug: Bug, tree: Path) -> bool:
+def plant(bug: Bug, tree: Path, backend: Backend) -> str | None:
+    """By which check the bug is caught, or None."""
     path = tree / bug.file
-    original = path.read_text()
+    original, times = path.read_text(), path.stat()
     if original.count(bug.old) != 1:
-        raise SystemExit(
+        raise CannotRun(
             f"{bug.name}: expected its text once in {bug.file}, found {original.count(bug.old)} "
-            "times; bring bugs.py up to date with the source"
+            "times; bring the list up to date with the source"
         )
-    path.write_text(original.replace(bug.old, bug.new))
+
+    def write(text: str) -> None:
+        path.write_text(text)
+        if bug.unit:  # the header looks as old as it was; what is compiled again is the unit alone
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+            (tree / bug.unit).touch()
+
+    write(original.replace(bug.old, bug.new))
     try:
-        if path.suffix == ".py":
-            return not tests_pass(tree, bug.tests)
-        failed = build(tree)
-        if failed is not None:
-            raise SystemExit(f"{bug.name}: the planted bug does not compile:\n{failed}")
-        return not tests_pass(tree, bug.tests)
+        if path.suffix != ".py":
+            backend.build(tree)
+        return backend.first_failure(tree, bug.tests, backend.seeds)
+    except CannotRun as error:
+        raise CannotRun(f"{bug.name}: {error}") from None
     finally:
-        path.write_text(original)
+        write(original)
+
+
+def all_bugs(cuda: bool) -> list[Bug]:
+    return [*CUDA_BUGS, *barrier_bugs(ROOT)] if cuda else BUGS
+
+
+def run(bugs: list[Bug], tree: Path, backend: Backend) -> dict[str, str | None]:
+    """Name: the check that caught it, or None."""
+    copy_tree(tree)
+    backend.build(tree)
+    everything = sorted({test for bug in bugs for test in bug.tests})
+    if backend.first_failure(tree, everything, seeds=1) is not None:
+        raise CannotRun("the tests fail before any bug is planted")
+    results = {}
+    for i, bug in enumerate(bugs, 1):
+        begin = time.monotonic()
+        check = results[bug.name] = plant(bug, tree, backend)
+        verdict = "NOT CAUGHT" if check is None else "caught"
+        if bug.checks and check is not None:
+            verdict = f"caught: {check}"
+            if check not in bug.checks:
+                verdict += f", NOT AS EXPECTED: {' or '.join(bug.checks)}"
+        took = time.monotonic() - begin
+        print(f"[{i:3}/{len(bugs)}] {bug.name:60} {verdict} ({took:.0f} s)", flush=True)
+    backend.build(tree)
+    return results
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--cuda", action="store_true", help="the bugs of the CUDA kernels")
     parser.add_argument("--only", default="", help="bugs whose name contains this")
-    parser.add_argument("--count", type=int, default=len(BUGS), help="plant at most this many")
+    parser.add_argument("--count", type=int, help="plant at most this many")
     parser.add_argument("--list", action="store_true", help="print the bugs and stop")
+    parser.add_argument("--table", type=Path, help="with --cuda: write down what caught each bug")
     parser.add_argument("--tree", type=Path, default=ROOT / "build" / "planted")
     args = parser.parse_args()
-    args.tree = args.tree.resolve()  # the tests run inside it
-    bugs = [bug for bug in BUGS if args.only in bug.name]
-    if args.count < 1 or not bugs:
+    bugs = [bug for bug in all_bugs(args.cuda) if args.only in bug.name]
+    count = len(bugs) if args.count is None else args.count
+    if count < 1 or not bugs:
         parser.error("no bug to plant")
-    bugs = bugs[:: -(-len(bugs) // args.count)]
+    bugs = bugs[:: -(-len(bugs) // count)]
     if args.list:
         for bug in bugs:
-            print(f"{bug.name:44} {bug.file}")
+            print(f"{bug.name:60} {bug.file}")
         return 0
 
-    copy_tree(args.tree)
-    failed = build(args.tree)
-    if failed is not None:
-        raise SystemExit(failed)
-    everything = sorted({test for bug in bugs for test in bug.tests})
-    if not tests_pass(args.tree, everything):
-        raise SystemExit("the tests fail before any bug is planted")
-
-    survived = []
-    for i, bug in enumerate(bugs, 1):
-        begin = time.monotonic()
-        caught = is_caught(bug, args.tree)
-        survived += [] if caught else [bug.name]
-        verdict = "caught" if caught else "NOT CAUGHT"
-        took = time.monotonic() - begin
-        print(f"[{i:2}/{len(bugs)}] {bug.name:44} {verdict} ({took:.0f} s)", flush=True)
-    build(args.tree)
-    print(f"{len(bugs) - len(survived)} caught, {len(survived)} not caught")
+    begin = time.monotonic()
+    tree = args.tree.resolve()  # the tests run inside it
+    try:
+        results = run(bugs, tree, CUDA if args.cuda else HOST)
+    except CannotRun as error:
+        raise SystemExit(str(error)) from None
+    survived = [name for name, check in results.items() if check is None]
+    print(
+        f"{len(bugs) - len(survived)} caught, {len(survived)} not caught, "
+        f"{time.monotonic() - begin:.0f} s"
+    )
+    if args.table:
+        caught.update(args.table, all_bugs(cuda=True), results)
     return 1 if survived else 0
 
 

@@ -75,6 +75,18 @@ def set_seed(value: int) -> None:
     _library().ernie_simt_set_seed(ctypes.c_uint64(value))
 
 
+@contextmanager
+def grids_of_at_most(x: int, y: int):
+    """Launches in the block get no more blocks than that, as if the hardware took no more. For
+    kernels that walk their work in steps of the grid alone."""
+    library = _library()
+    library.ernie_simt_set_grid_limit(x, y, 0)
+    try:
+        yield
+    finally:
+        library.ernie_simt_set_grid_limit(0, 0, 0)
+
+
 def has_checks() -> bool:
     """Whether loads and stores of kernels are checked (ERNIE_SIMT_CHECKS)."""
     return bool(_library().ernie_simt_has_checks())

@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
     multiply_values<kHeadDim, Tile::kKeys, 1>(out, scores, keys + Tile::kStageElements);
   }
 
-  // The warps' sums, [kWarps, kRows, kHeadDim], take the place of the ring.
-  cp_async_wait_group<0>();
+  // The warps' sums, [kWarps, kRows, kHeadDim], take the place of the ring. No copy to it is under
+  // way: each step has waited for its own, and what was asked for beyond key_end is empty.
   __syncthreads();
   float* const sums = reinterpret_cast<float*>(ring);
 #pragma unroll

@@ -167,7 +167,6 @@ __global__ void __launch_bounds__(kAttentionThreads, kHeadDim <= 128 ? 2 : 1)
     if (merge_in_block && (key + Tile::kKeys) % kAttentionSplit == 0)
       totals.append(state[0], out[0]);
   }
-  cp_async_wait_group<0>();
   if (merge_in_block) {
     totals.append(state[0], out[0]);
     totals.take(state[0], out[0]);

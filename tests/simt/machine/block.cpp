@@ -212,7 +212,14 @@ uint64_t g_seed = [] {
   return value != nullptr ? std::strtoull(value, nullptr, 10) : 1;
 }();
 Random g_random(g_seed);
+Extent g_grid_limit{};
+
+unsigned limited(unsigned extent, unsigned limit) {
+  return limit == 0 ? extent : std::min(extent, limit);
+}
 }  // namespace
+
+void set_grid_limit(const Extent& limit) { g_grid_limit = limit; }
 
 void set_seed(uint64_t seed) {
   g_seed = seed;
@@ -220,8 +227,11 @@ void set_seed(uint64_t seed) {
 }
 uint64_t seed() { return g_seed; }
 
-Outcome run_grid(const Launch& launch) {
+Outcome run_grid(const Launch& asked) {
   static Stacks stacks;
+  Launch launch = asked;
+  launch.grid = {limited(asked.grid.x, g_grid_limit.x), limited(asked.grid.y, g_grid_limit.y),
+                 limited(asked.grid.z, g_grid_limit.z)};
   if (!stacks.reserve(static_cast<int>(volume(launch.block))))
     return {false, Fault::kTimeout, "the SIMT machine found no memory for its stacks"};
   g_deadline = cpu_seconds() + time_limit();

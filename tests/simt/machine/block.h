@@ -163,6 +163,10 @@ struct Outcome {
 };
 Outcome run_grid(const Launch& launch);
 
+// Launches get no more blocks than this along each axis, whatever they ask for: kernels that loop
+// by gridDim then do so. Extents of 0 set no limit.
+void set_grid_limit(const Extent& limit);
+
 // Of the next launch; each takes a fresh state from it.
 void set_seed(uint64_t seed);
 uint64_t seed();

@@ -14,6 +14,10 @@
 EXPORT void ernie_simt_set_seed(uint64_t seed) { simt::set_seed(seed); }
 EXPORT uint64_t ernie_simt_seed() { return simt::seed(); }
 
+EXPORT void ernie_simt_set_grid_limit(unsigned x, unsigned y, unsigned z) {
+  simt::set_grid_limit({x, y, z});
+}
+
 // 1: loads and stores of kernels are instrumented.
 EXPORT int ernie_simt_has_checks() { return ERNIE_SIMT_CHECKS; }
 
