@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +13,7 @@ import pytest
 from fake_model import expected_tokens, fake_engine, fake_request
 
 import ernie_kernels.runner.engine
+from ernie_kernels.runner.sampler import seed_of_sample
 from ernie_kernels.runner.text_stream import TextStream
 
 # tests/long/run.sh raises it.
@@ -125,9 +127,7 @@ def interrupted_life(seed: int, at: int | None) -> int:
     return interrupter.count
 
 
-def compare(request, items) -> None:
-    from ernie_kernels.runner.sampler import seed_of_sample
-
+def compare(request, items, *, text: bool = True) -> None:
     for index in range(request.params.n):
         mine = [
             item
@@ -139,7 +139,7 @@ def compare(request, items) -> None:
         assert [item.token_id for item in mine if item.token_id is not None] == tokens
         assert [item.finish_reason for item in mine if item.finish_reason] == [end]
         shown = tokens[:-1] if end == "stop" else tokens
-        assert "".join(item.delta for item in mine) == text_of(shown, [])
+        assert not text or "".join(item.delta for item in mine) == text_of(shown, [])
 
 
 def test_interrupts_at_random_bytecodes():
@@ -159,6 +159,80 @@ def test_interrupts_at_random_bytecodes():
 @pytest.mark.parametrize("at", [1, 2, 3, 10**9])
 def test_the_first_bytecodes_and_none(at):
     interrupted_life(0, at)
+
+
+class InterruptingNews(deque):
+    """Interrupts its n-th entry: the token counts already, and nobody has been told."""
+
+    left = 0
+
+    def append(self, sequence) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        super().append(sequence)
+
+
+@pytest.mark.parametrize("nth", range(1, 11))
+def test_interrupted_before_the_caller_is_told(nth):
+    engine = fake_engine()
+    requests = [fake_request([1, 2, i], index=i, max_tokens=5, seed=i) for i in range(2)]
+    ticket = engine.add_requests(requests)
+    news = InterruptingNews()
+    news.left = nth
+    ticket._call.news = news
+    for sequence in ticket._call.sequences:
+        sequence.news = news
+    items = []
+    for _ in range(6):
+        try:
+            engine.step()
+        except KeyboardInterrupt:
+            assert nth > 0
+            nth = 0
+        items += ticket.take()
+    assert nth == 0
+    engine.step()  # mends what the last one left
+    items += ticket.take()
+    assert ticket.is_done
+    for request in requests:
+        compare(request, items, text=False)
+
+
+class InterruptedQueue(deque):
+    """What is first in it has been dealt with, but an interrupt keeps it from being taken out."""
+
+    is_due = True
+
+    def popleft(self):
+        if self.is_due:
+            self.is_due = False
+            raise KeyboardInterrupt
+        return super().popleft()
+
+
+@pytest.mark.parametrize("queue", ["_arrived", "_aborted", "_ended"])
+def test_interrupted_between_the_steps(queue):
+    """Who has just been let in is not let in again; who has just gone has gone."""
+    engine = fake_engine(num_blocks=40, max_num_seqs=8)
+    tickets = [engine.add_request(fake_request([i] * 5, seed=i)) for i in range(1, 6)]
+    engine.step()
+    engine.abort(tickets[0].request_ids[0])
+    tickets[1].close()
+    tickets.append(engine.add_request(fake_request([9] * 5, seed=9)))
+    setattr(engine, queue, InterruptedQueue(getattr(engine, queue)))
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    engine.check()
+    while engine.has_unfinished:
+        engine.step()
+    for ticket, seed in zip(tickets, [1, 2, 3, 4, 5, 9], strict=True):
+        (sequence,) = ticket._call.sequences
+        if seed <= 2:
+            assert sequence.finish_reason == "abort"
+        else:
+            expected, _ = expected_tokens([seed] * 5, seed, sequence.params)
+            assert sequence.output_token_ids == expected
 
 
 def test_interrupted_twice():

@@ -208,6 +208,17 @@ def test_abort(when):
     assert engine.stats()["num_free_blocks"] == 16
 
 
+def test_several_aborts_before_one_step():
+    engine = fake_engine(max_num_seqs=2)
+    tickets = [engine.add_request(fake_request([i, 2, 3], max_tokens=9)) for i in range(1, 5)]
+    engine.step()
+    for ticket in tickets[:3]:
+        engine.abort(ticket.request_ids[0])
+    engine.step()
+    reasons = [ticket._call.sequences[0].finish_reason for ticket in tickets]
+    assert reasons == ["abort", "abort", "abort", None]
+
+
 def test_abort_of_one_answer():
     engine = fake_engine()
     request = fake_request([1, 2, 3], n=3, max_tokens=6)

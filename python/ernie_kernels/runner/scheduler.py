@@ -112,7 +112,6 @@ class Scheduler:
 
     def schedule(self) -> list[tuple[Sequence, TokenSpan]]:
         """The next step's work; at least one span unless nothing waits or runs."""
-        preemptions = self.num_preemptions
         step = _Step(self._max_tokens_per_step)
         remaining = {s: s.num_tokens - s.num_computed for s in self._running}
         # A stable sort keeps the order of arrival.
@@ -123,8 +122,7 @@ class Scheduler:
             # One without blocks has just lost them to another.
             if sequence.num_blocks and self._take_blocks(sequence, count, step):
                 step.add(sequence, self._span(sequence, count))
-        if preemptions == self.num_preemptions:
-            self._admit(step)
+        self._admit(step)
         return list(step.spans.items())
 
     def _span(self, sequence: Sequence, count: int) -> TokenSpan:
@@ -172,8 +170,7 @@ class Scheduler:
 
     def _admit(self, step: _Step) -> None:
         manager = self._block_manager
-        # Running prompts have been promised blocks for all their tokens.
-        promised = sum(manager.blocks_for(s.num_tokens) - s.num_blocks for s in self._running)
+        # While there is room in the step, all that run have the blocks for all their tokens.
         while step.room > 0 and self._waiting and len(self._running) < self._max_num_seqs:
             sequence = self._waiting[0]
             if self._awaits_sibling(sequence):
@@ -181,7 +178,7 @@ class Scheduler:
             found = self._find_prefix(sequence)
             missing = manager.blocks_for(sequence.num_tokens) - len(found)
             can_be_had = manager.num_free - manager.num_cached_of(found)
-            if self._running and missing + promised + self._watermark > can_be_had:
+            if self._running and missing + self._watermark > can_be_had:
                 return
             manager.acquire(found)
             self._append_blocks(sequence, found)
@@ -189,11 +186,9 @@ class Scheduler:
             self.num_prefix_hit_tokens += sequence.num_computed
             count = min(step.room, sequence.num_tokens - sequence.num_computed)
             stop = sequence.num_computed + count
-            taken = manager.blocks_for(stop) - len(found)
-            self._append_blocks(sequence, manager.allocate(taken))
+            self._append_blocks(sequence, manager.allocate(manager.blocks_for(stop) - len(found)))
             self._running.append(self._waiting.popleft())
             step.add(sequence, self._span(sequence, count))
-            promised += missing - taken
 
     def _awaits_sibling(self, sequence: Sequence) -> bool:
         """Whether one before it is just computing blocks of the prompt that both have."""
