@@ -1,7 +1,7 @@
 """Plant one bug at a time and expect the tests to notice.
 
     python tests/planted/run.py                 # all of the C++ and Python: some minutes
-    python tests/planted/run.py --cuda          # all of the CUDA kernels, on the SIMT machine
+    python tests/planted/run.py --cuda          # all of the CUDA kernels, on the SIMT machine: half an hour
     python tests/planted/run.py --only linear   # those whose name contains a word
     python tests/planted/run.py --count 3       # three of them, spread over the list
     python tests/planted/run.py --list
