@@ -326,6 +326,29 @@ def test_come_and_gone_while_others_are_let_in(how):
     assert not engine.has_unfinished
 
 
+@pytest.mark.parametrize("how", ["abort", "close"])
+def test_many_that_wait_are_given_up_at_once(how):
+    """Behind as many others, and while all callers wait: not in quadratic time."""
+    engine = fake_engine(num_blocks=4, max_num_seqs=1)
+    requests = [fake_request([1], index=i, n=32) for i in range(250)]
+    first = engine.add_requests(requests)
+    engine.step()
+    begin = time.perf_counter()
+    second = engine.add_requests(requests)
+    engine.step()
+    added = time.perf_counter()
+    if how == "abort":
+        for request_id in second.request_ids:
+            engine.abort(request_id)
+    else:
+        second.close()
+    engine.step()
+    given_up = time.perf_counter()
+    assert engine.stats()["waiting"] + engine.stats()["running"] == 32 * 250
+    assert given_up - added < 3 * (added - begin)
+    assert not first.is_done
+
+
 def test_abort_of_one_answer():
     engine = fake_engine()
     request = fake_request([1, 2, 3], n=3, max_tokens=6)

@@ -261,23 +261,27 @@ class Engine:
                     self._scheduler.add(sequence)
                 self._calls[call.number] = call
             self._arrived.popleft()
-        for _ in range(num_aborted):
+        if num_aborted:
+            aborted = set(itertools.islice(self._aborted, num_aborted))
             for call in self._calls.values():
-                self._abort(call, *self._aborted[0])
-            self._aborted.popleft()
+                self._abort(
+                    s
+                    for s in call.sequences
+                    if not aborted.isdisjoint(((s.request_id, None), (s.request_id, s.index)))
+                )
+            for _ in range(num_aborted):
+                self._aborted.popleft()
         if num_ended:
             for call in [call for call in self._calls.values() if call.is_abandoned]:
-                self._abort(call)
+                self._abort(call.sequences)
                 self._forget(call)
             for _ in range(num_ended):
                 self._ended.popleft()
         self._is_torn = False
 
-    def _abort(self, call: Call, request_id: int | None = None, index: int | None = None) -> None:
-        for sequence in call.sequences:
-            if sequence.is_finished or request_id not in (None, sequence.request_id):
-                continue
-            if index in (None, sequence.index):
+    def _abort(self, sequences: Iterable[Sequence]) -> None:
+        for sequence in sequences:
+            if not sequence.is_finished:
                 self._commit(sequence, self._maker.of_abort(sequence))
                 self._scheduler.remove(sequence)
 
