@@ -230,6 +230,45 @@ def test_a_ticket_that_is_forgotten_takes_its_requests_along():
     assert not engine.has_unfinished
 
 
+def test_forgetting_a_stream_runs_no_code_that_could_swallow_an_interrupt():
+    """Python loses what is raised while a forgotten generator ends, and raises Ctrl-C in calls."""
+    calls = []
+    with ek.LLM.from_pretrained(max_model_len=128) as llm:
+        stream = llm.generate(prompt_token_ids=[[5, 6, 7]], stream=True)
+        next(stream)
+        before = sys.gettrace()
+        sys.settrace(lambda frame, *_: calls.append(frame.f_code.co_name))
+        try:
+            del stream
+        finally:
+            sys.settrace(before)
+        assert set(calls) <= {"chunks", "_stream", "outputs"}  # the suspended frames themselves
+        assert llm.stats()["running"] == 0
+
+
+@pytest.mark.parametrize("place", ["_sample", "_chunk"])
+def test_an_interrupted_call_ends_although_its_traceback_is_kept(place):
+    """As an interactive Python keeps it."""
+
+    def interrupt(frame, *_):
+        if frame.f_code.co_name == place:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+
+    with ek.LLM.from_pretrained(max_model_len=128) as llm:
+        stream = llm.generate(prompt_token_ids=[[5, 6, 7]], stream=True)
+        next(stream)
+        before = sys.gettrace()
+        with pytest.raises(KeyboardInterrupt) as kept:
+            sys.settrace(interrupt)
+            try:
+                next(stream)
+            finally:
+                sys.settrace(before)
+        assert llm.stats()["running"] == 0
+        assert kept.value.__traceback__ is not None
+
+
 def test_a_stream_collected_while_the_lock_is_held_does_not_wait_for_it():
     engine = fake_engine()
     stream = engine.outputs(engine.add_request(fake_request([1] * 9, max_tokens=30)))

@@ -155,15 +155,24 @@ class Engine:
             time.sleep(HAND_OVER)
 
     def outputs(self, ticket: Ticket) -> Generator[list[tuple[Sequence, Progress]], None, None]:
-        """Step until a ticket's requests are done; yields what it has to take, as it comes."""
+        """Step until a ticket's requests are done; yields what it has to take, as it comes.
+
+        An exception closes the ticket.
+        """
         try:
             while not ticket.is_done:
                 self.step(ticket)
                 taken = ticket.take()
                 if taken:
                     yield taken
-        finally:
             ticket.close()
+        except GeneratorExit:
+            # Given up: the ticket ends with the last reference to it. Python would lose an interrupt
+            # that struck in code of ours here, and none strikes where nothing is called.
+            raise
+        except BaseException:
+            ticket.close()  # the traceback may be kept, and refer to it
+            raise
 
     def forward(self, prompts: list[np.ndarray], vocab_size: int) -> list[np.ndarray]:
         """Logits of all tokens of all prompts: float32 ``[len(prompt), vocab_size]`` each."""
