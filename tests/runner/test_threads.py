@@ -129,7 +129,7 @@ def test_interrupts_of_one_do_not_reach_the_others():
         while sender.is_alive():
             try:
                 may_interrupt = True
-                # Not for ever: Python loses what is raised while a forgotten generator ends.
+                # Not for ever, should one get lost.
                 for _ in range(ROUNDS):
                     mine.round()
                 may_interrupt = False
@@ -259,12 +259,12 @@ def test_an_interrupted_call_ends_although_its_traceback_is_kept(place):
         stream = llm.generate(prompt_token_ids=[[5, 6, 7]], stream=True)
         next(stream)
         before = sys.gettrace()
-        with pytest.raises(KeyboardInterrupt) as kept:
-            sys.settrace(interrupt)
-            try:
+        sys.settrace(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt) as kept:
                 next(stream)
-            finally:
-                sys.settrace(before)
+        finally:
+            sys.settrace(before)
         assert llm.stats()["running"] == 0
         assert kept.value.__traceback__ is not None
 
