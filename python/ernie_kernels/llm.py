@@ -414,12 +414,19 @@ class LLM:
     def _stream(
         self, requests: list[Request], collector: Collector
     ) -> Generator[GenerationChunk, None, None]:
+        ticket = None
         try:
             ticket = self._engine.add_requests(requests)
             for taken in self._engine.outputs(ticket):
                 yield from collector.chunks(taken)
-        except MemoryError as error:
-            raise _out_of_memory(error, "generation") from None
+        except GeneratorExit:  # as in Engine.outputs
+            raise
+        except BaseException as error:
+            if ticket is not None:
+                ticket.close()
+            if isinstance(error, MemoryError):
+                raise _out_of_memory(error, "generation") from None
+            raise
         collector.raise_errors()
 
     # -------------------------------------------------------------------------------------- state

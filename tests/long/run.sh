@@ -9,6 +9,7 @@ cd "$(dirname "$0")/../.."
 export ERNIE_TEST_STATE_MACHINE_EXAMPLES=1000  # of 40 steps each
 export ERNIE_TEST_OPERATIONS=10000000          # of the block manager; a twentieth of it of the engine
 export ERNIE_TEST_INTERRUPTS=10000
+export ERNIE_TEST_FAILING_ALLOCATIONS=4500
 export ERNIE_TEST_ISOLATION_TRIALS=2000        # in each of two dtypes
 export ERNIE_TEST_REQUESTS=1000
 fuzz_seconds=${ERNIE_FUZZ_SECONDS:-900}
@@ -36,6 +37,7 @@ PY
 report "block manager" run_tests tests/runner/test_block_manager.py
 report "engine" run_tests tests/runner/test_engine_operations.py
 report "interrupts" run_tests tests/runner/test_interrupts.py tests/runner/test_threads.py
+report "failing allocations" run_tests tests/runner/test_failing_allocations.py
 report "batch invariance" run_tests tests/runner/test_batch_invariance.py
 report "isolation" run_tests tests/runner/test_isolation.py
 report "random requests" run_tests tests/runner/test_random_requests.py

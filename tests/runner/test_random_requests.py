@@ -74,6 +74,20 @@ class Reader:
         return output
 
 
+class ChunkCounter:
+    """In the place of a model runner's ``run``: counts the pieces that a prompt was read in."""
+
+    def __init__(self, llm: ek.LLM) -> None:
+        self.num_chunks = 0
+        self._run = llm._engine._runner.run
+        llm._engine._runner.run = self
+
+    def __call__(self, spans):
+        # Nothing is sampled behind a piece, unless it is the last one.
+        self.num_chunks += sum(span.num_outputs == 0 for span in spans)
+        return self._run(spans)
+
+
 def forget_everything(llm: ek.LLM) -> None:
     manager = llm._engine._block_manager
     manager._hashes = [None] * manager.num_blocks
@@ -97,7 +111,10 @@ def test_each_as_if_it_were_alone(folder):
     ) as llm:
         assert llm.stats()["num_blocks"] == 12
         fill_taken_blocks_with_nan(llm)
-        llm._engine._scheduler._watermark = 0  # let in more than is wise, so that some have to go
+        scheduler = llm._engine._scheduler
+        scheduler._watermark = 0  # let in more than is wise, so that some have to go
+        budget, scheduler._max_tokens_per_step = scheduler._max_tokens_per_step, 48
+        chunks = ChunkCounter(llm)
         starts = [[draw.randrange(640) for _ in range(n)] for n in (33, 64, 70)]
         finished, cancelled, readers, begun = [], 0, [], 0
         while begun < REQUESTS or readers:
@@ -133,11 +150,15 @@ def test_each_as_if_it_were_alone(folder):
         assert cancelled >= REQUESTS / 20
         assert stats["preemptions"] > REQUESTS / 30
         assert stats["prefix_hit_tokens"] > 20 * REQUESTS
+        assert chunks.num_chunks > REQUESTS / 2
+        num_chunks = chunks.num_chunks
+        scheduler._max_tokens_per_step = budget
         for reader in finished:
             compare(reader.output(), alone(llm, reader.request))
+        assert chunks.num_chunks == num_chunks  # alone they are read at once
     print(
         f"\n{REQUESTS} requests, {cancelled} cancelled, {stats['generated_tokens']} tokens generated, "
-        f"{stats['prefix_hit_tokens']} found, {stats['preemptions']} preemptions"
+        f"{stats['prefix_hit_tokens']} found, {stats['preemptions']} preemptions, {num_chunks} chunks"
     )
 
 

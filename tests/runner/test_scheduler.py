@@ -151,7 +151,7 @@ def test_a_token_scheduled_before_its_sequence_is_preempted_is_not_run():
     rig.step()
     (c,) = rig.add(1)
     rig.scheduler._running.append(c)  # let in although there is no room for all
-    rig.scheduler._waiting.remove(c)
+    del rig.scheduler._waiting[c]
     rig.scheduler._append_blocks(c, rig.manager.allocate(1))
     while c.num_blocks:
         scheduled = rig.step()
@@ -291,7 +291,7 @@ def test_restore_keeps_what_is_computed_and_nothing_else():
     rig.scheduler.schedule()  # and then never run
     assert [s.num_blocks for s in (a, b, c, d)] == [4, 3, 2, 0]
     rig.scheduler._running.pop(0)
-    rig.scheduler._waiting.append(a)
+    rig.scheduler._waiting[a] = None
     rig.manager.allocate(3)  # for nobody
     rig.scheduler.restore([c, a, d, b])
     rig.scheduler.check()

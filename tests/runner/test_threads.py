@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import signal
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 
 import pytest
 from fake_model import expected_tokens, fake_engine, fake_request
@@ -126,7 +129,7 @@ def test_interrupts_of_one_do_not_reach_the_others():
         while sender.is_alive():
             try:
                 may_interrupt = True
-                # Not for ever: Python loses what is raised while a forgotten generator ends.
+                # Not for ever, should one get lost.
                 for _ in range(ROUNDS):
                     mine.round()
                 may_interrupt = False
@@ -163,6 +166,52 @@ def test_a_caller_hears_of_its_end_while_another_goes_on():
         thread.join()
 
 
+@pytest.mark.parametrize("name", ["stats", "check", "close"])
+def test_who_asks_between_steps_is_let_in_soon(name):
+    """Not when the caller who steps has nothing left to do: that may be in hours."""
+    engine = fake_engine(num_blocks=300, block_size=4)
+    ticket = engine.add_request(fake_request([1], max_tokens=1000, seed=3))
+    run = engine._runner.run
+    began = threading.Event()
+    steps = []
+
+    def run_slowly(spans):
+        steps.append(len(spans))
+        began.set()
+        time.sleep(2e-3)
+        return run(spans)
+
+    def long_call():
+        with contextlib.suppress(ek.ArgumentError):  # closed
+            for _ in engine.outputs(ticket):
+                pass
+
+    engine._runner.run = run_slowly
+    thread = threading.Thread(target=long_call)
+    thread.start()
+    waited = []
+    for _ in range(1 if name == "close" else 20):
+        began.clear()
+        began.wait()
+        before = len(steps)
+        getattr(engine, name)()
+        waited.append(len(steps) - before)
+    engine.close()
+    thread.join()
+    assert sum(waited) < 5 * len(waited)
+
+
+def test_an_interrupted_wait_holds_nobody_up():
+    """Who gives up waiting for a step is not waited for."""
+    engine = fake_engine()
+    threading.Timer(
+        0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
+    ).start()
+    with engine._lock, pytest.raises(KeyboardInterrupt):
+        engine.step()
+    assert not engine._waiting
+
+
 # ----------------------------------------------------------------------------- giving up and errors
 
 
@@ -179,6 +228,45 @@ def test_a_ticket_that_is_forgotten_takes_its_requests_along():
     collector.join()
     assert engine.stats()["num_free_blocks"] == 16
     assert not engine.has_unfinished
+
+
+def test_forgetting_a_stream_runs_no_code_that_could_swallow_an_interrupt():
+    """Python loses what is raised while a forgotten generator ends, and raises Ctrl-C in calls."""
+    calls = []
+    with ek.LLM.from_pretrained(max_model_len=128) as llm:
+        stream = llm.generate(prompt_token_ids=[[5, 6, 7]], stream=True)
+        next(stream)
+        before = sys.gettrace()
+        sys.settrace(lambda frame, *_: calls.append(frame.f_code.co_name))
+        try:
+            del stream
+        finally:
+            sys.settrace(before)
+        assert set(calls) <= {"chunks", "_stream", "outputs"}  # the suspended frames themselves
+        assert llm.stats()["running"] == 0
+
+
+@pytest.mark.parametrize("place", ["_sample", "_chunk"])
+def test_an_interrupted_call_ends_although_its_traceback_is_kept(place):
+    """As an interactive Python keeps it."""
+
+    def interrupt(frame, *_):
+        if frame.f_code.co_name == place:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+
+    with ek.LLM.from_pretrained(max_model_len=128) as llm:
+        stream = llm.generate(prompt_token_ids=[[5, 6, 7]], stream=True)
+        next(stream)
+        before = sys.gettrace()
+        sys.settrace(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt) as kept:
+                next(stream)
+        finally:
+            sys.settrace(before)
+        assert llm.stats()["running"] == 0
+        assert kept.value.__traceback__ is not None
 
 
 def test_a_stream_collected_while_the_lock_is_held_does_not_wait_for_it():
@@ -230,6 +318,74 @@ def test_several_aborts_before_one_step():
     engine.step()
     reasons = [ticket._call.sequences[0].finish_reason for ticket in tickets]
     assert reasons == ["abort", "abort", "abort", None]
+
+
+class Arrivals(deque):
+    """When the step has let in who has come, and before it looks further, another thread acts."""
+
+    act: Callable[[], None] | None = None
+
+    def popleft(self):
+        self.is_next = True
+        return super().popleft()
+
+    def __bool__(self) -> bool:
+        if not len(self) and self.act and getattr(self, "is_next", False):
+            act, self.act = self.act, None
+            act()
+            return False
+        return len(self) > 0
+
+
+@pytest.mark.parametrize("how", ["abort", "close", "forget"])
+def test_come_and_gone_while_others_are_let_in(how):
+    """Too late for this step, and so is its end: both are for the next one."""
+    engine = fake_engine()
+    engine._arrived = Arrivals()
+    late = []
+
+    def come_and_go():
+        late.append(engine.add_request(fake_request([4, 5, 6], max_tokens=30)))
+        if how == "abort":
+            engine.abort(late[0].request_ids[0])
+        elif how == "close":
+            late[0].close()
+        else:
+            late.clear()
+
+    engine._arrived.act = come_and_go
+    first = engine.add_request(fake_request([1, 2, 3], max_tokens=8))
+    engine.step()
+    assert engine._arrived.act is None
+    engine.step()
+    assert engine.stats()["running"] == 1
+    assert engine.num_prompt_tokens == 3
+    for _ in engine.outputs(first):
+        pass
+    assert not engine.has_unfinished
+
+
+@pytest.mark.parametrize("how", ["abort", "close"])
+def test_many_that_wait_are_given_up_at_once(how):
+    """Behind as many others, and while all callers wait: not in quadratic time."""
+    engine = fake_engine(num_blocks=4, max_num_seqs=1)
+    requests = [fake_request([1], index=i, n=32) for i in range(250)]
+    first = engine.add_requests(requests)
+    engine.step()
+    begin = time.perf_counter()
+    second = engine.add_requests(requests)
+    engine.step()
+    added = time.perf_counter()
+    if how == "abort":
+        for request_id in second.request_ids:
+            engine.abort(request_id)
+    else:
+        second.close()
+    engine.step()
+    given_up = time.perf_counter()
+    assert engine.stats()["waiting"] + engine.stats()["running"] == 32 * 250
+    assert given_up - added < 3 * (added - begin)
+    assert not first.is_done
 
 
 def test_abort_of_one_answer():

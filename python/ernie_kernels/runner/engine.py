@@ -28,6 +28,22 @@ from ernie_kernels.tokenizer import Tokenizer
 HAND_OVER = 50e-6
 
 
+class _Waiting:
+    """The threads that want the lock, or have it: each from ``with`` to the end of the block."""
+
+    def __init__(self) -> None:
+        self._threads: dict[int, None] = {}
+
+    def __enter__(self) -> None:
+        self._threads[threading.get_ident()] = None
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.pop(threading.get_ident(), None)
+
+    def __bool__(self) -> bool:
+        return bool(self._threads)
+
+
 class Engine:
     """Serves callers of several threads with one model and one cache.
 
@@ -63,6 +79,7 @@ class Engine:
             max_tokens_per_step=runner.max_tokens_per_step,
         )
         self._log = ThroughputLog()
+        self._waiting = _Waiting()
         # Holds off other steps. What follows it is touched by its holder alone.
         self._lock = threading.Lock()
         self._calls: dict[int, Call] = {}
@@ -71,7 +88,6 @@ class Engine:
         self._arrived: deque[Call] = deque()
         self._aborted: deque[tuple[int, int | None]] = deque()
         self._ended: deque[object] = deque()
-        self._queue: dict[int, None] = {}  # threads that wait for the lock
         self._call_numbers = itertools.count()
         self._request_ids = itertools.count()
 
@@ -132,25 +148,31 @@ class Engine:
         Raises:
             ArgumentError: the engine is closed.
         """
-        thread = threading.get_ident()
-        self._queue[thread] = None
-        with self._lock:
-            self._queue.pop(thread, None)
+        with self._waiting, self._lock:
             if ticket is None or not ticket.has_news:
                 self._step(self._open_runner())
-        if self._queue:
+        if self._waiting:
             time.sleep(HAND_OVER)
 
     def outputs(self, ticket: Ticket) -> Generator[list[tuple[Sequence, Progress]], None, None]:
-        """Step until a ticket's requests are done; yields what it has to take, as it comes."""
+        """Step until a ticket's requests are done; yields what it has to take, as it comes.
+
+        An exception closes the ticket.
+        """
         try:
             while not ticket.is_done:
                 self.step(ticket)
                 taken = ticket.take()
                 if taken:
                     yield taken
-        finally:
             ticket.close()
+        except GeneratorExit:
+            # Given up: the ticket ends with the last reference to it. Python would lose an interrupt
+            # that struck in code of ours here, and none strikes where nothing is called.
+            raise
+        except BaseException:
+            ticket.close()  # the traceback may be kept, and refer to it
+            raise
 
     def forward(self, prompts: list[np.ndarray], vocab_size: int) -> list[np.ndarray]:
         """Logits of all tokens of all prompts: float32 ``[len(prompt), vocab_size]`` each."""
@@ -161,6 +183,8 @@ class Engine:
         ]
         for _ in self.outputs(self._add(sequences)):
             pass
+        for sequence in sequences:
+            sequence.logits = None  # the call is remembered until the next step
         return logits
 
     def _step(self, runner: ModelRunner) -> None:
@@ -225,7 +249,7 @@ class Engine:
         for call in list(self._calls.values()):
             if not sequences or not sequences.isdisjoint(call.sequences):
                 call.error = error
-                del self._calls[call.number]
+                self._forget(call)
 
     def _tidy(self) -> None:
         """Mend what was interrupted, let in who has come, and take out who has gone.
@@ -237,6 +261,8 @@ class Engine:
         if not (self._arrived or self._aborted or self._ended):
             return
         self._is_torn = True
+        # Counted before those who have come are let in: who goes after that may have come after it.
+        num_aborted, num_ended = len(self._aborted), len(self._ended)
         while self._arrived:
             call = self._arrived[0]
             if call.number not in self._calls:
@@ -244,26 +270,36 @@ class Engine:
                     self._scheduler.add(sequence)
                 self._calls[call.number] = call
             self._arrived.popleft()
-        while self._aborted:
+        if num_aborted:
+            aborted = set(itertools.islice(self._aborted, num_aborted))
             for call in self._calls.values():
-                self._abort(call, *self._aborted[0])
-            self._aborted.popleft()
-        if self._ended:
-            num_ended = len(self._ended)
+                self._abort(
+                    s
+                    for s in call.sequences
+                    if not aborted.isdisjoint(((s.request_id, None), (s.request_id, s.index)))
+                )
+            for _ in range(num_aborted):
+                self._aborted.popleft()
+        if num_ended:
             for call in [call for call in self._calls.values() if call.is_abandoned]:
-                self._abort(call)
-                del self._calls[call.number]
+                self._abort(call.sequences)
+                self._forget(call)
             for _ in range(num_ended):
                 self._ended.popleft()
         self._is_torn = False
 
-    def _abort(self, call: Call, request_id: int | None = None, index: int | None = None) -> None:
-        for sequence in call.sequences:
-            if sequence.is_finished or request_id not in (None, sequence.request_id):
-                continue
-            if index in (None, sequence.index):
+    def _abort(self, sequences: Iterable[Sequence]) -> None:
+        for sequence in sequences:
+            if not sequence.is_finished:
                 self._commit(sequence, self._maker.of_abort(sequence))
                 self._scheduler.remove(sequence)
+
+    def _forget(self, call: Call) -> None:
+        for sequence in call.sequences:
+            # No circle remains: all is freed with the last reference to it.
+            sequence.siblings = []
+            sequence.news = deque()
+        del self._calls[call.number]
 
     def _mend(self) -> None:
         """Make everything anew from the progress of the sequences."""
@@ -287,7 +323,7 @@ class Engine:
             (computed), ``prefix_hit_tokens`` (found in the cache instead), ``generated_tokens``,
             ``preemptions``.
         """
-        with self._lock:
+        with self._waiting, self._lock:
             self._tidy()
             return {
                 "num_free_blocks": self._block_manager.num_free,
@@ -312,7 +348,7 @@ class Engine:
 
     def check(self) -> None:
         """Raises InternalError unless blocks, sequences and lists agree with each other."""
-        with self._lock:
+        with self._waiting, self._lock:
             self._tidy()
             self._scheduler.check()
             known = [s for call in self._calls.values() for s in call.sequences]
@@ -322,7 +358,7 @@ class Engine:
 
     def close(self) -> None:
         """Release model and cache; every later call raises ArgumentError."""
-        with self._lock:
+        with self._waiting, self._lock:
             self._runner = None
 
     def check_open(self) -> None:

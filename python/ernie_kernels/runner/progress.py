@@ -70,14 +70,19 @@ class ProgressMaker:
     def _alternatives(
         self, sequence: Sequence, token: int, logprobs: np.ndarray
     ) -> dict[int, Logprob]:
-        ids = dict.fromkeys([token, *most_probable(logprobs, sequence.params.logprobs or 0)])
+        top = most_probable(logprobs, sequence.params.logprobs or 0)
+        # Whoever is above one of these is one of these: only of another token it has to be counted.
+        values = -logprobs[top]
+        ranks = dict(zip(top, np.searchsorted(values, values).tolist(), strict=True))
+        if token not in ranks:
+            ranks = {token: int(np.count_nonzero(logprobs > logprobs[token]))} | ranks
         return {
             token_id: Logprob(
                 logprob=float(logprobs[token_id]),
-                rank=1 + int(np.count_nonzero(logprobs > logprobs[token_id])),
+                rank=1 + ranks[token_id],
                 decoded_token=None
                 if self._tokenizer is None
                 else self._tokenizer.decode([token_id], skip_special_tokens=False),
             )
-            for token_id in ids
+            for token_id in dict.fromkeys([token, *top])
         }

@@ -10,7 +10,7 @@ all who run, and the oldest always goes forward.
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable
 
 import numpy as np
@@ -68,7 +68,8 @@ class Scheduler:
         self._watermark = max(1, int(block_manager.num_blocks * WATERMARK))
         self._arrivals = itertools.count()
         # Both in the order of arrival, and all that wait came after all that run.
-        self._waiting: deque[Sequence] = deque()
+        # There may be 100,000 that wait, and any of them may be given up.
+        self._waiting: OrderedDict[Sequence, None] = OrderedDict()
         self._running: list[Sequence] = []
 
     @property
@@ -98,14 +99,14 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Let a prepared sequence wait for its turn."""
         sequence.arrival = next(self._arrivals)
-        self._waiting.append(sequence)
+        self._waiting[sequence] = None
 
     def remove(self, sequence: Sequence) -> None:
         """Take out a sequence that has ended; its blocks can be had again."""
-        if sequence in self._running:
-            self._running.remove(sequence)
+        if sequence in self._waiting:
+            del self._waiting[sequence]
         else:
-            self._waiting.remove(sequence)
+            self._running.remove(sequence)
         self._release(sequence)
 
     # ------------------------------------------------------------------------------------- a step
@@ -156,7 +157,8 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self.num_preemptions += 1
         self._running.remove(sequence)
-        self._waiting.appendleft(sequence)
+        self._waiting[sequence] = None
+        self._waiting.move_to_end(sequence, last=False)
         self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:
@@ -172,7 +174,7 @@ class Scheduler:
         manager = self._block_manager
         # While there is room in the step, all that run have the blocks for all their tokens.
         while step.room > 0 and self._waiting and len(self._running) < self._max_num_seqs:
-            sequence = self._waiting[0]
+            sequence = next(iter(self._waiting))
             if self._awaits_sibling(sequence):
                 return
             found = self._find_prefix(sequence)
@@ -187,7 +189,8 @@ class Scheduler:
             count = min(step.room, sequence.num_tokens - sequence.num_computed)
             stop = sequence.num_computed + count
             self._append_blocks(sequence, manager.allocate(manager.blocks_for(stop) - len(found)))
-            self._running.append(self._waiting.popleft())
+            self._running.append(sequence)
+            del self._waiting[sequence]
             step.add(sequence, self._span(sequence, count))
 
     def _awaits_sibling(self, sequence: Sequence) -> bool:
@@ -228,7 +231,7 @@ class Scheduler:
                 sequence.num_computed = 0
             sequence.num_blocks = self._block_manager.blocks_for(sequence.num_computed)
         self._running = list(itertools.takewhile(lambda s: s.num_blocks > 0, ordered))
-        self._waiting = deque(ordered[len(self._running) :])
+        self._waiting = OrderedDict.fromkeys(ordered[len(self._running) :])
         for sequence in self._waiting:
             sequence.num_blocks = 0
             sequence.num_computed = 0
