@@ -1,147 +1,162 @@
-"""The whole dense model beside transformers: prefill and decode, interleaved in one process.
+"""The whole dense model beside transformers and llama.cpp: prefill and decode, in turn, in one process.
 
 python bench/random_checkpoint.py /tmp/ernie-0.3b
-python bench/bench_model.py /tmp/ernie-0.3b --threads 2 --peer bfloat16
+python bench/bench_model.py /tmp/ernie-0.3b --json bench/results/DATE-CPU.model.jsonl
 
-Ours runs through the same runner as ``LLM.generate``, sampling included. The peer is
-``Ernie4_5ForCausalLM`` with its SDPA attention and dynamic cache, greedy arg-max included.
+Ours runs as `LLM.generate` does: scheduler, sampling and streaming included. transformers is
+`Ernie4_5ForCausalLM` with SDPA attention and its dynamic cache; llama.cpp is called through its C
+functions, with all matrices of one type, with and without flash attention (the faster one counts).
+All decode greedily from the same prompts, one request at a time, and take their arg-max inside the
+timed part. Engines take turns (A B C A B C ...), each after the threads of the one before are at rest.
+
+First, and again for the tokens that the timed calls chose, every engine's answers are compared with
+transformers in float32, or with the first of ours where that is left out: the run ends if one of them
+does not compute this model. Peers that are not installed are named and left out.
+
+A ratio is peer time / our time: above 1, ours is faster. The last table holds the ratios against
+their floors; "at ceiling" is the ratio if ours ran at what the memory (decode) or the matrix unit
+(prefill) gives at most. Leave the machine alone meanwhile: with 2 threads it takes about MINUTES.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-import ernie_kernels as ek
+from harness import _cpu_name
+from model_agreement import (
+    Agreement,
+    DisagreementError,
+    add_regrets,
+    check,
+    compare_logits,
+)
+from model_goals import show_goals
+from model_peers import Engine, our_engines, peer_engines
+from model_records import ModelResult, measure_ceilings, results_of, show_case
+from model_timing import ModelCase, time_case
 
-from harness import _cpu_name, read_bandwidth
-
-PREFILL = [128, 512]
-CONTEXT = 128  # tokens in the cache when decoding starts
-
-
-def ours_functions(llm: ek.LLM, prompts: dict[int, list[int]]) -> dict[str, Callable[[], float]]:
-    """Each returns seconds: of a prefill with one new token, or per decoded token."""
-
-    def prefill(length: int) -> float:
-        params = ek.SamplingParams(max_tokens=1, ignore_eos=True)
-        begin = time.perf_counter()
-        llm.generate(prompt_token_ids=[prompts[length]], params=params)
-        return time.perf_counter() - begin
-
-    def decode(count: int = 8) -> float:
-        params = ek.SamplingParams(max_tokens=count + 1, ignore_eos=True)
-        stream = llm.generate(prompt_token_ids=[prompts[CONTEXT]], params=params, stream=True)
-        next(stream)
-        begin = time.perf_counter()
-        for _ in stream:
-            pass
-        return (time.perf_counter() - begin) / count
-
-    return {f"prefill {n}": lambda n=n: prefill(n) for n in PREFILL} | {"decode": decode}
+PEERS = [
+    "transformers/bfloat16",
+    "transformers/float32",
+    *(f"llama.cpp/{kind}" for kind in ("BF16", "F16", "Q8_0", "Q4_0", "Q4_K")),
+]
+CHECKED_TOKENS = 64
 
 
-def peer_functions(model, prompts: dict[int, list[int]]) -> dict[str, Callable[[], float]]:
-    import torch
-
-    def ids_of(length: int):
-        return torch.tensor([prompts[length]])
-
-    def prefill(length: int) -> float:
-        ids = ids_of(length)
-        begin = time.perf_counter()
-        model(ids, use_cache=True, logits_to_keep=1).logits[0, -1].argmax().item()
-        return time.perf_counter() - begin
-
-    def decode(count: int = 8) -> float:
-        out = model(ids_of(CONTEXT), use_cache=True, logits_to_keep=1)
-        token = out.logits[:, -1].argmax(-1, keepdim=True)
-        begin = time.perf_counter()
-        for _ in range(count):
-            out = model(token, past_key_values=out.past_key_values, use_cache=True)
-            token = out.logits[:, -1].argmax(-1, keepdim=True)
-        token.item()
-        return (time.perf_counter() - begin) / count
-
-    return {f"prefill {n}": lambda n=n: prefill(n) for n in PREFILL} | {"decode": decode}
-
-
-def main() -> None:
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("folder", type=Path, help="a dense bfloat16 checkpoint, Hugging Face names")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads, one by one"
+    )
     parser.add_argument("--dtype", default="auto", help="of our activations")
-    parser.add_argument("--peer", default="bfloat16", choices=["bfloat16", "float32", "none"])
-    parser.add_argument("--samples", type=int, default=15)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    parser.add_argument(
+        "--quantization",
+        nargs="+",
+        default=["none", "wint8", "w8a8"],
+        help="ours, as from_pretrained takes it; what this version does not know is left out",
+    )
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        default=PEERS,
+        choices=PEERS,
+        metavar="PEER",
+        help=f"all by default, none without a word after it: {', '.join(PEERS)}",
+    )
+    parser.add_argument("--prefill", type=int, nargs="*", default=[512], help="prompt lengths")
+    parser.add_argument("--context", type=int, default=128, help="prompt before the decoded tokens")
+    parser.add_argument("--new-tokens", type=int, default=8, help="decoded and timed per answer")
+    parser.add_argument("--rounds", type=int, default=12, help="answers of each engine per case")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "ernie-kernels-gguf",
+        help="folder for llama.cpp's files (2.3 GB for the 0.3B model), made once (%(default)s)",
+    )
+    parser.add_argument("--json", type=Path, help="append one JSON object per case to this file")
+    return parser.parse_args(words)
 
+
+def cases_of(args: argparse.Namespace) -> list[ModelCase]:
+    decode = [ModelCase(args.context, args.new_tokens)] if args.new_tokens else []
+    return decode + [ModelCase(length) for length in args.prefill]
+
+
+def run_case(
+    case: ModelCase,
+    engines: Sequence[Engine],
+    *,
+    rng: np.random.Generator,
+    config: dict[str, Any],
+    rounds: int,
+    agreements: dict[Engine, Agreement],
+) -> list[ModelResult]:
+    before = measure_ceilings()
+    timings = time_case(engines, case, rng=rng, vocab_size=config["vocab_size"], rounds=rounds)
+    ceilings = measure_ceilings().raised_by(before)
+    add_regrets(agreements, timings.prompt, timings.answers)
+    results = results_of(case, timings, config=config, ceilings=ceilings, agreements=agreements)
+    show_case(results)
+    return results
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    args = parse(words)
     begin = time.perf_counter()
-    llm = ek.LLM.from_pretrained(
-        args.folder, dtype=args.dtype, num_threads=args.threads, max_model_len=2048
-    )
-    loaded = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    weights = llm.stats()["weight_bytes"]
-    print(
-        f"loaded in {loaded:.2f} s; peak resident {peak:.0f} MiB, weights {weights / 2**20:.0f} MiB"
-    )
+    config = json.loads((args.folder / "config.json").read_text())
+    engines = our_engines(args.folder, args.dtype, args.quantization)
+    if not engines:
+        sys.exit("nothing of ours to time")
+    engines += peer_engines(args.folder, args.peers, args.cache)
     rng = np.random.default_rng(0)
-    prompts = {n: rng.integers(3, llm.config.vocab_size, n).tolist() for n in {*PREFILL, CONTEXT}}
-    functions = {"ours": ours_functions(llm, prompts)}
-    if args.peer != "none":
-        import torch
-        from transformers import AutoModelForCausalLM
+    prompt = rng.integers(3, config["vocab_size"], CHECKED_TOKENS).tolist()
+    print(f"# {_cpu_name()}; loaded in {time.perf_counter() - begin:.0f} s", flush=True)
+    agreements = compare_logits(engines, prompt)
+    show_agreements(agreements)
+    records: list[dict[str, Any]] = []
+    try:
+        check(agreements)
+        for threads in args.threads:
+            for engine in engines:
+                engine.set_threads(threads)
+            for case in cases_of(args):
+                results = run_case(
+                    case,
+                    engines,
+                    rng=rng,
+                    config=config,
+                    rounds=args.rounds,
+                    agreements=agreements,
+                )
+                records += [asdict(result) for result in results]
+        check(agreements)
+    except DisagreementError as error:
+        sys.exit(f"not the same model: {error}")
+    show_goals(records)
+    if args.json:
+        with args.json.open("a") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+    print(f"\n{time.perf_counter() - begin:.0f} s")
 
-        torch.set_num_threads(args.threads)
-        torch.set_grad_enabled(False)
-        model = AutoModelForCausalLM.from_pretrained(
-            args.folder, dtype=getattr(torch, args.peer), attn_implementation="sdpa"
-        ).eval()
-        functions["transformers"] = peer_functions(model, prompts)
-    read = read_bandwidth("cpu")
-    print(f"# {_cpu_name()}, {args.threads} threads, reads {read:.1f} GB/s")
-    for what in functions["ours"]:
-        times: dict[str, list[float]] = {who: [] for who in functions}
-        for sample in range(args.samples + 1):
-            for who, table in functions.items():
-                seconds = table[what]()
-                if sample:
-                    times[who].append(seconds)
-        best = {who: min(t) for who, t in times.items()}
-        p25 = {who: sorted(t)[len(t) // 4] for who, t in times.items()}
-        tokens = 1 if what == "decode" else int(what.split()[1])
-        row = {
-            "case": what,
-            "threads": args.threads,
-            "peer": args.peer,
-            "ours_ms": round(best["ours"] * 1e3, 2),
-            "ours_p25_ms": round(p25["ours"] * 1e3, 2),
-            "ours_tokens_per_s": round(tokens / best["ours"], 1),
-            "cpu": _cpu_name(),
-            "tier": ek.cpu_tier(),
-            "read_gbs": round(read, 1),
-        }
-        if what == "decode":
-            row["ours_gbs"] = round(weights / best["ours"] / 1e9, 1)
-        if "transformers" in best:
-            row |= {
-                "peer_ms": round(best["transformers"] * 1e3, 2),
-                "ratio_best": round(best["transformers"] / best["ours"], 2),
-                "ratio_p25": round(p25["transformers"] / p25["ours"], 2),
-            }
-        print(json.dumps(row), flush=True)
-        if args.json:
-            with args.json.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+
+def show_agreements(agreements: dict[Engine, Agreement]) -> None:
+    print(f"{'agreement with the reference':44}{'KL':>10}{'top-1':>8}")
+    for engine, found in agreements.items():
+        options = "".join(f" {key}={value}" for key, value in engine.options.items())
+        print(f"{engine.name + options:44}{found.kl:10.2e}{found.top1:8.1%}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,202 @@
+"""The whole-model bench on tiny checkpoints: what it keeps, and that it times no wrong model."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ernie_kernels as ek
+from tiny_checkpoint import write_checkpoint
+
+ROOT = Path(__file__).parent.parent
+# llama.cpp's types come in blocks of 32.
+SHAPE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 32, "bos_token_id": 1}
+
+
+@pytest.fixture(autouse=True)
+def _bench_modules(monkeypatch):
+    threads = ek.num_threads()
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    yield
+    ek.set_num_threads(threads)
+
+
+@pytest.fixture
+def bench_model(monkeypatch):
+    """Its ceilings take seconds to measure: made up here."""
+    import bench_model
+
+    from model_records import Ceilings
+
+    monkeypatch.setattr(bench_model, "measure_ceilings", lambda: Ceilings(50.0, 500.0))
+    return bench_model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    write_checkpoint(folder, dtype="bfloat16", **SHAPE)
+    return folder
+
+
+def test_runs_without_peers(bench_model, checkpoint, tmp_path, monkeypatch, capsys):
+    for name in ("torch", "transformers", "llama_cpp", "gguf"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+    target = tmp_path / "results.jsonl"
+    options = (
+        "--threads 1 2 --quantization none unheard-of --prefill 40 --context 20 --new-tokens 3"
+    )
+    bench_model.main(
+        [str(checkpoint), *options.split(), "--rounds", "2", "--json", str(target),
+         "--cache", str(tmp_path)]
+    )  # fmt: skip
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [(row["threads"], row["case"], row["ours"]) for row in rows] == [
+        (threads, case, "bfloat16")
+        for threads in (1, 2)
+        for case in ("decode after 20", "prefill 40")
+    ]
+    for row in rows:
+        assert 0 < row["best_us"] <= row["p25_us"] <= row["median_us"]
+        assert row["peers"] == {}
+        assert row["agreement"]["regret"] == 0  # of greedy tokens, with itself as the reference
+        assert row["tokens_per_s"] > 0
+    assert [row["samples"] for row in rows] == [6, 2, 6, 2]
+    out, err = capsys.readouterr()
+    for how in ("pip install torch transformers", "pip install gguf llama-cpp-python"):
+        assert how in err
+    assert "left out: ours unheard-of" in err
+    assert "not measured" in out
+
+
+@pytest.mark.oracle
+def test_transformers_agrees(bench_model, checkpoint, tmp_path):
+    target = tmp_path / "results.jsonl"
+    peers = ["transformers/bfloat16", "transformers/float32"]
+    options = "--threads 1 --quantization none --prefill --context 20 --new-tokens 3 --rounds 2"
+    bench_model.main([str(checkpoint), *options.split(), "--json", str(target), "--peers", *peers])
+    (row,) = map(json.loads, target.read_text().splitlines())
+    assert list(row["peers"]) == [peer.replace("/", " ") for peer in peers]
+    for peer in row["peers"].values():
+        assert peer["ratio_best"] == pytest.approx(peer["best_us"] / row["best_us"], abs=0.01)
+    assert 0 < row["agreement"]["kl"] < 1e-3
+
+
+def test_llama_cpp_agrees_and_a_wrong_conversion_does_not(checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    pytest.importorskip("llama_cpp")
+    import gguf_file
+    from model_agreement import DisagreementError, check, compare_logits
+    from model_peers import llama_engines, our_engines
+
+    prompt = np.random.default_rng(1).integers(3, 203, 64).tolist()
+    ours = our_engines(checkpoint, "auto", ["none"])
+    check(
+        compare_logits(ours + llama_engines(checkpoint, ["BF16", "F16", "Q8_0"], tmp_path), prompt)
+    )
+
+    read = gguf_file.stored_tensors
+
+    def other_pairing(path):
+        tensors = read(path)
+        for name, tensor in tensors.items():
+            if "q_proj" in name or "k_proj" in name:
+                pairs = tensor.reshape(-1, 2, SHAPE["head_dim"] // 2, tensor.shape[1])
+                tensors[name] = np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(tensor.shape)
+        return tensors
+
+    monkeypatch.setattr(gguf_file, "stored_tensors", other_pairing)
+    with pytest.raises(DisagreementError, match=r"llama\.cpp BF16: KL"):
+        check(compare_logits(ours + llama_engines(checkpoint, ["BF16"], tmp_path / "w"), prompt))
+
+
+class Sleeper:
+    """An engine that takes a given time per token and always answers with token 1."""
+
+    def __init__(self, name: str, seconds: float, **options) -> None:
+        self.name, self.seconds, self.options = name, seconds, options
+        self.weight_bytes, self.answers = 1000, 0
+
+    def stream(self, ids, count):
+        self.answers += 1
+        for _ in range(count):
+            time.sleep(self.seconds)
+            yield 1
+
+
+def test_the_slower_setting_is_tried_and_dropped(rng):
+    from model_timing import TRIAL_ROUNDS, ModelCase, time_case
+
+    engines = [Sleeper("a", 0.02, flash=True), Sleeper("a", 0.0, flash=False), Sleeper("b", 0.0)]
+    result = time_case(engines, ModelCase(4, 3), rng=rng, vocab_size=50, rounds=TRIAL_ROUNDS + 2)
+    assert [engine.answers for engine in engines] == [TRIAL_ROUNDS + 1, *[TRIAL_ROUNDS + 3] * 2]
+    assert list(result.seconds) == engines[1:]
+    assert result.trials.keys() == {engines[0]}
+    assert result.trials[engines[0]] >= 0.02
+    assert len(result.seconds[engines[2]]) == 3 * (TRIAL_ROUNDS + 2)
+    assert result.answers == {engine: [1, 1, 1, 1] for engine in engines}
+
+
+def test_a_token_far_from_the_best_is_refused(rng):
+    from model_agreement import Agreement, DisagreementError, check, regret
+
+    logits = rng.standard_normal((4, 100)).astype(np.float32)
+    best = logits.argmax(-1)
+    assert regret(logits, best.tolist()) == 0
+    worst = best.copy()
+    worst[2] = logits[2].argmin()
+    found = regret(logits, worst.tolist())
+    assert found > 1  # the least logit is below the mean
+    engine = Sleeper("llama.cpp Q8_0", 0)
+    check({engine: Agreement("ours bfloat16", kl=0.0, top1=1.0, regret=0.0)})
+    for wrong in (
+        Agreement("ours bfloat16", kl=0.0, top1=1.0, regret=found),
+        Agreement("ours bfloat16", kl=0.5, top1=1.0),
+        Agreement("ours bfloat16", kl=float("nan"), top1=1.0),
+        Agreement("ours bfloat16", kl=0.0, top1=0.1),
+    ):
+        with pytest.raises(DisagreementError, match=r"llama\.cpp Q8_0"):
+            check({engine: wrong})
+
+
+def row(ours: str, case: str, p25: float, peers: dict[str, float], share: float) -> dict:
+    return {
+        "ours": ours,
+        "case": case,
+        "threads": 2,
+        "p25_us": p25,
+        "of_read": share,
+        "of_matrix": share,
+        "peers": {
+            name: {"p25_us": time, "ratio_best": time / p25, "ratio_p25": time / p25 * 1.1,
+                   "of_read": 0.4, "of_matrix": 0.4}
+            for name, time in peers.items()
+        },
+    }  # fmt: skip
+
+
+def test_goals_take_the_fastest_of_each_side(capsys):
+    from model_goals import Standing, show_goals, standings
+
+    records = [
+        row("bfloat16", "decode after 128", 10.0, {"llama.cpp BF16": 11.0}, share=0.8),
+        row("wint8", "prefill 512", 9.0, {"llama.cpp Q8_0": 40.0, "llama.cpp Q4_K": 30.0}, 0.5),
+        row("w8a8", "prefill 512", 6.0, {"llama.cpp Q8_0": 40.0, "llama.cpp Q4_K": 30.0}, 0.5),
+    ]
+    found = {s.goal.name: s for s in standings(records) if isinstance(s, Standing)}
+    assert found.keys() == {"C1b", "C3b"}
+    assert not found["C1b"].is_met
+    assert found["C1b"].most_possible == pytest.approx(1.1 / 0.8)  # the floor is within reach
+    assert found["C3b"].is_met
+    assert found["C3b"].ours["ours"] == "w8a8"
+    assert found["C3b"].peer_name == "llama.cpp Q4_K"
+    show_goals(records)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("not measured" in line for line in lines) == 5
+    assert sum("MISSED" in line for line in lines) == 1
