@@ -15,7 +15,8 @@ does not compute this model. Peers that are not installed are named and left out
 
 A ratio is peer time / our time: above 1, ours is faster. The last table holds the ratios against
 their floors; "at ceiling" is the ratio if ours ran at what the memory (decode) or the matrix unit
-(prefill) gives at most. Leave the machine alone meanwhile: with 2 threads it takes about MINUTES.
+(prefill) gives at most. Leave the machine alone meanwhile: it takes
+nine minutes, four of them for 2 threads, and at the first time two more to make llama.cpp's files.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from model_agreement import (
 )
 from model_goals import show_goals
 from model_peers import Engine, our_engines, peer_engines
-from model_records import ModelResult, measure_ceilings, results_of, show_case
+from model_records import Ceilings, ModelResult, results_of, show_case
 from model_timing import ModelCase, time_case
 
 PEERS = [
@@ -104,9 +105,15 @@ def run_case(
     rounds: int,
     agreements: dict[Engine, Agreement],
 ) -> list[ModelResult]:
-    before = measure_ceilings()
-    timings = time_case(engines, case, rng=rng, vocab_size=config["vocab_size"], rounds=rounds)
-    ceilings = measure_ceilings().raised_by(before)
+    ceilings = Ceilings()
+    timings = time_case(
+        engines,
+        case,
+        rng=rng,
+        vocab_size=config["vocab_size"],
+        rounds=rounds,
+        each_round=ceilings.measure,
+    )
     add_regrets(agreements, timings.prompt, timings.answers)
     results = results_of(case, timings, config=config, ceilings=ceilings, agreements=agreements)
     show_case(results)

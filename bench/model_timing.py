@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,12 +85,19 @@ def time_case(
     rng: np.random.Generator,
     vocab_size: int,
     rounds: int,
+    each_round: Callable[[], object],
 ) -> Timings:
-    """``rounds`` answers of each engine in turn; a prompt never comes twice, ours remembers it."""
+    """``rounds`` answers of each engine in turn; a prompt never comes twice, ours remembers it.
+
+    Args:
+        each_round: takes its turn like an engine.
+    """
     result = Timings([], {}, {engine: [] for engine in engines}, {})
     active = list(engines)
     for number in range(rounds + 1):
         prompt = rng.integers(3, vocab_size, case.prompt_tokens).tolist()
+        settle()
+        each_round()
         for engine in active:
             settle()
             tokens, seconds = sample(engine, case, prompt)
