@@ -14,9 +14,9 @@ transformers in float32, or with the first of ours where that is left out: the r
 does not compute this model. Peers that are not installed are named and left out.
 
 A ratio is peer time / our time: above 1, ours is faster. The last table holds the ratios against
-their floors; "at ceiling" is the ratio if ours ran at what the memory (decode) or the matrix unit
-(prefill) gives at most. Leave the machine alone meanwhile: it takes
-nine minutes, four of them for 2 threads, and at the first time two more to make llama.cpp's files.
+their floors, which are for 2 threads; "at ceiling" is the ratio if ours ran at what the memory (decode)
+or the matrix unit (prefill) gives at most. Leave the machine alone meanwhile: it takes nine minutes,
+four of them for 2 threads, and the first time two more to make llama.cpp's files.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ PEERS = [
     "transformers/float32",
     *(f"llama.cpp/{kind}" for kind in ("BF16", "F16", "Q8_0", "Q4_0", "Q4_K")),
 ]
+QUANTIZATIONS = ["none", "wint8", "w8a8"]
 CHECKED_TOKENS = 64
 
 
@@ -66,8 +67,10 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quantization",
         nargs="+",
-        default=["none", "wint8", "w8a8"],
-        help="ours, as from_pretrained takes it; what this version does not know is left out",
+        default=QUANTIZATIONS,
+        choices=QUANTIZATIONS,
+        metavar="HOW",
+        help=f"ours, what this version cannot is left out: {', '.join(QUANTIZATIONS)} (default: all)",
     )
     parser.add_argument(
         "--peers",
@@ -75,7 +78,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         default=PEERS,
         choices=PEERS,
         metavar="PEER",
-        help=f"all by default, none without a word after it: {', '.join(PEERS)}",
+        help=f"none without a word after it: {', '.join(PEERS)} (default: all)",
     )
     parser.add_argument("--prefill", type=int, nargs="*", default=[512], help="prompt lengths")
     parser.add_argument("--context", type=int, default=128, help="prompt before the decoded tokens")

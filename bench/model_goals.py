@@ -104,14 +104,14 @@ def standings(records: Iterable[Mapping[str, Any]]) -> list[Standing | Goal]:
 def show_goals(records: Sequence[Mapping[str, Any]]) -> None:
     """Floors are for 2 threads. A miss whose "at ceiling" is below the floor is bound by the machine."""
     print(
-        f"\n{'goal':5}{'case':13}{'ours':10}{'peer':23}{'threads':>8}{'floor':>7}{'best':>7}{'p25':>7}"
+        f"\n{'goal':5}{'case':13}{'ours':12}{'peer':23}{'threads':>8}{'floor':>7}{'best':>7}{'p25':>7}"
         f"{'':9}{'of the ceiling: ours, peer':>28}{'at ceiling':>12}"
     )
     for standing in standings(records):
         if isinstance(standing, Goal):
             goal = standing
             print(
-                f"{goal.name:5}{goal.case:13}{'|'.join(goal.ours):10} {goal.peer:22}"
+                f"{goal.name:5}{goal.case:13}{'|'.join(goal.ours):12}{goal.peer:23}"
                 f"{'':8}{goal.floor:7.2f}  not measured"
             )
             continue
@@ -119,7 +119,7 @@ def show_goals(records: Sequence[Mapping[str, Any]]) -> None:
         key, what = ("of_read", "read") if goal.case == "decode" else ("of_matrix", "product")
         shares = f"{ours[key]:.0%}, {peer[key]:.0%} of {what}"
         print(
-            f"{goal.name:5}{goal.case:13}{ours['ours']:10}{standing.peer_name:23}"
+            f"{goal.name:5}{goal.case:13}{ours['ours']:12}{standing.peer_name:23}"
             f"{standing.threads:8}{goal.floor:7.2f}{peer['ratio_best']:7.2f}{peer['ratio_p25']:7.2f}"
             f"  {'met' if standing.is_met else 'MISSED':7}{shares:>28}{standing.most_possible:12.2f}"
         )

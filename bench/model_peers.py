@@ -107,7 +107,7 @@ def our_engines(folder: Path, dtype: str, quantizations: Sequence[str]) -> list[
     for word in quantizations:
         try:
             engines.append(OurEngine(folder, dtype, None if word == "none" else word))
-        except (ek.UnsupportedError, ek.ArgumentError) as error:
+        except (ek.ArgumentError, ek.UnsupportedError) as error:
             print(f"left out: ours {word}: {error}", file=sys.stderr)
     return engines
 

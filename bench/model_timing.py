@@ -51,18 +51,18 @@ class Timings:
 
 
 def settle(seconds: float = 5.0) -> None:
-    """Wait until no thread of this process runs.
+    """Wait until no thread of this process has run for 15 milliseconds.
 
     The thread pools of three libraries share the cores. Each spins for a while after its last job
-    (OpenMP's for milliseconds), which would be time taken from the next engine.
+    (OpenMP's for 4 to 12 milliseconds of processor time), which would be taken from the next engine.
     """
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    end, calm = time.perf_counter() + seconds, 0
+    while calm < 3:
+        if time.perf_counter() > end:
+            raise RuntimeError(f"threads of this process still spin after {seconds} s of rest")
         before = time.process_time()
         time.sleep(0.005)
-        if time.process_time() - before < 0.0005:
-            return
-    raise RuntimeError(f"threads of this process still spin after {seconds} s of rest")
+        calm = calm + 1 if time.process_time() - before < 0.0005 else 0
 
 
 def sample(engine: Engine, case: ModelCase, prompt: Sequence[int]) -> tuple[list[int], list[float]]:

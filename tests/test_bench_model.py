@@ -47,11 +47,17 @@ def checkpoint(tmp_path_factory):
 def test_runs_without_peers(bench_model, checkpoint, tmp_path, monkeypatch, capsys):
     for name in ("torch", "transformers", "llama_cpp", "gguf"):
         monkeypatch.setitem(sys.modules, name, None)
+    load = ek.LLM.from_pretrained
+
+    def older_version(*args, quantization, **options):
+        if quantization is not None:
+            raise ek.UnsupportedError("refused")
+        return load(*args, **options)
+
+    monkeypatch.setattr(ek.LLM, "from_pretrained", older_version)
 
     target = tmp_path / "results.jsonl"
-    options = (
-        "--threads 1 2 --quantization none unheard-of --prefill 40 --context 20 --new-tokens 3"
-    )
+    options = "--threads 1 2 --quantization none w8a8 --prefill 40 --context 20 --new-tokens 3"
     bench_model.main(
         [str(checkpoint), *options.split(), "--rounds", "2", "--json", str(target),
          "--cache", str(tmp_path)]
@@ -71,8 +77,18 @@ def test_runs_without_peers(bench_model, checkpoint, tmp_path, monkeypatch, caps
     out, err = capsys.readouterr()
     for how in ("pip install torch transformers", "pip install gguf llama-cpp-python"):
         assert how in err
-    assert "left out: ours unheard-of" in err
+    assert "left out: ours w8a8: refused" in err
     assert "not measured" in out
+
+
+def test_a_prompt_that_the_cache_knows_is_not_timed(checkpoint):
+    from model_peers import OurEngine
+
+    engine = OurEngine(checkpoint, "auto", None)
+    prompt = list(range(3, 70))
+    assert len(list(engine.stream(prompt, 2))) == 2
+    with pytest.raises(RuntimeError, match="prefix cache"):
+        list(engine.stream(prompt, 2))
 
 
 @pytest.mark.oracle
