@@ -570,6 +570,13 @@ BUGS = [
         THREADS,
     ),
     Bug(
+        "engine: who asks for figures does not stand in line",
+        "python/ernie_kernels/runner/engine.py",
+        '            ``preemptions``.\n        """\n        with self._waiting, self._lock:',
+        '            ``preemptions``.\n        """\n        with self._lock:',
+        THREADS,
+    ),
+    Bug(
         "engine: a call's sequences refer to each other",
         "python/ernie_kernels/runner/engine.py",
         "            sequence.siblings = []\n",
