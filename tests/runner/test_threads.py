@@ -254,12 +254,22 @@ def test_a_step_that_is_called_from_within_a_step_is_refused(name):
 
 def test_an_interrupted_wait_holds_nobody_up():
     """Who gives up waiting for a step is not waited for."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
     engine = fake_engine()
-    threading.Timer(
-        0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
-    ).start()
-    with engine._lock, pytest.raises(KeyboardInterrupt):
-        engine.step()
+    # Not SIGINT: a process in the background may have been told to ignore it.
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    main_thread = threading.main_thread().ident
+    timer = threading.Timer(0.1, signal.pthread_kill, (main_thread, signal.SIGUSR1))
+    try:
+        timer.start()
+        with engine._lock, pytest.raises(KeyboardInterrupt):
+            engine.step()
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
     assert not engine._waiting
 
 
