@@ -297,6 +297,15 @@ def test_requests_wait_for_blocks(folder, rng):
         assert llm.stats()["num_free_blocks"] == 4
 
 
+@pytest.mark.parametrize("max_num_seqs", [1, 32, 256, 512, 1024])
+def test_a_step_has_room_for_prompts_beside_all_answers(folder, max_num_seqs):
+    """Not for a token or two, the little that so many answers may leave of it."""
+    with ek.LLM.from_pretrained(
+        folder, device="cpu", max_num_seqs=max_num_seqs, max_model_len=32
+    ) as llm:
+        assert llm._engine._runner.max_tokens_per_step - max_num_seqs >= 256
+
+
 def test_unfinished_stream_lets_others_in(folder):
     """It holds the whole cache and nobody reads it: the calls of others advance it."""
     with ek.LLM.from_pretrained(folder, device="cpu", kv_cache_memory=4 * 24576) as llm:

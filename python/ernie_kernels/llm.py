@@ -130,7 +130,8 @@ class LLM:
             dtype=self.dtype,
             num_blocks=plan.num_blocks,
             block_size=BLOCK_SIZE,
-            max_tokens_per_step=max(MAX_TOKENS_PER_STEP, max_num_seqs),
+            # Room for prompts in any case: else one is read by a token a step beside all others.
+            max_tokens_per_step=max(MAX_TOKENS_PER_STEP, 2 * max_num_seqs),
         )
         vocab_limit = self.config.vocab_size
         if self.tokenizer is not None:

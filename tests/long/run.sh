@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
 export ERNIE_TEST_STATE_MACHINE_EXAMPLES=1000  # of 40 steps each
 export ERNIE_TEST_OPERATIONS=10000000          # of the block manager; a twentieth of it of the engine
 export ERNIE_TEST_INTERRUPTS=10000
-export ERNIE_TEST_FAILING_ALLOCATIONS=4500
+export ERNIE_TEST_FAILING_ALLOCATIONS=2000
 export ERNIE_TEST_ISOLATION_TRIALS=2000        # in each of two dtypes
 export ERNIE_TEST_REQUESTS=1000
 fuzz_seconds=${ERNIE_FUZZ_SECONDS:-900}

@@ -17,6 +17,7 @@ PARALLEL = ["tests/test_parallel.py"]
 FORWARD = ["tests/models/test_forward.py"]
 BLOCK_MANAGER = ["tests/runner/test_block_manager.py"]
 SCHEDULER = ["tests/runner/test_scheduler.py"]
+LEFTOVERS = ["tests/runner/test_leftovers.py"]
 THREADS = ["tests/runner/test_threads.py"]
 INTERRUPTS = ["tests/runner/test_interrupts.py"]
 GENERATE = ["tests/test_generate.py"]
@@ -501,8 +502,8 @@ BUGS = [
     Bug(
         "scheduler: a preempted sequence queues up again",
         "python/ernie_kernels/runner/scheduler.py",
-        "self._waiting.appendleft(sequence)",
-        "self._waiting.append(sequence)",
+        "        self._waiting.move_to_end(sequence, last=False)\n",
+        "",
         SCHEDULER,
     ),
     Bug(
@@ -543,9 +544,44 @@ BUGS = [
     Bug(
         "engine: an abort ends all answers",
         "python/ernie_kernels/runner/engine.py",
-        "            if index in (None, sequence.index):",
-        "            if True:",
+        "isdisjoint(((s.request_id, None), (s.request_id, s.index)))",
+        "isdisjoint((s.request_id, i) for i in (None, *range(s.params.n)))",
         THREADS,
+    ),
+    Bug(
+        "engine: an abort overtakes its request",
+        "python/ernie_kernels/runner/engine.py",
+        "        if num_aborted:\n",
+        "        num_aborted = len(self._aborted)\n        if num_aborted:\n",
+        THREADS,
+    ),
+    Bug(
+        "engine: who comes and goes at once is remembered for ever",
+        "python/ernie_kernels/runner/engine.py",
+        "        if num_ended:\n",
+        "        num_ended = len(self._ended)\n        if num_ended:\n",
+        THREADS,
+    ),
+    Bug(
+        "engine: code of ours at the end of a forgotten stream",
+        "python/ernie_kernels/runner/engine.py",
+        "            # that struck in code of ours here, and none strikes where nothing is called.\n",
+        "            ticket.close()\n",
+        THREADS,
+    ),
+    Bug(
+        "engine: who asks for figures does not stand in line",
+        "python/ernie_kernels/runner/engine.py",
+        '            ``preemptions``.\n        """\n        with self._waiting, self._lock:',
+        '            ``preemptions``.\n        """\n        with self._lock:',
+        THREADS,
+    ),
+    Bug(
+        "engine: a call's sequences refer to each other",
+        "python/ernie_kernels/runner/engine.py",
+        "            sequence.siblings = []\n",
+        "",
+        LEFTOVERS,
     ),
     Bug(
         "engine: a failed step ends everybody",

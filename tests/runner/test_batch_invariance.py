@@ -8,6 +8,7 @@ from recorder import Recorder, fill_taken_blocks_with_nan
 
 import ernie_kernels as ek
 from ernie_kernels import _core
+from ernie_kernels.runner.requests import make_requests
 from tiny_checkpoint import random_ids, write_checkpoint
 
 COUNT = 32
@@ -130,6 +131,34 @@ def test_beside_whole_prompts(folder, prompts, alone):
             for stream in streams:
                 list(stream)
         assert recorder.logits == {key: row for key, row in alone.items() if key[0] < 8}
+
+
+def test_behind_whole_prompts(folder, prompts, alone):
+    """A request that comes while ``forward`` is reading, and so stands behind it in a step."""
+    with load(folder) as llm:
+        expected = llm.forward(prompts[:8])
+        schedule, tickets, behind = llm._engine._scheduler.schedule, [], []
+
+        def add_and_schedule():
+            if not tickets:
+                requests = make_requests(
+                    None, prompts[8:12], [params_of(i) for i in range(8, 12)], None, llm._limits
+                )
+                tickets.append(llm._engine.add_requests(requests))
+            scheduled = schedule()
+            samples = [s.logits is None for s, span in scheduled if span.num_outputs]
+            behind.append(samples[:1] == [False] and samples[-1])
+            return scheduled
+
+        llm._engine._scheduler.schedule = add_and_schedule
+        llm._engine._scheduler._max_tokens_per_step = 250
+        with Recorder(llm) as recorder:
+            for a, b in zip(llm.forward(prompts[:8]), expected, strict=True):
+                assert a.tobytes() == b.tobytes()
+            for _ in llm._engine.outputs(tickets[0]):
+                pass
+        assert any(behind)
+        assert recorder.logits == {key: row for key, row in alone.items() if key[0] in range(8, 12)}
 
 
 def test_logits_of_forward_are_those_of_generation(folder, prompts, alone):

@@ -314,6 +314,17 @@ def test_restore_sends_back_who_would_run_before_one_that_came_earlier():
     assert rig.step() == {a: (8, 8)}
 
 
+def test_nobody_waits_for_one_that_ended_when_it_was_interrupted():
+    """Its end was said, and it was not taken out: it will never read the rest of the prompt."""
+    rig = Rig(budget=8)
+    a, b = rig.add(22, n=2)
+    rig.step()
+    a.progress.append(Progress(None, None, finish_reason="abort"))
+    rig.scheduler.restore([b])
+    assert a.num_blocks > 0
+    assert rig.step() == {b: (8, 8)}
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
+import logging
 import random
 import signal
 import sys
@@ -16,6 +18,7 @@ import pytest
 from fake_model import expected_tokens, fake_engine, fake_request
 
 import ernie_kernels as ek
+from ernie_kernels.runner.throughput_log import ThroughputLog
 
 ROUNDS = 100
 
@@ -201,14 +204,72 @@ def test_who_asks_between_steps_is_let_in_soon(name):
     assert sum(waited) < 5 * len(waited)
 
 
+def in_time(call: Callable[[], None]) -> None:
+    """Fails where the call waits for itself: nothing else would end it."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_a_log_handler_may_ask_the_engine():
+    engine = fake_engine()
+    engine._log = ThroughputLog(itertools.count(step=10).__next__)
+    answers = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            answers.append(engine.stats())
+
+    logger, handler = logging.getLogger("ernie_kernels"), Handler()
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        in_time(engine.step)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize("name", ["stats", "step", "close"])
+def test_a_step_that_is_called_from_within_a_step_is_refused(name):
+    """By a signal handler or a finaliser: it would wait for the step that waits for it."""
+    engine = fake_engine()
+    ticket = engine.add_request(fake_request([1, 2]))
+    run = engine._runner.run
+
+    def ask_and_run(spans):
+        engine._runner.run = run
+        with pytest.raises(ek.ArgumentError, match="from within a step of its own thread"):
+            getattr(engine, name)()
+        return run(spans)
+
+    engine._runner.run = ask_and_run
+    in_time(engine.step)
+    assert engine._runner.run == run
+    assert len(ticket.take()) == 1
+
+
 def test_an_interrupted_wait_holds_nobody_up():
     """Who gives up waiting for a step is not waited for."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
     engine = fake_engine()
-    threading.Timer(
-        0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
-    ).start()
-    with engine._lock, pytest.raises(KeyboardInterrupt):
-        engine.step()
+    # Not SIGINT: a process in the background may have been told to ignore it.
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    main_thread = threading.main_thread().ident
+    timer = threading.Timer(0.1, signal.pthread_kill, (main_thread, signal.SIGUSR1))
+    try:
+        timer.start()
+        with engine._lock, pytest.raises(KeyboardInterrupt):
+            engine.step()
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
     assert not engine._waiting
 
 

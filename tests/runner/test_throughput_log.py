@@ -39,6 +39,7 @@ def steps(log: ThroughputLog, clock: Clock, seconds: float, tokens: int) -> None
         clock.now += 0.5
         tokens += 1
         log.step_ends(lambda: load_of(2 * tokens, tokens))  # noqa: B023
+        log.write()
 
 
 def test_a_line_every_five_seconds(clock, lines):

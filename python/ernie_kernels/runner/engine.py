@@ -32,10 +32,17 @@ class _Waiting:
     """The threads that want the lock, or have it: each from ``with`` to the end of the block."""
 
     def __init__(self) -> None:
+        self.stepping: int | None = None  # the thread that is in a step
         self._threads: dict[int, None] = {}
 
     def __enter__(self) -> None:
-        self._threads[threading.get_ident()] = None
+        thread = threading.get_ident()
+        if thread == self.stepping:
+            raise ArgumentError(
+                "LLM: called from within a step of its own thread, by a signal handler or a "
+                "finaliser, and would wait for ever; call from another thread, or afterwards"
+            )
+        self._threads[thread] = None
 
     def __exit__(self, *_: object) -> None:
         self._threads.pop(threading.get_ident(), None)
@@ -149,8 +156,13 @@ class Engine:
             ArgumentError: the engine is closed.
         """
         with self._waiting, self._lock:
-            if ticket is None or not ticket.has_news:
-                self._step(self._open_runner())
+            self._waiting.stepping = threading.get_ident()
+            try:
+                if ticket is None or not ticket.has_news:
+                    self._step(self._open_runner())
+            finally:
+                self._waiting.stepping = None
+        self._log.write()
         if self._waiting:
             time.sleep(HAND_OVER)
 

@@ -197,7 +197,10 @@ class Scheduler:
         """Whether one before it is just computing blocks of the prompt that both have."""
         before = itertools.takewhile(lambda s: s is not sequence, sequence.siblings)
         shared = (sequence.num_prompt_tokens - 1) // self._block_size * self._block_size
-        return any(s.num_blocks > 0 and s.num_computed < shared for s in before)
+        # One that has ended keeps its numbers if an interrupt kept it from being taken out.
+        return any(
+            s.num_blocks > 0 and s.num_computed < shared and not s.is_finished for s in before
+        )
 
     def _find_prefix(self, sequence: Sequence) -> list[int]:
         """Blocks that hold the beginning of a sequence; its last token is always left to compute."""
