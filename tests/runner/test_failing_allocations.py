@@ -66,7 +66,8 @@ def finish(engine: Engine, ticket: Ticket, request: Request) -> bool:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_allocations_that_fail(length):
     errors, failed, finished = 0, 0, 0
-    for first in range(0, ALLOCATIONS, max(1, ALLOCATIONS * 3 // FAILURES)):
+    firsts = range(0, ALLOCATIONS, max(1, ALLOCATIONS * 3 // FAILURES))
+    for first in firsts:
         engine = fake_engine(num_blocks=9, block_size=4, max_num_seqs=3, budget=7)
         requests = [
             fake_request([1, 2, 3, 4, 5, i], seed=7 * i + 1, max_tokens=8) for i in range(4)
@@ -88,4 +89,7 @@ def test_allocations_that_fail(length):
             pass
         assert not engine.has_unfinished
     assert errors + failed > finished / 20
-    print(f"\n{errors} errors of calls, {failed} of steps, {finished} requests finished")
+    print(
+        f"\n{len(firsts)} failures, {errors} errors of calls, {failed} of requests in their steps, "
+        f"{finished} requests finished"
+    )
