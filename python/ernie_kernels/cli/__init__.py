@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from ernie_kernels import __version__
-from ernie_kernels.cli import chat, generate
+from ernie_kernels.cli import bench, chat, generate, verify
 from ernie_kernels.errors import Error
 
 EXIT_FAILURE = 1  # the machine or the device: out of memory, no GPU, cache full
@@ -26,6 +26,12 @@ Run ERNIE-4.5 models: no PaddlePaddle, no PyTorch.
       continue a text with a checkpoint: a folder with config.json and model.safetensors
   ernie-kernels chat --model_path ./ERNIE-4.5-0.3B-PT
       talk to it
+  ernie-kernels bench ./ERNIE-4.5-0.3B-PT
+      tokens per second
+  ernie-kernels verify ./ERNIE-4.5-0.3B-PT
+      is what runs here what the checkpoint says? Layer by layer against float64
+  ernie-kernels doctor
+      what this machine has, and whether everything computes right on it
 """
 
 
@@ -40,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"ernie-kernels {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (generate, chat):
+    for command in (generate, chat, bench, verify):
         command.add_parser(commands)
     arguments = parser.parse_args(with_dashes(sys.argv[1:] if argv is None else argv))
     logging.basicConfig(
