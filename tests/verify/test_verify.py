@@ -15,9 +15,10 @@ import safetensors_bytes
 import tokenizer_files
 from ernie_kernels import ops
 from ernie_kernels.llm import DEMO_FOLDER
-from ernie_kernels.verify import Limits, verify, verify_loaded
+from ernie_kernels.verify.check import verify, verify_loaded
 from ernie_kernels.verify.engine_trace import EngineTrace
 from ernie_kernels.verify.prompts import make_prompts
+from ernie_kernels.verify.report import Limits
 from tiny_checkpoint import in_shards, to_paddle, write_checkpoint
 
 DTYPES = ["float32", "bfloat16"]

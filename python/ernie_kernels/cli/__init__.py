@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import logging
 import os
@@ -10,9 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from ernie_kernels import __version__
-from ernie_kernels.cli import bench, chat, generate, verify
 from ernie_kernels.errors import Error
 
+COMMANDS = ("generate", "chat", "bench", "verify", "doctor")
 EXIT_FAILURE = 1  # the machine or the device: out of memory, no GPU, cache full
 EXIT_BAD_INPUT = 2  # an argument, prompt or file; also what argparse uses
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -46,9 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"ernie-kernels {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (generate, chat, bench, verify):
-        command.add_parser(commands)
-    arguments = parser.parse_args(with_dashes(sys.argv[1:] if argv is None else argv))
+    words = with_dashes(sys.argv[1:] if argv is None else argv)
+    # Only the command that is meant: doctor must run where another cannot be imported.
+    for name in [words[0]] if words and words[0] in COMMANDS else COMMANDS:
+        importlib.import_module(f"ernie_kernels.cli.{name}").add_parser(commands)
+    arguments = parser.parse_args(words)
     logging.basicConfig(
         stream=sys.stderr,
         format="%(message)s",

@@ -13,8 +13,7 @@ from ernie_kernels.cli.options import add_folder, add_model_options, load_option
 from ernie_kernels.errors import Error
 
 if TYPE_CHECKING:
-    from ernie_kernels.verify import Report
-    from ernie_kernels.verify.report import StageResult
+    from ernie_kernels.verify.report import Report, StageResult
 
 EXIT_FAILED = 1
 EXIT_NOT_RUN = 2  # a usage error, or something that cannot be loaded
@@ -89,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 def verified(arguments: argparse.Namespace) -> Report:
     from tqdm import tqdm
 
-    from ernie_kernels.verify import verify
+    from ernie_kernels.verify.check import verify
 
     def progress(stages: Iterator[StageResult], count: int) -> Iterator[StageResult]:
         # disable=None: no bar where stderr is no terminal.
