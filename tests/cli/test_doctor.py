@@ -18,7 +18,7 @@ from commands import run
 from ernie_kernels import _core, ops
 from ernie_kernels.doctor import examine, facts
 from ernie_kernels.doctor.examination import _worst
-from ernie_kernels.doctor.op_checks import CHECKS, Case
+from ernie_kernels.doctor.op_checks import CHECKS, CPU_ONLY, Case
 from ernie_kernels.errors import ArgumentError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,6 +45,15 @@ def test_json(capfd):
     assert report["demo"]["cpu"] == " tuples."
     assert {"software", "processor", "memory", "build", "GPU", "packages"} < report.keys()
     assert all(op["passed"] and op["milliseconds"] >= 0 for op in report["ops"])
+
+
+def test_every_check_passes_on_every_device(device):
+    wanted = {name for name in CHECKS if device == "cpu" or name not in CPU_ONLY}
+    for name in wanted:
+        check, dtypes = CHECKS[name]
+        for dtype in dtypes:
+            error, bound, share = _worst(check(Case(device, dtype)))
+            assert share <= 1, (name, dtype, error, bound)
 
 
 def test_every_op_has_its_check():

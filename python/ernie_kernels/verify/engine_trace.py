@@ -107,7 +107,8 @@ class EngineTrace:
                 trace.rows = step.rows
                 self._run_layer(layer, step, cache, trace)
             hidden = trace.arrays.pop("hidden", None)
-            yield LayerTrace(hidden=hidden, **trace.arrays)
+            query, key, value = self._heads(trace.arrays.pop("qkv"))
+            yield LayerTrace(hidden=hidden, query=query, key=key, value=value, **trace.arrays)
 
     def final(self) -> tuple[Array, Array, Array, Array]:
         """What the last layer leaves, hidden and residual, their sum, and its norm."""
@@ -175,6 +176,12 @@ class EngineTrace:
             empty(shape, self.dtype, self.device), empty(shape, self.dtype, self.device)
         )
 
+    def _heads(self, qkv: Array) -> list[Array]:
+        """Queries, keys and values, which the engine keeps side by side."""
+        heads, kv_heads = self._config.num_attention_heads, self._config.num_key_value_heads
+        by_head = qkv.reshape(len(qkv), heads + 2 * kv_heads, self._config.head_dim)
+        return np.split(by_head, [heads, heads + kv_heads], axis=1)
+
     def _run_layer(self, layer, step: _Step, cache: LayerKVCache, trace: _Recorder) -> None:
         """As ``DecoderLayer.__call__``, with a look at everything in between."""
         batch, config = step.batch, self._config
@@ -190,7 +197,7 @@ class EngineTrace:
             normed, _ = layer.input_layernorm.add(step.hidden, step.residual)
         trace.keep(entered=step.residual, normed=normed)
         layer.self_attn.project(normed, batch, cache, buffers)
-        trace.keep(query=buffers.query, key=buffers.key, value=buffers.value)
+        trace.keep(qkv=buffers.qkv)
         projected = layer.self_attn.attend(buffers.query, batch.queries, batch, cache, buffers)
         trace.keep(attention=buffers.attention, projected=projected)
         normed, middle = layer.post_attention_layernorm.add(projected, step.residual)
