@@ -14,7 +14,6 @@ import reference_model
 import safetensors_bytes
 import tokenizer_files
 from ernie_kernels import ops
-from ernie_kernels.llm import DEMO_FOLDER
 from ernie_kernels.verify.check import verify, verify_loaded
 from ernie_kernels.verify.engine_trace import EngineTrace
 from ernie_kernels.verify.prompts import make_prompts
@@ -68,9 +67,23 @@ def test_no_false_alarm_over_seeds_and_scales(tmp_path, seed):
     scaled = {name: (w * w.dtype.type(scale)).astype(w.dtype) for name, w in weights.items()}
     safetensors_bytes.save(tmp_path / "model.safetensors", scaled)
     assert config["num_hidden_layers"] == 3
-    # Logits of a model that is all noise may differ; its parts may not.
-    report = verify(tmp_path, limits={"mean_kl": 10.0, "top1": 0.0}, tokens=100)
+    assert verify(tmp_path, tokens=100).failures == []
+
+
+def test_what_rounding_alone_makes_is_no_fault(tmp_path):
+    """Logits so large that bfloat16 changes the probabilities; the same model in float32."""
+    _, weights = write_checkpoint(tmp_path, dtype="bfloat16", hidden_size=64, seed=1)
+    scaled = {name: (w * w.dtype.type(3)).astype(w.dtype) for name, w in weights.items()}
+    safetensors_bytes.save(tmp_path / "model.safetensors", scaled)
+    report = verify(tmp_path)
     assert report.failures == []
+    assert report.logits.mean_kl > 3e-3
+    assert report.mean_kl_limit == 1e-3 + 10 * report.rounding.mean_kl
+    assert report.top1_limit <= 0.98
+    exact = verify(tmp_path, dtype="float32")
+    assert exact.failures == []
+    assert exact.rounding is None
+    assert exact.logits.mean_kl < 1e-7
 
 
 @pytest.mark.parametrize(("stored", "run"), [("float32", "bfloat16"), ("bfloat16", "float32"),
@@ -110,17 +123,18 @@ def test_text_is_used_where_there_is_a_tokenizer(tmp_path):
 def test_float64_is_what_the_tests_have_too(tmp_path):
     """Two float64 models, written apart: their logits are the same."""
     from ernie_kernels.verify import check
+    from ernie_kernels.verify.comparison import Comparison
 
     config, weights = write_checkpoint(tmp_path, **SHAPES["bias_untied"])
     made = []
 
-    class Kept(check._Comparison):
+    class Kept(Comparison):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(check, "_Comparison", Kept)
+        patch.setattr(check, "Comparison", Kept)
         verify(tmp_path)
     prompts = make_prompts(None, config["vocab_size"], 2048, 64)
     expected = [reference_model.forward(config, weights, ids) for ids in prompts]
@@ -417,17 +431,22 @@ def test_limits_are_options(folder):
     with ek.LLM.from_pretrained(folder, device="cpu") as llm:
         tight = verify_loaded(llm, folder, limits={"bound_scale": 1e-3})
         assert not tight.passed
-        for name, value in (("mean_kl", 0.0), ("top1", 1.0)):
-            report = verify_loaded(llm, folder, limits={name: value})
-            assert getattr(report.limits, name) == value
-            assert report.passed or name == "mean_kl"
+        report = verify_loaded(llm, folder, limits={"mean_kl": 0.0, "over_rounding_kl": 0.0})
+        (failure,) = report.failures
+        assert failure.startswith("mean KL ")
+        report = verify_loaded(llm, folder, limits={"top1": 1.0, "over_rounding_top1": 0.0})
+        assert report.top1_limit == 1.0
         for limits in ({"top1": 1.5}, {"mean_kl": float("nan")}, {"bound_scale": 0.0}):
             with pytest.raises(ek.ArgumentError, match=f"verify: {next(iter(limits))}"):
                 verify_loaded(llm, folder, limits=limits)
 
 
 def test_defaults_are_wider_with_fewer_bits():
-    exact = Limits.default("float32", is_quantized=False)
-    assert exact.mean_kl == 1e-5
-    assert exact.mean_kl < Limits.default("bfloat16", is_quantized=False).mean_kl
-    assert (DEMO_FOLDER / "config.json").exists()
+    exact, rounded, quantized = (
+        Limits.default(dtype, is_quantized=bits)
+        for dtype, bits in (("float32", False), ("bfloat16", False), ("bfloat16", True))
+    )
+    assert (exact.mean_kl, exact.top1, exact.over_rounding_kl) == (1e-5, 0.995, 0.0)
+    assert exact.top1 > rounded.top1 > quantized.top1
+    assert rounded.mean_kl < quantized.mean_kl
+    assert rounded.over_rounding_kl == quantized.over_rounding_kl > 1

@@ -94,16 +94,18 @@ def verified(arguments: argparse.Namespace) -> Report:
         # disable=None: no bar where stderr is no terminal.
         return tqdm(stages, total=count, desc="verify", unit="stage", leave=False, disable=None)
 
-    given = {
-        "bound_scale": arguments.bound_scale,
-        "mean_kl": arguments.max_mean_kl,
-        "top1": arguments.min_top1,
-    }
+    limits = {}
+    if arguments.bound_scale is not None:
+        limits["bound_scale"] = arguments.bound_scale
+    if arguments.max_mean_kl is not None:
+        limits |= {"mean_kl": arguments.max_mean_kl, "over_rounding_kl": 0.0}
+    if arguments.min_top1 is not None:
+        limits |= {"top1": arguments.min_top1, "over_rounding_top1": 0.0}
     return verify(
         arguments.model_path,
         reference=arguments.reference,
         tokens=arguments.tokens,
-        limits={name: value for name, value in given.items() if value is not None},
+        limits=limits,
         progress=progress,
         **load_options(arguments),
     )
@@ -123,16 +125,7 @@ def print_report(report: Report) -> None:
             f"{stage.name:<10} {stage.max_error:>10.2e} {stage.relative_error:>9.2e}   "
             f"{worst.name:<28} {worst.share:>8.3g}   {'pass' if stage.passed else 'FAIL'}"
         )
-    logits, limits = report.logits, report.limits
-    if logits is not None:
-        passed = not logits.failures(limits)
-        print(
-            f"\nlogits of {logits.num_tokens} tokens: {'pass' if passed else 'FAIL'}\n"
-            f"  mean KL {logits.mean_kl:.2e} (limit {limits.mean_kl:g}), max KL "
-            f"{logits.max_kl:.2e}\n"
-            f"  top-1 agreement {logits.top1:.1%}, without near ties {logits.clear_top1:.1%} "
-            f"(limit {limits.top1:.1%})"
-        )
+    print_logits(report)
     for failure in report.failures[:20]:
         print(f"FAIL: {failure}")
     if len(report.failures) > 20:
@@ -142,6 +135,22 @@ def print_report(report: Report) -> None:
         "bfloat16 alone comes close to it."
     )
     print(f"\n{'PASSED' if report.passed else 'FAILED'}: {summary(report)}")
+
+
+def print_logits(report: Report) -> None:
+    logits = report.logits
+    if logits is None:
+        return
+    rounding = ""
+    if report.rounding is not None:
+        rounding = f"; rounding alone makes {report.rounding.mean_kl:.2e}"
+    print(
+        f"\nlogits of {logits.num_tokens} tokens: {'FAIL' if report.logits_failures else 'pass'}\n"
+        f"  mean KL {logits.mean_kl:.2e} (limit {report.mean_kl_limit:.2g}{rounding}), "
+        f"max KL {logits.max_kl:.2e}\n"
+        f"  top-1 agreement {logits.top1:.1%}, without near ties {logits.clear_top1:.1%} "
+        f"(limit {report.top1_limit:.1%})"
+    )
 
 
 def summary(report: Report) -> str:

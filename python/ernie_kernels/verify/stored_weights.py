@@ -76,6 +76,19 @@ class Matrix:
     bias: Array | None
 
 
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    input_norm: Array
+    q: Matrix
+    k: Matrix
+    v: Matrix
+    o: Matrix
+    post_norm: Array
+    gate: Matrix
+    up: Matrix
+    down: Matrix
+
+
 class StoredWeights:
     """The tensors of a folder by their Hugging Face names, in either layout.
 
@@ -99,8 +112,21 @@ class StoredWeights:
         values = self._stored(self._name_of(name))
         return _exact(values, rounded=self._round_vectors)
 
-    def linear(self, name: str) -> Matrix:
-        """``name`` is that of the layer, without ``.weight``."""
+    def layer(self, index: int) -> LayerWeights:
+        name = f"model.layers.{index}"
+        return LayerWeights(
+            input_norm=self.vector(f"{name}.input_layernorm.weight"),
+            q=self._linear(f"{name}.self_attn.q_proj"),
+            k=self._linear(f"{name}.self_attn.k_proj"),
+            v=self._linear(f"{name}.self_attn.v_proj"),
+            o=self._linear(f"{name}.self_attn.o_proj"),
+            post_norm=self.vector(f"{name}.post_attention_layernorm.weight"),
+            gate=self._linear(f"{name}.mlp.gate_proj"),
+            up=self._linear(f"{name}.mlp.up_proj"),
+            down=self._linear(f"{name}.mlp.down_proj"),
+        )
+
+    def _linear(self, name: str) -> Matrix:
         bias = None
         if self.architecture.use_bias:
             bias = _exact(self._part(f"{name}.bias"), rounded=self._round_matrices)
