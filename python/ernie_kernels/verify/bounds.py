@@ -25,8 +25,8 @@ UNIT = {"float32": 2.0**-24, "bfloat16": 2.0**-8}
 FLOAT32 = 2.0**-24
 UNDERFLOW = 2.0**-120  # absolute: far below any value that counts
 MAX_SILU_SLOPE = 1.1
-# Weights of b bits are off by up to half a step of their row. The sum over K of them is taken for
-# random: this many standard deviations.
+# A quantised value is off by up to half a step, of which a twelfth of its square is the variance. A
+# sum of K such errors is taken for random, and may be this many standard deviations.
 QUANTIZATION_DEVIATIONS = 8.0
 
 
@@ -49,10 +49,12 @@ class Bounds:
     Attributes:
         dtype: ``"float32"`` or ``"bfloat16"``.
         weight_bits: of matrices quantised while loading, per output row; None: exact.
+        activation_bits: of what these matrices multiply, a scale per row or finer; None: exact.
     """
 
     dtype: str
     weight_bits: int | None = None
+    activation_bits: int | None = None
 
     @property
     def unit(self) -> float:
@@ -79,26 +81,23 @@ class Bounds:
         if matrix.bias is not None:
             magnitude = magnitude + np.abs(matrix.bias)
         bound = unit * np.abs(value) + summation(x.shape[-1]) * magnitude + UNDERFLOW
-        return Expected(value, bound + self._quantization(length, matrix, value))
+        return Expected(value, bound + self._quantization(x, matrix.weight, value))
 
-    def _quantization(self, length: Array, matrix: Matrix, value: Array) -> Array | float:
+    def _quantization(self, x: Array, weight: Array, value: Array) -> Array | float:
         if self.weight_bits is None:
             return 0.0
-        deviation = self.step(matrix.weight) / math.sqrt(12)
+        variance = _step(weight, self.weight_bits) ** 2 * (x**2).sum(-1, keepdims=True)
+        if self.activation_bits is not None:
+            steps = _step(x, self.activation_bits)[:, None]
+            variance = variance + steps**2 * (weight**2).sum(-1)
         # A scale kept in bfloat16 moves all of a row alike.
-        return QUANTIZATION_DEVIATIONS * deviation * length + UNIT["bfloat16"] * np.abs(value)
-
-    def step(self, weight: Array) -> Array:
-        """Between neighbouring quantised values of each row."""
-        if self.weight_bits is None:
-            return np.zeros(len(weight))
-        return np.abs(weight).max(-1) / (2 ** (self.weight_bits - 1) - 1)
+        return QUANTIZATION_DEVIATIONS * np.sqrt(variance / 12) + UNIT["bfloat16"] * np.abs(value)
 
     def table(self, rows: Array) -> Expected:
         """A lookup copies: only a quantised table may differ."""
         if self.weight_bits is None:
             return Expected(rows, np.zeros_like(rows))
-        half_step = 0.5 * self.step(rows)[:, None]
+        half_step = 0.5 * _step(rows, self.weight_bits)[:, None]
         return Expected(rows, half_step + 2 * UNIT["bfloat16"] * np.abs(rows))
 
     def rotated(self, projected: Expected, angles: Array) -> Expected:
@@ -130,6 +129,11 @@ class Bounds:
         )
         computed = 16 * FLOAT32 * (1 + np.abs(gate.value)) + self.unit
         return Expected(value, error + computed * np.abs(value) + UNDERFLOW)
+
+
+def _step(rows: Array, bits: int) -> Array:
+    """Between neighbouring quantised values of each row, scaled by its largest."""
+    return np.abs(rows).max(-1) / (2 ** (bits - 1) - 1)
 
 
 def _turned(size: Array, angles: Array) -> Array:

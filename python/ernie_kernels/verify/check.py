@@ -22,7 +22,7 @@ from ernie_kernels.verify.report import Limits, LogitsResult, Report, StageResul
 from ernie_kernels.verify.stored_weights import Architecture, StoredWeights
 
 Progress = Callable[[Iterator[StageResult], int], Iterator[StageResult]]
-WEIGHT_BITS = {"wint8": 8}  # of a quantised weight, its scale per output row
+QUANTIZED_BITS = {"wint8": (8, None), "w8a8": (8, 8)}  # of weights and of activations
 
 
 def verify(
@@ -84,9 +84,9 @@ def verify_loaded(
             another shape.
     """
     check_integer("tokens", tokens, 1, 4096)
-    bits = _weight_bits(quantization)
-    bounds = Bounds(llm.dtype, bits)
-    chosen = replace(Limits.default(llm.dtype, is_quantized=bits is not None), **(limits or {}))
+    bounds = Bounds(llm.dtype, *_quantized_bits(quantization))
+    default = Limits.default(llm.dtype, is_quantized=quantization is not None)
+    chosen = replace(default, **(limits or {}))
     weights = StoredWeights(
         reference,
         round_matrices=llm.weight_dtype == "bfloat16",
@@ -116,15 +116,15 @@ def verify_loaded(
     return replace(report, logits=judged, rounding=rounding)
 
 
-def _weight_bits(quantization: str | None) -> int | None:
+def _quantized_bits(quantization: str | None) -> tuple[int | None, int | None]:
     if quantization is None:
-        return None
-    if quantization not in WEIGHT_BITS:
-        known = ", ".join(WEIGHT_BITS)
+        return None, None
+    if quantization not in QUANTIZED_BITS:
+        known = ", ".join(QUANTIZED_BITS)
         raise ArgumentError(
             f"verify: no bounds for quantization {quoted(quantization)}, only for {known}"
         )
-    return WEIGHT_BITS[quantization]
+    return QUANTIZED_BITS[quantization]
 
 
 def _check_shapes(llm: LLM, reference: Architecture) -> None:
