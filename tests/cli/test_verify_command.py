@@ -73,7 +73,7 @@ def test_a_limit_on_the_logits_fails_alone(capfd, folders):
     [
         (["no-such-folder"], "error: path: 'no-such-folder' is not a folder"),
         (["--reference", "no-such-folder"], "error: path: 'no-such-folder' is not a folder"),
-        (["--tokens", "0"], "error: tokens: expected 1..4096, got 0"),
+        (["--tokens", "0"], "error: tokens: expected 1..1024, got 0"),
         (["--min_top1", "99.5"], "error: verify: top1: expected 0 to 1, got 99.5"),
         (["--device", "cuda:99"], "error: device: cuda:99 needed"),
         (["--tokens", "many"], "invalid int value"),

@@ -53,7 +53,11 @@ def add_parser(commands: Any) -> None:
         help="the float64 model reads this folder's config.json and tensors instead",
     )
     parser.add_argument(
-        "--tokens", type=int, default=64, metavar="N", help="of the longest prompt (default: 64)"
+        "--tokens",
+        type=int,
+        default=64,
+        metavar="N",
+        help="of the longest prompt, up to 1024 (default: 64)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     limits = parser.add_argument_group(

@@ -74,7 +74,7 @@ def verify_loaded(
     Args:
         reference: folder whose config.json and tensors the float64 side reads.
         quantization: how the model's weights were quantised while loading.
-        tokens: of the longest prompt, 1..4096.
+        tokens: of the longest prompt, 1..1024.
         limits: fields of :class:`Limits` that are not to be those of the dtype and quantisation.
         progress: wraps the stages as they come; also told how many there will be.
 
@@ -83,7 +83,7 @@ def verify_loaded(
         ConfigError, FormatError, WeightError: the reference cannot be read, or is a model of
             another shape.
     """
-    check_integer("tokens", tokens, 1, 4096)
+    check_integer("tokens", tokens, 1, 1024)
     bounds = Bounds(llm.dtype, *_quantized_bits(quantization))
     default = Limits.default(llm.dtype, is_quantized=quantization is not None)
     chosen = replace(default, **(limits or {}))
