@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -150,11 +151,36 @@ def test_empty_prompt(capfd, tmp_path):
     assert (code, err) == (2, "error: prompts[0]: expected at least one token, got 0 tokens\n")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["chat", "--help"]])
-def test_help_teaches_by_example(capfd, arguments):
-    code, out, _ = run(capfd, *arguments)
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_teaches_by_example(capfd, command):
+    code, out, _ = run(capfd, command, "--help")
     assert code == 0
-    assert "ernie-kernels generate --" in out or "ernie-kernels chat --" in out
+    assert f"\n  ernie-kernels {command}" in out
+    code, out, _ = run(capfd, "--help")
+    assert code == 0
+    assert f"  ernie-kernels {command}" in out
+
+
+LOG_LINE = re.compile(
+    r"^\d+ running, \d+ waiting, [\d.]+ prompt tok/s, [\d.]+ generated tok/s, KV cache [\d.]+ %$",
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("option", "is_told"), [("-v", True), ("--verbose", True), ("", False)])
+def test_verbose_tells_how_it_goes(folder, option, is_told):
+    """The line of a busy engine, here after every step instead of every five seconds."""
+    words = ["generate", "--model", folder, "--prompt", "Hello", "--max_tokens", "8", option]
+    code = (
+        "import ernie_kernels.runner.throughput_log as log; log.INTERVAL = 0.0\n"
+        f"from ernie_kernels.cli import main; main({[word for word in words if word]})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    assert (len(LOG_LINE.findall(done.stderr)) >= 3) is is_told
+    assert ("MB of weights" in done.stderr) is is_told
+    assert LOG_LINE.search(done.stdout) is None
 
 
 def test_version(capfd):

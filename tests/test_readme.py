@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ernie_kernels import ops
+from ernie_kernels.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,10 +34,19 @@ def test_python_examples_parse():
 
 
 def test_set_up_is_two_commands_and_the_tests_one():
-    install, test = blocks("sh")
+    install, test, _ = blocks("sh")
     assert install.splitlines()[0] == "pip install ."
     assert install.splitlines()[1].startswith("ernie-kernels generate --prompt")
     assert test == 'pip install ".[test]" && pytest\n'
+
+
+def test_shell_section_names_every_command():
+    """CI runs its block; the others are told of in its text."""
+    section = README.partition("## From a shell")[2].partition("\n## ")[0]
+    named = set(re.findall(r"ernie-kernels (\w+)", section)) | set(re.findall(r"`(\w+)`", section))
+    assert set(COMMANDS) <= named
+    run = [line.split()[1] for line in blocks("sh")[2].splitlines()]
+    assert run == ["doctor", "verify", "bench"]
 
 
 def test_environment_variables_are_those_that_the_code_reads():

@@ -60,12 +60,48 @@ void translate(std::exception_ptr p) {
   }
 }
 
+// With what this module was built: for reports of trouble.
+py::dict build_info() {
+  py::dict info;
+#ifdef __clang__
+  info["compiler"] = "Clang " __clang_version__;
+#elif defined(__GNUC__)
+  info["compiler"] = "GCC " __VERSION__;
+#else
+  info["compiler"] = py::none();
+#endif
+  info["cuda"] = static_cast<bool>(ERNIE_WITH_CUDA);
+#ifdef ERNIE_CUDA_COMPILER
+  info["cuda_compiler"] = "nvcc " ERNIE_CUDA_COMPILER;
+  info["cuda_architectures"] = ERNIE_CUDA_ARCHITECTURES;
+#else
+  info["cuda_compiler"] = py::none();
+  info["cuda_architectures"] = py::none();
+#endif
+  py::list sanitizers;
+#ifdef __SANITIZE_ADDRESS__
+  sanitizers.append("address");
+#endif
+#ifdef __SANITIZE_THREAD__
+  sanitizers.append("thread");
+#endif
+  info["sanitizers"] = sanitizers;
+#ifdef ERNIE_SIMT
+  info["simt"] = true;  // CUDA kernels on the tests' machine instead of a GPU
+#else
+  info["simt"] = false;
+#endif
+  return info;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "Private: the compiled ops. Use ernie_kernels.ops.";
   py::register_exception_translator(&translate);
 
+  m.def("build_info", &build_info,
+        "Compiler, CUDA compiler and architectures, sanitizers; None where there is none.");
   m.def(
       "has_cuda", [] { return static_cast<bool>(ERNIE_WITH_CUDA); },
       "Whether this build has the CUDA backend; device_count() says whether there is a GPU for "

@@ -73,6 +73,7 @@ class LLM:
         tokenizer: its :class:`~.tokenizer.Tokenizer`, or None if it has none.
         device: ``"cpu"`` or ``"cuda:N"``.
         dtype: of activations and cache, ``"float32"`` or ``"bfloat16"``.
+        weight_dtype: of matrices that are not quantised, ``"float32"`` or ``"bfloat16"``.
         max_model_len: tokens that a prompt and its answer may have together.
     """
 
@@ -114,9 +115,13 @@ class LLM:
                 # What the weights are about to take is not for the cache.
                 available_memory=max(0, available_host_memory() - checkpoint.nbytes),
             )
-            weight_dtype = "bfloat16" if is_bfloat16 else self.dtype
+            self.weight_dtype = "bfloat16" if is_bfloat16 else self.dtype
             model = ErnieForCausalLM(
-                self.config, checkpoint, device=device, dtype=self.dtype, weight_dtype=weight_dtype
+                self.config,
+                checkpoint,
+                device=device,
+                dtype=self.dtype,
+                weight_dtype=self.weight_dtype,
             )
         self.max_model_len = plan.max_model_len
         self._limits = ModelLimits(self.config.vocab_size, plan.max_model_len)
@@ -431,6 +436,11 @@ class LLM:
         collector.raise_errors()
 
     # -------------------------------------------------------------------------------------- state
+
+    @property
+    def model(self) -> ErnieForCausalLM:
+        """The layers and their weights, to be looked at. Raises ArgumentError after ``close``."""
+        return self._engine.model
 
     def stats(self) -> dict[str, Any]:
         """How much the model holds and has done.

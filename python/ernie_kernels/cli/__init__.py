@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import logging
 import os
@@ -10,9 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from ernie_kernels import __version__
-from ernie_kernels.cli import chat, generate
 from ernie_kernels.errors import Error
 
+COMMANDS = ("generate", "chat", "bench", "verify", "doctor")
 EXIT_FAILURE = 1  # the machine or the device: out of memory, no GPU, cache full
 EXIT_BAD_INPUT = 2  # an argument, prompt or file; also what argparse uses
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -26,6 +27,12 @@ Run ERNIE-4.5 models: no PaddlePaddle, no PyTorch.
       continue a text with a checkpoint: a folder with config.json and model.safetensors
   ernie-kernels chat --model_path ./ERNIE-4.5-0.3B-PT
       talk to it
+  ernie-kernels bench ./ERNIE-4.5-0.3B-PT
+      tokens per second
+  ernie-kernels verify ./ERNIE-4.5-0.3B-PT
+      is what runs here what the checkpoint says? Layer by layer against float64
+  ernie-kernels doctor
+      what this machine has, and whether everything computes right on it
 """
 
 
@@ -40,9 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"ernie-kernels {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (generate, chat):
-        command.add_parser(commands)
-    arguments = parser.parse_args(with_dashes(sys.argv[1:] if argv is None else argv))
+    words = with_dashes(sys.argv[1:] if argv is None else argv)
+    # Only the command that is meant: doctor must run where another cannot be imported.
+    for name in [words[0]] if words and words[0] in COMMANDS else COMMANDS:
+        importlib.import_module(f"ernie_kernels.cli.{name}").add_parser(commands)
+    arguments = parser.parse_args(words)
     logging.basicConfig(
         stream=sys.stderr,
         format="%(message)s",

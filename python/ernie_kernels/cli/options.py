@@ -25,13 +25,23 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="of activations (default: auto, that of the checkpoint)",
     )
     group.add_argument(
+        "--quantization",
+        metavar="METHOD",
+        help="quantise the weights while loading (default: take them as they are)",
+    )
+    group.add_argument(
         "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N"
     )
     group.add_argument("--num-threads", type=int, metavar="N", help="CPU threads (default: all)")
     group.add_argument(
         "--max-model-len", type=int, metavar="N", help="tokens of prompt and answer together"
     )
-    group.add_argument("--verbose", action="store_true", help="say on stderr what is loaded")
+    group.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="say on stderr what is loaded, and every five seconds how it goes",
+    )
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: str) -> None:
@@ -85,14 +95,26 @@ def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: str) -> No
     )
 
 
-def load_model(arguments: argparse.Namespace) -> LLM:
-    return LLM.from_pretrained(
-        arguments.model_path,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        num_threads=arguments.num_threads,
-        max_model_len=arguments.max_model_len,
+def add_folder(parser: argparse.ArgumentParser, metavar: str) -> None:
+    """The model's folder without ``--model_path`` before it, which stays possible."""
+    parser.add_argument(
+        "model_path",
+        nargs="?",
+        # Leaves what the option says alone.
+        default=argparse.SUPPRESS,
+        metavar=metavar,
+        help="folder of a checkpoint (default: the demo model)",
     )
+
+
+def load_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What :meth:`LLM.from_pretrained` takes beside the folder."""
+    names = ("device", "dtype", "quantization", "num_threads", "max_model_len")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def load_model(arguments: argparse.Namespace, **changes: Any) -> LLM:
+    return LLM.from_pretrained(arguments.model_path, **{**load_options(arguments), **changes})
 
 
 def sampling_params(arguments: argparse.Namespace, **changes: Any) -> SamplingParams:

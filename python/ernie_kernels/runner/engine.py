@@ -12,6 +12,7 @@ import numpy as np
 
 from ernie_kernels._core import Tensor
 from ernie_kernels.errors import ArgumentError, InternalError
+from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.runner.batch import TokenSpan
 from ernie_kernels.runner.block_manager import BlockManager
 from ernie_kernels.runner.model_runner import ModelRunner
@@ -372,6 +373,11 @@ class Engine:
         """Release model and cache; every later call raises ArgumentError."""
         with self._waiting, self._lock:
             self._runner = None
+
+    @property
+    def model(self) -> ErnieForCausalLM:
+        """The loaded model. Raises ArgumentError when the engine is closed."""
+        return self._open_runner().model
 
     def check_open(self) -> None:
         self._open_runner()

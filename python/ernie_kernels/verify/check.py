@@ -1,0 +1,146 @@
+"""Brings the engine and the formulas together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ernie_kernels import _core
+from ernie_kernels.checkpoint_file import quoted
+from ernie_kernels.errors import ArgumentError, ConfigError
+from ernie_kernels.llm import DEMO_FOLDER, LLM
+from ernie_kernels.load_arguments import check_folder, check_integer
+from ernie_kernels.verify.bounds import Bounds
+from ernie_kernels.verify.comparison import Comparison
+from ernie_kernels.verify.engine_trace import EngineTrace
+from ernie_kernels.verify.prompts import make_prompts
+from ernie_kernels.verify.report import Limits, LogitsResult, Report, StageResult
+from ernie_kernels.verify.stored_weights import Architecture, StoredWeights
+
+Progress = Callable[[Iterator[StageResult], int], Iterator[StageResult]]
+QUANTIZED_BITS = {"wint8": (8, None), "w8a8": (8, 8)}  # of weights and of activations
+
+
+def verify(
+    path: str | Path | None = None,
+    *,
+    reference: str | Path | None = None,
+    tokens: int = 64,
+    limits: Mapping[str, float] | None = None,
+    progress: Progress = lambda stages, _: stages,
+    **load_options: Any,
+) -> Report:
+    """Load a checkpoint and compare it with float64, part by part.
+
+    Args:
+        path: folder of the checkpoint; None: the demo model.
+        reference: folder whose config.json and tensors the float64 side reads; None: ``path``.
+        load_options: of :meth:`LLM.from_pretrained`.
+
+    The other arguments are those of :func:`verify_loaded`.
+
+    Raises:
+        Error: what loading and :func:`verify_loaded` raise.
+    """
+    folder = check_folder(path, DEMO_FOLDER)
+    other = folder if reference is None else check_folder(reference, DEMO_FOLDER)
+    with LLM.from_pretrained(folder, **load_options) as llm:
+        report = verify_loaded(
+            llm,
+            other,
+            quantization=load_options.get("quantization"),
+            tokens=tokens,
+            limits=limits,
+            progress=progress,
+        )
+    return replace(report, model=folder.resolve().name)
+
+
+def verify_loaded(
+    llm: LLM,
+    reference: Path,
+    *,
+    quantization: str | None = None,
+    tokens: int = 64,
+    limits: Mapping[str, float] | None = None,
+    progress: Progress = lambda stages, _: stages,
+) -> Report:
+    """Compare a loaded model with float64; nobody else may use it meanwhile.
+
+    Args:
+        reference: folder whose config.json and tensors the float64 side reads.
+        quantization: how the model's weights were quantised while loading.
+        tokens: of the longest prompt, 1..1024.
+        limits: fields of :class:`Limits` that are not to be those of the dtype and quantisation.
+        progress: wraps the stages as they come; also told how many there will be.
+
+    Raises:
+        ArgumentError, TypeError: an argument is out of range or of the wrong type.
+        ConfigError, FormatError, WeightError: the reference cannot be read, or is a model of
+            another shape.
+    """
+    check_integer("tokens", tokens, 1, 1024)
+    bounds = Bounds(llm.dtype, *_quantized_bits(quantization))
+    default = Limits.default(llm.dtype, is_quantized=quantization is not None)
+    chosen = replace(default, **(limits or {}))
+    weights = StoredWeights(
+        reference,
+        round_matrices=llm.weight_dtype == "bfloat16",
+        round_vectors=llm.dtype == "bfloat16",
+    )
+    _check_shapes(llm, weights.architecture)
+    prompts = make_prompts(llm.tokenizer, llm.config.vocab_size, llm.max_model_len, tokens)
+    report = Report(
+        model="",
+        reference=reference.resolve().name,
+        device=llm.device,
+        dtype=llm.dtype,
+        quantization=quantization,
+        cpu_tier=_core.cpu_tier(),
+        prompt_lengths=tuple(len(ids) for ids in prompts),
+        limits=chosen,
+    )
+    # The engine's own way from ids to logits, beside the trace's.
+    logits = np.concatenate(llm.forward([ids.tolist() for ids in prompts]))
+    trace = EngineTrace(llm.model, llm.config, prompts, device=llm.device, dtype=llm.dtype)
+    comparison = Comparison(weights, trace, bounds, chosen.bound_scale, prompts)
+    for stage in progress(comparison.stages(), weights.architecture.num_layers + 2):
+        report.stages.append(stage)
+    exact, twin = comparison.logits, comparison.twin_logits
+    judged = LogitsResult.of(logits.astype(np.float64), exact, chosen.near_tie)
+    rounding = LogitsResult.of(twin, exact, chosen.near_tie) if len(twin) else None
+    return replace(report, logits=judged, rounding=rounding)
+
+
+def _quantized_bits(quantization: str | None) -> tuple[int | None, int | None]:
+    if quantization is None:
+        return None, None
+    if quantization not in QUANTIZED_BITS:
+        known = ", ".join(QUANTIZED_BITS)
+        raise ArgumentError(
+            f"verify: no bounds for quantization {quoted(quantization)}, only for {known}"
+        )
+    return QUANTIZED_BITS[quantization]
+
+
+def _check_shapes(llm: LLM, reference: Architecture) -> None:
+    config = llm.config
+    pairs = {
+        "vocab_size": (config.vocab_size, reference.vocab_size),
+        "hidden_size": (config.hidden_size, reference.hidden_size),
+        "intermediate_size": (config.intermediate_size, reference.intermediate_size),
+        "num_hidden_layers": (config.num_hidden_layers, reference.num_layers),
+        "num_attention_heads": (config.num_attention_heads, reference.num_heads),
+        "num_key_value_heads": (config.num_key_value_heads, reference.num_kv_heads),
+        "head_dim": (config.head_dim, reference.head_dim),
+    }
+    for key, (ours, theirs) in pairs.items():
+        if ours != theirs:
+            raise ConfigError(
+                f"verify: {key} is {ours} in the model and {theirs} in the reference; give the "
+                "folder of the same model"
+            )

@@ -1,0 +1,80 @@
+"""What the ops of a decoder mean, in numpy and float64: slow, plain, no engine.
+
+Rows are tokens; matrices are ``[out_features, in_features]``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    return x @ weight.T if bias is None else x @ weight.T + bias
+
+
+def silu(x: Array) -> Array:
+    with np.errstate(over="ignore"):  # exp(800) is infinite and silu(-800) is 0
+        return x / (1 + np.exp(-x))
+
+
+def rope_angles(positions: npt.NDArray[np.int64], head_dim: int, theta: float) -> Array:
+    """Radians of every pair, ``[num_tokens, head_dim / 2]``.
+
+    Frequency and angle are rounded to float32: the architecture is defined so, and at position
+    100,000 a float64 angle would differ by a hundredth of a radian.
+    """
+    exponent = -2.0 * np.arange(head_dim // 2) / head_dim
+    frequency = (float(theta) ** exponent).astype(np.float32)
+    return (positions.astype(np.float32)[:, None] * frequency).astype(np.float64)
+
+
+def rotate(x: Array, angles: Array) -> Array:
+    """Turn the pairs ``(x[2i], x[2i + 1])`` of ``[num_tokens, num_heads, head_dim]``."""
+    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
+    even, odd = x[..., 0::2], x[..., 1::2]
+    turned = np.empty_like(x)
+    turned[..., 0::2] = even * cos - odd * sin
+    turned[..., 1::2] = odd * cos + even * sin
+    return turned
+
+
+def probabilities(query: Array, keys: Array) -> tuple[Array, Array]:
+    """Causal attention of one sequence, whose last tokens the queries are.
+
+    Args:
+        query: ``[num_queries, num_heads, head_dim]``.
+        keys: ``[length, num_kv_heads, head_dim]``; head ``h`` reads ``h // (heads / kv_heads)``.
+
+    Returns:
+        Probabilities ``[num_heads, num_queries, length]``, and beside each the size of its score's
+        terms, ``scale * sum abs(q) abs(k)``.
+    """
+    (num_queries, num_heads, head_dim), (length, num_kv_heads, _) = query.shape, keys.shape
+    q = query.swapaxes(0, 1)
+    k = np.repeat(keys, num_heads // num_kv_heads, axis=1).transpose(1, 2, 0)
+    scale = head_dim**-0.5
+    scores = scale * (q @ k)
+    sizes = scale * (np.abs(q) @ np.abs(k))
+    future = np.triu(np.ones((num_queries, length), bool), length - num_queries + 1)
+    scores[:, future] = -np.inf
+    sizes[:, future] = 0.0
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True), sizes
+
+
+def attend(p: Array, values: Array) -> Array:
+    """Probabilities times values ``[length, num_kv_heads, head_dim]``, heads before rows again."""
+    v = np.repeat(values, p.shape[0] // values.shape[1], axis=1).swapaxes(0, 1)
+    return (p @ v).swapaxes(0, 1)
+
+
+def log_softmax(logits: Array) -> Array:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
