@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-F32, BF16 = 0, 30  # enum ggml_type
+F32, Q8_0, BF16 = 0, 8, 30  # enum ggml_type
 
 
 class _InitParams(ctypes.Structure):
@@ -65,16 +65,31 @@ def _libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     return base, cpu
 
 
-class GgmlLinear:
-    """``x @ weight.T`` for float32 ``x`` and a bfloat16 weight ``[out_features, in_features]``."""
+def as_q8_0(weight: np.ndarray) -> np.ndarray:
+    """Blocks of 32 columns: a float16 scale, then 32 int8 values."""
+    blocks = weight.astype(np.float32).reshape(-1, 32)
+    scale = np.abs(blocks).max(axis=1, keepdims=True) / 127
+    values = np.rint(blocks / np.where(scale == 0, 1, scale)).astype(np.int8)
+    joined = np.empty(len(blocks), np.dtype([("scale", np.float16), ("values", np.int8, 32)]))
+    joined["scale"], joined["values"] = scale[:, 0], values
+    return joined
 
-    def __init__(self, weight: np.ndarray, x: np.ndarray, threads: int) -> None:
+
+class GgmlLinear:
+    """``x @ weight.T`` for float32 ``x`` and a weight ``[out_features, in_features]``.
+
+    ``kind`` is ``BF16``, the weight's dtype, or ``Q8_0``, to which it is rounded.
+    """
+
+    def __init__(self, weight: np.ndarray, x: np.ndarray, threads: int, kind: int) -> None:
         base, self._cpu = _libraries()
         out_features, in_features = weight.shape
+        if kind == Q8_0:
+            weight = as_q8_0(weight)
         room = weight.nbytes + 4 * (x.size + len(x) * out_features) + (1 << 20)
         self._context = base.ggml_init(_InitParams(room, None, False))
         self._free = base.ggml_free
-        matrix = base.ggml_new_tensor_2d(self._context, BF16, in_features, out_features)
+        matrix = base.ggml_new_tensor_2d(self._context, kind, in_features, out_features)
         rows = base.ggml_new_tensor_2d(self._context, F32, in_features, len(x))
         ctypes.memmove(base.ggml_get_data(matrix), weight.ctypes.data, weight.nbytes)
         values = np.ascontiguousarray(x, np.float32)
@@ -99,9 +114,11 @@ class GgmlLinear:
         self._free(self._context)
 
 
-def ggml_linear(weight: np.ndarray, x: np.ndarray, copies: int, threads: int) -> Callable:
+def ggml_linear(
+    weight: np.ndarray, x: np.ndarray, copies: int, threads: int, kind: int = BF16
+) -> Callable:
     """Runs the product with the next of several copies of the weight at each call."""
-    products = [GgmlLinear(weight, x, threads) for _ in range(copies)]
+    products = [GgmlLinear(weight, x, threads, kind) for _ in range(copies)]
     state = [0]
 
     def run() -> np.ndarray:

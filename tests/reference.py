@@ -104,6 +104,61 @@ def linear(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array]:
     return expected, magnitude
 
 
+# ----------------------------------------------------------------------------------------- wint8
+
+
+def wint8_quantize(weight: Array) -> tuple[Array, Array]:
+    """Float32 steps as csrc/ops/wint8.h writes them down; bit for bit what the op does."""
+    w = weight.astype(np.float32)
+    largest = np.abs(w).max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        scaled = np.nan_to_num(w / largest * np.float32(127))
+    halves_away = np.trunc(f64(scaled) + np.copysign(0.5, f64(scaled)))
+    scale = (largest[:, 0] / np.float32(127)).astype(weight.dtype).astype(np.float32)
+    return np.clip(halves_away, -127, 127).astype(np.int8), scale
+
+
+def wint8_linear(x: Array, weight: Array, scale: Array, bias: Array | None) -> tuple[Array, Array]:
+    expected, magnitude = linear(x, f64(weight) * f64(scale)[:, None], bias)
+    return expected, magnitude
+
+
+def quantize_activations(x: Array) -> tuple[Array, Array]:
+    """``[num_tokens, groups, 64]`` integers as float32, and the scales ``[num_tokens, groups]``."""
+    padded = np.pad(x.astype(np.float32), ((0, 0), (0, -x.shape[1] % 64)))
+    groups = padded.reshape(len(x), padded.shape[1] // 64, 64)
+    largest = np.abs(groups).max(axis=2, initial=0)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        factor = np.float32(127) / largest
+        values = np.where(np.isinf(factor)[..., None], 0, np.rint(groups * factor[..., None]))
+    return values.astype(np.float32), largest / np.float32(127)
+
+
+def w8a8_linear(x: Array, weight: Array, scale: Array, bias: Array | None) -> Array:
+    """Float32 in the stated order, bit for bit what int8_activations does, before the rounding."""
+    values, x_scale = quantize_activations(x)
+    padded = np.pad(weight.astype(np.float64), ((0, 0), (0, -weight.shape[1] % 64)))
+    total = np.zeros((len(x), len(weight)), np.float32)
+    for g in range(values.shape[1]):
+        exact = f64(values[:, g]) @ padded[:, 64 * g : 64 * (g + 1)].T
+        total = _fma(x_scale[:, g, None], exact, total)
+    out = total * scale
+    return out if bias is None else out + bias.astype(np.float32)
+
+
+def _fma(a: Array, b: Array, c: Array) -> Array:
+    """``a * b + c`` rounded to float32 once; the product of 24 and 21 bits is exact in float64."""
+    product, c = f64(a) * b, f64(c)
+    total = product + c
+    # What the sum lost decides where it is a tie of float32: move it off the tie (round to odd).
+    back = total - product
+    lost = (product - (total - back)) + (c - back)
+    is_even = total.view(np.int64) & 1 == 0
+    toward = np.where(lost > 0, np.inf, -np.inf)
+    odd = np.where((lost != 0) & is_even, np.nextafter(total, toward), total)
+    return odd.astype(np.float32)
+
+
 # ------------------------------------------------------------------------------------- attention
 
 

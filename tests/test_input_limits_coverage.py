@@ -272,6 +272,7 @@ ROWS = {
             "ops/test_norm.py::test_rms_norm_of_no_tokens_is_empty",
             "ops/test_rope.py::test_rope_of_nothing",
             "ops/test_sampling.py::test_sample_of_no_rows_is_empty",
+            "ops/test_wint8.py::test_empty_extents",
         ),
     ),
     48: Row("expert without tokens", not_yet=NO_EXPERTS),
@@ -293,6 +294,8 @@ ROWS = {
             "ops/test_attention.py::test_wrong_arguments_are_named",
             "ops/test_gemm.py::test_wrong_arguments_are_named",
             "ops/test_gemm.py::test_packed_widths_are_checked",
+            "ops/test_wint8.py::test_wrong_arguments_are_named",
+            "ops/test_wint8.py::test_packed_widths_are_checked",
         ),
     ),
     51: Row(

@@ -106,6 +106,12 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "rope_table_out": lambda: {"positions": POSITIONS, "head_dim": 8},
     "sample": sample_arguments,
     "set_num_threads": lambda: {"n": 1},
+    "wint8_linear_out": lambda: {
+        "x": zeros(3, 8), "weight": zeros(5, 8, dtype=np.int8), "out_features": 5, "dtype": None,
+    },
+    "wint8_linear_silu_and_mul_out": lambda: {
+        "x": zeros(3, 8), "weight": zeros(10, 8, dtype=np.int8), "out_features": 10,
+    },
 }  # fmt: skip
 
 

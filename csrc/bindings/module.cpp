@@ -25,6 +25,7 @@ void bind_norm(py::module_&);
 void bind_rope(py::module_&);
 void bind_safetensors(py::module_&);
 void bind_sampling(py::module_&);
+void bind_wint8(py::module_&);
 }  // namespace ernie::bindings
 
 namespace {
@@ -151,4 +152,5 @@ PYBIND11_MODULE(_core, m) {
   ernie::bindings::bind_rope(m);
   ernie::bindings::bind_safetensors(m);
   ernie::bindings::bind_sampling(m);
+  ernie::bindings::bind_wint8(m);
 }

@@ -7,20 +7,16 @@
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "cpu/gemm.isa.h"
+#include "cpu/gemm_blocks.h"
 
 namespace ernie::cpu {
 namespace {
 
 using GemmFn = void (*)(const GemmBlock&);
 
-// Rows whose accumulators (512 bytes each) stay in L2 beside the weights of a k block.
-constexpr int64_t kRowBlock = 96;
 // 4 panels (the inner tile's width) of this many bfloat16 are 128 KiB and stream from L2: with 512
 // tokens on one Zen 5 core 96 to 99 % of the dot product's peak; a quarter as many reach some 94 %.
 constexpr int64_t kDepthBlock = 1024;
-// Few tokens stream all of k at once: nothing is used twice.
-constexpr int64_t kStreamedRows = 6;
-
 // What the call needs to know of its operands.
 struct Plan {
   GemmFn gemm;
@@ -77,39 +73,7 @@ void pack_panel_of(const TensorView& weight, int64_t panel, void* out) {
     pack_panel(source, weight.step(0), rows, k, 2, static_cast<bf16*>(out));
 }
 
-// --------------------------------------------------------------------------------------- x, out
-
-// Rows [begin, end) of x as the leaf reads them: in place, or widened and padded into scratch.
-struct Rows {
-  const void* data;
-  int64_t stride;
-};
-
-Rows prepare_rows(const TensorView& x, const Plan& plan) {
-  const int64_t k = x.size(1), rows = x.size(0);
-  const bool as_is = (x.dtype == DType::kF32) == plan.x_is_float && k == plan.depth;
-  if (as_is) return {x.data, x.step(0)};
-  const int64_t itemsize = plan.x_is_float ? sizeof(float) : sizeof(bf16);
-  void* buffer = scratch(ScratchSlot::kRows, rows * plan.depth * itemsize);
-  using WidenF32 = void (*)(const float*, float*, int64_t, int64_t);
-  using WidenBf16 = void (*)(const bf16*, float*, int64_t, int64_t);
-  static const auto widen_f32 = ERNIE_SELECT_ISA(WidenF32, widen_row);
-  static const auto widen_bf16 = ERNIE_SELECT_ISA(WidenBf16, widen_row);
-  for (int64_t t = 0; t < rows; ++t) {
-    if (!plan.x_is_float) {
-      bf16* row = static_cast<bf16*>(buffer) + t * plan.depth;
-      std::memcpy(row, x.ptr<bf16>() + t * x.step(0), k * sizeof(bf16));
-      for (int64_t i = k; i < plan.depth; ++i) row[i] = bf16{};
-      continue;
-    }
-    float* row = static_cast<float*>(buffer) + t * plan.depth;
-    if (x.dtype == DType::kF32)
-      widen_f32(x.ptr<float>() + t * x.step(0), row, k, plan.depth);
-    else
-      widen_bf16(x.ptr<bf16>() + t * x.step(0), row, k, plan.depth);
-  }
-  return {buffer, plan.depth};
-}
+// ------------------------------------------------------------------------------------- product
 
 template <class B, class T>
 void finish_t(const LinearArgs& a, const float* acc, int64_t acc_stride, int64_t row, int64_t rows,
@@ -133,16 +97,12 @@ void finish(const LinearArgs& a, const float* acc, int64_t acc_stride, int64_t r
              : finish_t<bf16, bf16>(a, acc, acc_stride, row, rows, column, columns);
 }
 
-const char* offset(const void* p, int64_t elements, int64_t itemsize) {
-  return static_cast<const char*>(p) + elements * itemsize;
-}
-
 // Blocks of a product, by any thread.
 class Product {
  public:
   Product(const TensorView& x, const TensorView& weight)
       : plan_(plan_of(x, weight)),
-        x_(prepare_rows(x, plan_)),
+        x_(prepare_rows(x, plan_.x_is_float, plan_.depth)),
         weight_(weight),
         depth_block_(x.size(0) <= kStreamedRows ? std::max<int64_t>(plan_.depth, 1) : kDepthBlock) {
   }
@@ -182,61 +142,29 @@ class Product {
   const int64_t depth_block_;
 };
 
-// Calls f(group, row, rows) for all groups of weights and blocks of rows; the rows change fastest,
-// so that a thread finds its group of weights in its cache again.
-template <class F>
-void for_each_block(int64_t groups, int64_t num_tokens, const F& f) {
-  const int64_t row_blocks = ceil_div(num_tokens, kRowBlock);
-  parallel_for(groups * row_blocks, 1, [&](int64_t block, int64_t) {
-    const int64_t row = block % row_blocks * kRowBlock;
-    f(block / row_blocks, row, std::min(kRowBlock, num_tokens - row));
-  });
-}
-
-float* accumulators(int64_t rows, int64_t columns) {
-  return static_cast<float*>(scratch(ScratchSlot::kAccumulator, rows * columns * sizeof(float)));
-}
-
 template <class B, class T>
 void linear_silu_and_mul_t(const LinearSiluAndMulArgs& a) {
   using FinishFn = void (*)(const float*, const float*, const B*, const B*, T*, int64_t);
   static const auto finish = ERNIE_SELECT_ISA(FinishFn, finish_silu_and_mul);
   const Product product(a.x, a.weight);
-  const int64_t num_tokens = a.x.size(0), size = a.out.size(1);
-  // Gate and up panels of many tokens share the cache that a group of linear has for itself.
-  const int64_t panels = num_tokens <= kStreamedRows ? kMaxPanels : kMaxPanels / 2;
-  const int64_t width = panels * kPanelRows;
-  // The up rows may begin inside a panel, and end in one more.
-  const int64_t acc_stride = 2 * width + kPanelRows;
-  for_each_block(ceil_div(size, width), num_tokens, [&](int64_t group, int64_t row, int64_t rows) {
-    const int64_t column = group * width, columns = std::min(width, size - column);
-    const int64_t up_panel = (size + column) / kPanelRows, skip = (size + column) % kPanelRows;
-    float* gate = accumulators(rows, acc_stride);
-    float* up = gate + width;
-    product.multiply(row, rows, column / kPanelRows, ceil_div(columns, kPanelRows), gate,
-                     acc_stride);
-    product.multiply(row, rows, up_panel, ceil_div(skip + columns, kPanelRows), up, acc_stride);
-    const B* gate_bias = a.bias ? a.bias->ptr<B>() + column : nullptr;
-    const B* up_bias = a.bias ? gate_bias + size : nullptr;
-    for (int64_t r = 0; r < rows; ++r)
-      finish(gate + r * acc_stride, up + r * acc_stride + skip, gate_bias, up_bias,
-             a.out.ptr<T>() + (row + r) * a.out.step(0) + column, columns);
-  });
+  const int64_t size = a.out.size(1);
+  for_each_gated_product(product, a.x.size(0), size,
+                         [&](const float* gate, const float* up, int64_t acc_stride, int64_t row,
+                             int64_t rows, int64_t column, int64_t columns) {
+                           const B* gate_bias = a.bias ? a.bias->ptr<B>() + column : nullptr;
+                           const B* up_bias = a.bias ? gate_bias + size : nullptr;
+                           for (int64_t r = 0; r < rows; ++r)
+                             finish(gate + r * acc_stride, up + r * acc_stride, gate_bias, up_bias,
+                                    a.out.ptr<T>() + (row + r) * a.out.step(0) + column, columns);
+                         });
 }
 
 }  // namespace
 
 void linear(const LinearArgs& a, const Stream&) {
   const Product product(a.x, a.weight);
-  const int64_t out_features = a.out.size(1), panels = ceil_div(out_features, kPanelRows);
-  for_each_block(
-      ceil_div(panels, kMaxPanels), a.x.size(0), [&](int64_t group, int64_t row, int64_t rows) {
-        constexpr int64_t kWidth = kMaxPanels * kPanelRows;
-        const int64_t panel = group * kMaxPanels, column = group * kWidth;
-        float* acc = accumulators(rows, kWidth);
-        product.multiply(row, rows, panel, std::min(kMaxPanels, panels - panel), acc, kWidth);
-        finish(a, acc, kWidth, row, rows, column, std::min(kWidth, out_features - column));
-      });
+  for_each_product(product, a.x.size(0), a.out.size(1),
+                   [&](auto... block) { finish(a, block...); });
 }
 
 void linear_silu_and_mul(const LinearSiluAndMulArgs& a, const Stream&) {

@@ -242,6 +242,10 @@ void finish_silu_and_mul(const float* gate, const float* up, const bf16* gate_bi
                          const bf16* up_bias, float* out, int64_t n) {
   finish_silu_and_mul_t(gate, up, gate_bias, up_bias, out, n);
 }
+void finish_silu_and_mul(const float* gate, const float* up, const float* gate_bias,
+                         const float* up_bias, bf16* out, int64_t n) {
+  finish_silu_and_mul_t(gate, up, gate_bias, up_bias, out, n);
+}
 void finish_silu_and_mul(const float* gate, const float* up, const bf16* gate_bias,
                          const bf16* up_bias, bf16* out, int64_t n) {
   finish_silu_and_mul_t(gate, up, gate_bias, up_bias, out, n);

@@ -46,6 +46,9 @@ ERNIE_DECLARE_ISA(void finish_silu_and_mul(const float* gate, const float* up,
                                            const bf16* gate_bias, const bf16* up_bias, float* out,
                                            int64_t n))
 ERNIE_DECLARE_ISA(void finish_silu_and_mul(const float* gate, const float* up,
+                                           const float* gate_bias, const float* up_bias, bf16* out,
+                                           int64_t n))
+ERNIE_DECLARE_ISA(void finish_silu_and_mul(const float* gate, const float* up,
                                            const bf16* gate_bias, const bf16* up_bias, bf16* out,
                                            int64_t n))
 

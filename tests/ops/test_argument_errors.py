@@ -94,10 +94,11 @@ def test_what_is_no_tensor_is_a_type_error(name, argument, value):
 )
 def test_errors_are_the_same_when_out_is_allocated(name, argument):
     call(name, out=None)
-    with pytest.raises(TypeError, match=f"^{name}: {argument}: expected a tensor .*got list"):
+    where = f"^{name.split()[0]}: {argument}: expected "
+    with pytest.raises(TypeError, match=f"{where}a tensor .*got list"):
         call(name, out=None, **{argument: [0.0]})
     flat = OPS[name].tensors()[argument][0, ...]
-    with pytest.raises(ek.ArgumentError, match=f"^{name}: {argument}: expected "):
+    with pytest.raises(ek.ArgumentError, match=where):
         call(name, out=None, **{argument: flat})
 
 

@@ -78,6 +78,33 @@ def case_linear(rng, device):
     reference.check(out, expected, magnitude=magnitude, terms=k)
 
 
+def case_wint8_linear(rng, device):
+    dtype = dtype_of(rng)
+    out_dtype = dtype if rng.random() < 0.7 else F32
+    tokens, k, n = extent(rng, 30), extent(rng, 200), extent(rng, 150)
+    x = reference.random(rng, (tokens, k), dtype, magnitude_of(rng))
+    weight = rng.integers(-128, 128, (n, k)).astype(np.int8)
+    scale = rng.uniform(0.001, 0.1, n).astype(np.float32)
+    bias = reference.random(rng, (n,), dtype_of(rng)) if rng.random() < 0.3 else None
+    int8_activations = device == "cpu" and bool(rng.random() < 0.5)
+    packed = device == "cpu" and rng.random() < 0.7
+    out = poisoned((tokens, n), out_dtype, device)
+    ops.wint8_linear(
+        on(strided(rng, x), device),
+        ops.wint8_pack(weight) if packed else on(weight, device),
+        on(scale, device),
+        None if bias is None else on(bias, device),
+        int8_activations=int8_activations,
+        out=out,
+    )
+    if int8_activations:
+        expected = reference.w8a8_linear(x, weight, scale, bias).astype(out_dtype)
+        np.testing.assert_array_equal(out.numpy(), expected)
+    else:
+        expected, magnitude = reference.wint8_linear(x, weight, scale, bias)
+        reference.check(out, expected, magnitude=magnitude, terms=k)
+
+
 def case_attention(rng, device):
     group, kv_heads = int(rng.integers(1, 6)), int(rng.integers(1, 4))
     lengths = []
@@ -141,8 +168,9 @@ def case_embedding(rng, device):
 # op -> (case, share of all cases)
 CASES = {
     "rms_norm": (case_rms_norm, 0.15),
-    "linear": (case_linear, 0.25),
-    "attention": (case_attention, 0.3),
+    "linear": (case_linear, 0.2),
+    "wint8_linear": (case_wint8_linear, 0.15),
+    "attention": (case_attention, 0.2),
     "rope": (case_rope, 0.1),
     "silu_and_mul": (case_silu_and_mul, 0.1),
     "embedding": (case_embedding, 0.1),

@@ -83,10 +83,11 @@ def _attention_case(lengths: list[tuple[int, int]], *, head_dim: int, allocates:
     return Case(ops.attention, arrays, scalars, frozenset({"out"}), allocates)
 
 
+CPU_ONLY = {"linear_pack", "wint8_linear with int8 activations", "wint8_quantize", "wint8_pack"}
 CASES = {
     name: Case(op.call, _filled(op.tensors), op.scalars, op.written, allocates=name == "rope")
     for name, op in OPS.items()
-    if name != "linear_pack"  # the CPU's alone
+    if name not in CPU_ONLY
 }
 # Kernels for bfloat16, one with much shared memory; and attention in two launches with a workspace.
 CASES["linear of tiles"] = Case(

@@ -8,9 +8,17 @@ from ernie_kernels.ops.kv_cache import kv_cache_copy_blocks, kv_cache_write
 from ernie_kernels.ops.norm import add_rms_norm, rms_norm
 from ernie_kernels.ops.rope import rope, rope_table
 from ernie_kernels.ops.sampling import apply_penalties, sample
+from ernie_kernels.ops.wint8 import (
+    PackedWint8,
+    wint8_linear,
+    wint8_linear_silu_and_mul,
+    wint8_pack,
+    wint8_quantize,
+)
 
 __all__ = [
     "PackedWeight",
+    "PackedWint8",
     "add_rms_norm",
     "apply_penalties",
     "attention",
@@ -25,4 +33,8 @@ __all__ = [
     "rope_table",
     "sample",
     "silu_and_mul",
+    "wint8_linear",
+    "wint8_linear_silu_and_mul",
+    "wint8_pack",
+    "wint8_quantize",
 ]

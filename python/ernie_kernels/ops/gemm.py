@@ -65,8 +65,8 @@ def linear(
     if isinstance(weight, PackedWeight):
         matrix, out_features = weight.tensor, weight.out_features
         # Panels are padded, so the core cannot tell 17 features from 20.
-        _check_width("linear: x", x, "in_features", weight.in_features)
-        _check_width("linear: out", out, "out_features", out_features)
+        check_width("linear: x", x, "in_features", weight.in_features)
+        check_width("linear: out", out, "out_features", out_features)
     if out is None:
         out = _core.linear_out(x, matrix, out_features, dtype)
     _core.linear(out, x, matrix, bias)
@@ -107,9 +107,9 @@ def linear_silu_and_mul(
     matrix, out_features = weight, None
     if isinstance(weight, PackedWeight):
         matrix, out_features = weight.tensor, weight.out_features
-        _check_width("linear_silu_and_mul: x", x, "in_features", weight.in_features)
+        check_width("linear_silu_and_mul: x", x, "in_features", weight.in_features)
         if out_features % 2 == 0:
-            _check_width("linear_silu_and_mul: out", out, "intermediate_size", out_features // 2)
+            check_width("linear_silu_and_mul: out", out, "intermediate_size", out_features // 2)
     if out is None:
         out, room = _core.linear_silu_and_mul_out(x, matrix, out_features)
         gate_up = room if gate_up is None else gate_up
@@ -117,7 +117,7 @@ def linear_silu_and_mul(
     return out
 
 
-def _check_width(name: str, tensor: Tensor | None, what: str, expected: int) -> None:
+def check_width(name: str, tensor: Tensor | None, what: str, expected: int) -> None:
     shape = getattr(tensor, "shape", None)
     if shape is not None and len(shape) == 2 and shape[1] != expected:
         message = f"{name}: expected {what}={expected} columns, got shape {list(shape)}"

@@ -1,0 +1,303 @@
+#include "ops/wint8.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/checked.h"
+#include "core/memory.h"
+#include "core/parallel.h"
+#include "cpu/gemm.isa.h"
+#include "cpu/gemm_blocks.h"
+#include "cpu/quantize_activations.isa.h"
+#include "cpu/wint8.isa.h"
+
+namespace ernie::cpu {
+namespace {
+
+// Columns expanded to bfloat16 at a time: kMaxPanels of them are 256 KiB, and stay in L2.
+constexpr int64_t kDepthBlock = 1024;
+
+// -------------------------------------------------------------------------- quantizing, packing
+
+// One row of a weight: its int8 values and its scale, float32. NaN or infinity: zeros and NaN.
+template <class T>
+float quantize_row(const T* weight, int64_t n, int8_t* out) {
+  uint32_t largest = 0;  // as bits, magnitudes are ordered as integers are, NaN last
+  for (int64_t k = 0; k < n; ++k) {
+    const float value = to_float(weight[k]);
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    largest = std::max(largest, bits & 0x7fffffffu);
+  }
+  float max_abs;
+  std::memcpy(&max_abs, &largest, sizeof max_abs);
+  if (max_abs == 0.f || !std::isfinite(max_abs)) {
+    std::fill_n(out, n, int8_t{0});
+    return max_abs == 0.f ? 0.f : NAN;
+  }
+  for (int64_t k = 0; k < n; ++k) {
+    // Half away from zero, by a truncation that the compiler has vectors for.
+    const float value = to_float(weight[k]) / max_abs * 127.f;
+    const int32_t whole = static_cast<int32_t>(value);
+    const float rest = value - static_cast<float>(whole);
+    out[k] = static_cast<int8_t>(whole + (rest >= 0.5f) - (rest <= -0.5f));
+  }
+  return max_abs / 127.f;
+}
+
+template <class T>
+void quantize(const Wint8QuantizeArgs& a) {
+  const int64_t n = a.weight.size(1);
+  parallel_for(a.weight.size(0), 16, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* weight = a.weight.ptr<T>() + row * a.weight.step(0);
+      const float scale = quantize_row(weight, n, a.out.ptr<int8_t>() + row * n);
+      a.scale.ptr<float>()[row] = sizeof(T) == 2 ? to_float(to_bf16(scale)) : scale;
+    }
+  });
+}
+
+// Panel `panel` of the int8 matrix [out_features, in_features].
+void pack_panel(const TensorView& weight, int64_t panel, int8_t* out) {
+  const int64_t first = panel * kPanelRows, k = weight.size(1), stride = weight.step(0);
+  const int64_t rows = std::min(kPanelRows, weight.size(0) - first);
+  const int8_t* source = weight.ptr<int8_t>() + first * stride;
+  for (int64_t j = 0; j < k; j += 4)
+    for (int64_t r = 0; r < kPanelRows; ++r, out += 4) {
+      if (r < rows && j + 4 <= k) [[likely]] {
+        std::memcpy(out, source + r * stride + j, 4);
+        continue;
+      }
+      for (int64_t i = 0; i < 4; ++i)
+        out[i] = r < rows && j + i < k ? source[r * stride + j + i] : int8_t{0};
+    }
+}
+
+// ------------------------------------------------------------------------------------- products
+
+// The weight's panels, in place, or packed when they are asked for.
+class Panels {
+ public:
+  Panels(const TensorView& weight, int64_t in_features)
+      : weight_(weight), quads_(ceil_div(in_features, 4)) {}
+
+  int64_t quads() const { return quads_; }
+  int64_t stride() const { return quads_ * 4 * kPanelRows; }
+
+  const int8_t* at(int64_t panel, int64_t panels) const {
+    if (weight_.rank != 2) return weight_.ptr<int8_t>() + panel * stride();
+    auto* buffer = static_cast<int8_t*>(scratch(ScratchSlot::kPanel, panels * stride()));
+    for (int64_t p = 0; p < panels; ++p) pack_panel(weight_, panel + p, buffer + p * stride());
+    return buffer;
+  }
+
+ private:
+  const TensorView& weight_;
+  const int64_t quads_;
+};
+
+// Blocks of x * weight in float32, by any thread.
+class FloatProduct {
+ public:
+  FloatProduct(const TensorView& x, const TensorView& weight)
+      : panels_(weight, x.size(1)),
+        dot_(x.dtype == DType::kBF16 && prefers_bf16_dot()),
+        depth_(round_up(x.size(1), 2)),
+        streams_(x.size(0) <= kStreamedRows),
+        x_(prepare_rows(x, !dot_, depth_)) {}
+
+  // acc[r, i] = x[row + r] * weight[16 panel + i].
+  void multiply(int64_t row, int64_t rows, int64_t panel, int64_t panels, float* acc,
+                int64_t acc_stride) const {
+    const int8_t* w = panels_.at(panel, panels);
+    const int64_t itemsize = dot_ ? sizeof(bf16) : sizeof(float);
+    const void* x = offset(x_.data, row * x_.stride, itemsize);
+    if (streams_) {
+      using StreamFn = void (*)(const Wint8Block&);
+      static const auto f32 = ERNIE_SELECT_ISA(StreamFn, wint8_f32);
+      static const auto bf16 = ERNIE_SELECT_ISA(StreamFn, wint8_bf16);
+      (dot_ ? bf16 : f32)({.x = x,
+                           .x_stride = x_.stride,
+                           .rows = rows,
+                           .w = w,
+                           .w_stride = panels_.stride(),
+                           .panels = panels,
+                           .k = depth_,
+                           .acc = acc,
+                           .acc_stride = acc_stride});
+      return;
+    }
+    using GemmFn = void (*)(const GemmBlock&);
+    static const auto f32_bf16 = ERNIE_SELECT_ISA(GemmFn, gemm_f32_bf16);
+    static const auto bf16_bf16 = ERNIE_SELECT_ISA(GemmFn, gemm_bf16_bf16);
+    for (int64_t k = 0; k < depth_ || k == 0; k += kDepthBlock) {
+      const int64_t columns = std::min(kDepthBlock, depth_ - k);
+      (dot_ ? bf16_bf16 : f32_bf16)({.x = offset(x, k, itemsize),
+                                     .x_stride = x_.stride,
+                                     .rows = rows,
+                                     .w = expand(w + k * kPanelRows, panels, columns),
+                                     .w_stride = columns * kPanelRows,
+                                     .panels = panels,
+                                     .k = columns,
+                                     .acc = acc,
+                                     .acc_stride = acc_stride,
+                                     .accumulate = k > 0});
+    }
+  }
+
+ private:
+  const bf16* expand(const int8_t* w, int64_t panels, int64_t columns) const {
+    using ExpandFn = void (*)(const int8_t*, int64_t, bf16*);
+    static const auto expand_panel = ERNIE_SELECT_ISA(ExpandFn, wint8_expand);
+    const int64_t size = columns * kPanelRows;
+    auto* buffer = static_cast<bf16*>(scratch(ScratchSlot::kPartial, panels * size * sizeof(bf16)));
+    for (int64_t p = 0; p < panels; ++p)
+      expand_panel(w + p * panels_.stride(), columns, buffer + p * size);
+    return buffer;
+  }
+
+  const Panels panels_;
+  const bool dot_;
+  const int64_t depth_;  // in_features, padded to a whole pair
+  const bool streams_;
+  const Rows x_;
+};
+
+// Blocks of x * weight with x as int8, which it is made here, by any thread.
+class Int8Product {
+ public:
+  Int8Product(const TensorView& x, const TensorView& weight)
+      : panels_(weight, x.size(1)), groups_(ceil_div(x.size(1), kActivationGroup)) {
+    const int64_t scales = x.size(0) * groups_;
+    auto* buffer = static_cast<int8_t*>(
+        scratch(ScratchSlot::kRows, scales * (kActivationGroup + sizeof(float) + sizeof(int32_t))));
+    x_ = buffer;
+    scale_ = reinterpret_cast<float*>(buffer + scales * kActivationGroup);
+    sum_ = reinterpret_cast<int32_t*>(scale_ + scales);
+    x.dtype == DType::kF32 ? quantize_rows<float>(x) : quantize_rows<bf16>(x);
+  }
+
+  void multiply(int64_t row, int64_t rows, int64_t panel, int64_t panels, float* acc,
+                int64_t acc_stride) const {
+    using Fn = void (*)(const Wint8ActivationBlock&);
+    static const auto multiply_block = ERNIE_SELECT_ISA(Fn, wint8_int8);
+    multiply_block({.x = x_ + row * groups_ * kActivationGroup,
+                    .x_scale = scale_ + row * groups_,
+                    .x_sum = sum_ + row * groups_,
+                    .rows = rows,
+                    .groups = groups_,
+                    .w = panels_.at(panel, panels),
+                    .w_stride = panels_.stride(),
+                    .panels = panels,
+                    .quads = panels_.quads(),
+                    .acc = acc,
+                    .acc_stride = acc_stride});
+  }
+
+ private:
+  template <class T>
+  void quantize_rows(const TensorView& x) {
+    using Fn = void (*)(const T*, int64_t, int8_t*, float*, int32_t*);
+    static const auto quantize_row = ERNIE_SELECT_ISA(Fn, quantize_activations_row);
+    parallel_for(x.size(0), 8, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t)
+        quantize_row(x.ptr<T>() + t * x.step(0), x.size(1), x_ + t * groups_ * kActivationGroup,
+                     scale_ + t * groups_, sum_ + t * groups_);
+    });
+  }
+
+  const Panels panels_;
+  const int64_t groups_;
+  int8_t* x_;     // [num_tokens, 64 * groups]
+  float* scale_;  // [num_tokens, groups]
+  int32_t* sum_;  // [num_tokens, groups]
+};
+
+// Calls f with the product that the arguments ask for.
+template <class Args, class F>
+void with_product(const Args& a, const F& f) {
+  if (a.int8_activations)
+    f(Int8Product(a.x, a.weight));
+  else
+    f(FloatProduct(a.x, a.weight));
+}
+
+// --------------------------------------------------------------------------------------- outputs
+
+using ScaleFn = void (*)(float*, const float*, int64_t);
+
+template <class B, class T>
+void linear_t(const Wint8LinearArgs& a) {
+  using FinishFn = void (*)(const float*, const B*, T*, int64_t);
+  static const auto finish = ERNIE_SELECT_ISA(FinishFn, finish_row);
+  static const auto scale_row = ERNIE_SELECT_ISA(ScaleFn, scale_columns);
+  with_product(a, [&](const auto& product) {
+    for_each_product(product, a.x.size(0), a.out.size(1),
+                     [&](float* acc, int64_t acc_stride, int64_t row, int64_t rows, int64_t column,
+                         int64_t columns) {
+                       const B* bias = a.bias ? a.bias->ptr<B>() + column : nullptr;
+                       for (int64_t r = 0; r < rows; ++r, acc += acc_stride) {
+                         scale_row(acc, a.scale.ptr<float>() + column, columns);
+                         finish(acc, bias, a.out.ptr<T>() + (row + r) * a.out.step(0) + column,
+                                columns);
+                       }
+                     });
+  });
+}
+
+template <class B, class T>
+void linear_silu_and_mul_t(const Wint8LinearSiluAndMulArgs& a) {
+  using FinishFn = void (*)(const float*, const float*, const B*, const B*, T*, int64_t);
+  static const auto finish = ERNIE_SELECT_ISA(FinishFn, finish_silu_and_mul);
+  static const auto scale_row = ERNIE_SELECT_ISA(ScaleFn, scale_columns);
+  const int64_t size = a.out.size(1);
+  with_product(a, [&](const auto& product) {
+    for_each_gated_product(product, a.x.size(0), size,
+                           [&](float* gate, float* up, int64_t acc_stride, int64_t row,
+                               int64_t rows, int64_t column, int64_t columns) {
+                             const float* scale = a.scale.ptr<float>() + column;
+                             const B* gate_bias = a.bias ? a.bias->ptr<B>() + column : nullptr;
+                             const B* up_bias = a.bias ? gate_bias + size : nullptr;
+                             for (int64_t r = 0; r < rows;
+                                  ++r, gate += acc_stride, up += acc_stride) {
+                               scale_row(gate, scale, columns);
+                               scale_row(up, scale + size, columns);
+                               finish(gate, up, gate_bias, up_bias,
+                                      a.out.ptr<T>() + (row + r) * a.out.step(0) + column, columns);
+                             }
+                           });
+  });
+}
+
+}  // namespace
+
+void wint8_linear(const Wint8LinearArgs& a, const Stream&) {
+  const bool f32_bias = a.bias && a.bias->dtype == DType::kF32;
+  if (a.out.dtype == DType::kF32)
+    f32_bias ? linear_t<float, float>(a) : linear_t<bf16, float>(a);
+  else
+    f32_bias ? linear_t<float, bf16>(a) : linear_t<bf16, bf16>(a);
+}
+
+void wint8_linear_silu_and_mul(const Wint8LinearSiluAndMulArgs& a, const Stream&) {
+  const bool f32_bias = a.bias && a.bias->dtype == DType::kF32;
+  if (a.out.dtype == DType::kF32)
+    f32_bias ? linear_silu_and_mul_t<float, float>(a) : linear_silu_and_mul_t<bf16, float>(a);
+  else
+    f32_bias ? linear_silu_and_mul_t<float, bf16>(a) : linear_silu_and_mul_t<bf16, bf16>(a);
+}
+
+void wint8_quantize(const Wint8QuantizeArgs& a, const Stream&) {
+  a.weight.dtype == DType::kF32 ? quantize<float>(a) : quantize<bf16>(a);
+}
+
+void wint8_pack(const Wint8PackArgs& a, const Stream&) {
+  const int64_t panel_bytes = a.out.step(0);
+  parallel_for(a.out.size(0), 4, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p)
+      pack_panel(a.weight, p, a.out.ptr<int8_t>() + p * panel_bytes);
+  });
+}
+
+}  // namespace ernie::cpu
