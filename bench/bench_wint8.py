@@ -54,8 +54,9 @@ def wint8_case(rng, device, int8_activations, num_tokens, out_features, in_featu
     if has_torch():
         import torch
 
-        theirs = rotated([torch.from_numpy(weight.copy()).to(device) for _ in range(count)])
-        tx, tscale = torch_tensor(x, device), torch.from_numpy(scale).to(device)
+        # In memory of torch's own: _weight_int8pack_mm crashes where it is not aligned.
+        theirs = rotated([torch.from_numpy(weight).clone().to(device) for _ in range(count)])
+        tx, tscale = torch_tensor(x, device).clone(), torch.from_numpy(scale).to(device)
         if not int8_activations:
             low = tscale.bfloat16()
             peers["int8pack"] = lambda: torch._weight_int8pack_mm(tx, theirs(), low)

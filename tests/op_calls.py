@@ -150,6 +150,9 @@ OPS = {
     "wint8_quantize": Op(
         ops.wint8_quantize, lambda: {"weight": zeros(5, 8)}, leading={"weight": (0, 1)}
     ),
+    "wint8_quantize and pack": Op(
+        ops.wint8_quantize_and_pack, lambda: {"weight": zeros(5, 8)}, leading={"weight": (0, 1)}
+    ),
     "wint8_pack": Op(
         ops.wint8_pack,
         lambda: {"weight": zeros(5, 8, dtype=np.int8)},
@@ -183,6 +186,17 @@ OPS = {
         lambda: {
             "input_ids": zeros(3, dtype=np.int64),
             "weight": zeros(5, 8),
+            "out": zeros(3, 8),
+        },
+        written=frozenset({"out"}),
+        leading={"input_ids": (0,), "weight": (0,), "out": (1,)},
+    ),
+    "embedding of int8": Op(
+        ops.embedding,
+        lambda: {
+            "input_ids": zeros(3, dtype=np.int64),
+            "weight": zeros(5, 8, dtype=np.int8),
+            "scale": zeros(5),
             "out": zeros(3, 8),
         },
         written=frozenset({"out"}),

@@ -5,20 +5,28 @@ Weights are a mapping from checkpoint names to arrays; matrices are ``[out_featu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 
-def forward(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], ids: list[int]):
-    """Logits of every token of one sequence, ``[len(ids), vocab_size]``."""
+def forward(
+    config: Mapping[str, Any],
+    weights: Mapping[str, np.ndarray],
+    ids: list[int],
+    rounded: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+):
+    """Logits of every token of one sequence, ``[len(ids), vocab_size]``.
+
+    ``rounded`` is what the model does to the input of every projection and of the head.
+    """
     w = {name: array.astype(np.float64) for name, array in weights.items()}
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_dim, eps = config["head_dim"], config["rms_norm_eps"]
 
     def linear(x, name):
-        return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
+        return rounded(x) @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
 
     def norm(x, name):
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * w[f"{name}.weight"]
@@ -45,7 +53,7 @@ def forward(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], ids: l
         gated = gate / (1 + np.exp(-gate)) * linear(b, f"{layer}.mlp.up_proj")
         x = x + linear(gated, f"{layer}.mlp.down_proj")
     x = norm(x, "model.norm")
-    return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+    return rounded(x) @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
 
 
 def rope(x: np.ndarray, theta: float) -> np.ndarray:

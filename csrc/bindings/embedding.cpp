@@ -19,8 +19,9 @@ Tensor embedding_out(const TensorView& input_ids, const TensorView& weight,
     check.rank("weight", weight, 2);
     hidden_size = weight.size(1);
   }
+  const DType stored = weight.dtype == DType::kI8 ? DType::kF32 : weight.dtype;
   const DType wanted =
-      dtype ? dtype_named(dtype->get("embedding", "dtype"), "embedding: dtype") : weight.dtype;
+      dtype ? dtype_named(dtype->get("embedding", "dtype"), "embedding: dtype") : stored;
   return empty({input_ids.size(0), *hidden_size}, wanted, stream_of({&input_ids, &weight}));
 }
 
@@ -31,15 +32,21 @@ void bind_embedding(py::module_& m) {
         py::arg("hidden_size"), py::arg("dtype"));
   m.def(
       "embedding",
-      [](TensorView out, TensorView input_ids, TensorView weight,
+      [](TensorView out, TensorView input_ids, TensorView weight, std::optional<TensorView> scale,
          std::optional<Scalar<int64_t>> vocab_size) {
         if (!vocab_size) Check("embedding").rank("weight", weight, 2);
         const int64_t rows =
             vocab_size ? vocab_size->get("embedding", "vocab_size") : weight.size(0);
-        run(embedding, {.out = out, .input_ids = input_ids, .weight = weight, .vocab_size = rows},
-            {&out, &input_ids, &weight});
+        run(embedding,
+            {.out = out,
+             .input_ids = input_ids,
+             .weight = weight,
+             .scale = scale,
+             .vocab_size = rows},
+            {&out, &input_ids, &weight, pointer_to(scale)});
       },
-      py::arg("out"), py::arg("input_ids"), py::arg("weight"), py::arg("vocab_size"));
+      py::arg("out"), py::arg("input_ids"), py::arg("weight"), py::arg("scale"),
+      py::arg("vocab_size"));
 }
 
 }  // namespace ernie::bindings

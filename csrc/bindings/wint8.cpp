@@ -44,22 +44,26 @@ py::tuple wint8_linear_silu_and_mul_out(const TensorView& x, const TensorView& w
   return py::make_tuple(empty({x.size(0), n / 2}, x.dtype, stream), gate_up);
 }
 
-// The int8 weight and the scales.
-py::tuple wint8_quantize_out(const TensorView& weight) {
+std::vector<int64_t> packed_shape(int64_t out_features, int64_t in_features) {
+  constexpr int64_t kPanelRows = 16;
+  return {ceil_div(out_features, kPanelRows), ceil_div(in_features, 4), kPanelRows, 4};
+}
+
+// The int8 weight, the scales, out_features, in_features.
+py::tuple wint8_quantize_out(const TensorView& weight, Scalar<bool> pack) {
   Check("wint8_quantize").rank("weight", weight, 2);
+  const int64_t n = weight.size(0), k = weight.size(1);
   const Stream stream = stream_of({&weight});
-  return py::make_tuple(empty({weight.size(0), weight.size(1)}, DType::kI8, stream),
-                        empty({weight.size(0)}, DType::kF32, stream));
+  const auto shape =
+      pack.get("wint8_quantize", "pack") ? packed_shape(n, k) : std::vector<int64_t>{n, k};
+  return py::make_tuple(empty(shape, DType::kI8, stream), empty({n}, DType::kF32, stream), n, k);
 }
 
 // The tensor to pack into, out_features, in_features.
 py::tuple wint8_pack_out(const TensorView& weight) {
-  constexpr int64_t kPanelRows = 16;
   Check("wint8_pack").rank("weight", weight, 2);
   const int64_t n = weight.size(0), k = weight.size(1);
-  return py::make_tuple(empty({ceil_div(n, kPanelRows), ceil_div(k, 4), kPanelRows, 4}, DType::kI8,
-                              stream_of({&weight})),
-                        n, k);
+  return py::make_tuple(empty(packed_shape(n, k), DType::kI8, stream_of({&weight})), n, k);
 }
 
 }  // namespace
@@ -69,7 +73,7 @@ void bind_wint8(py::module_& m) {
         py::arg("out_features"), py::arg("dtype"));
   m.def("wint8_linear_silu_and_mul_out", &wint8_linear_silu_and_mul_out, py::arg("x"),
         py::arg("weight"), py::arg("out_features"));
-  m.def("wint8_quantize_out", &wint8_quantize_out, py::arg("weight"));
+  m.def("wint8_quantize_out", &wint8_quantize_out, py::arg("weight"), py::arg("pack"));
   m.def("wint8_pack_out", &wint8_pack_out, py::arg("weight"));
   m.def(
       kLinear,

@@ -6,6 +6,7 @@
 #include "core/bf16.h"
 #include "core/check.h"
 #include "core/checked.h"
+#include "core/memory.h"
 #include "core/parallel.h"
 
 namespace ernie::cpu {
@@ -34,10 +35,12 @@ void copy_row(const From* from, To* to, int64_t n) {
   for (int64_t k = 0; k < n; ++k) convert(from[k], to + k);
 }
 
+void convert(int8_t from, float* to) { *to = from; }
+
 // A row of a packed table: groups of `kGroup` neighbours, a panel of 16 rows apart.
 template <class From, class To>
 void copy_packed_row(const From* table, int64_t id, To* to, int64_t n) {
-  constexpr int64_t kGroup = sizeof(From) == 2 ? 2 : 1;
+  constexpr int64_t kGroup = 4 / sizeof(From);
   const int64_t panel = ceil_div(n, kGroup) * kPanelRows * kGroup;
   const From* from = table + id / kPanelRows * panel + id % kPanelRows * kGroup;
   for (int64_t k = 0; k < n; k += kGroup, from += kPanelRows * kGroup)
@@ -59,12 +62,33 @@ void embedding_t(const EmbeddingArgs& a) {
   });
 }
 
+// Of an int8 table. A row passes through float32.
+template <class To>
+void scaled_embedding_t(const EmbeddingArgs& a) {
+  const int64_t n = a.out.size(1);
+  parallel_for(a.out.size(0), ceil_div(kElementsPerChunk, n), [&](int64_t begin, int64_t end) {
+    auto* row = static_cast<float*>(scratch(ScratchSlot::kRows, n * sizeof(float)));
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t id = a.input_ids.ptr<int64_t>()[t];
+      const float scale = a.scale->ptr<float>()[id];
+      To* to = a.out.ptr<To>() + t * a.out.step(0);
+      if (a.weight.rank == 2)
+        copy_row(a.weight.ptr<int8_t>() + id * n, row, n);
+      else
+        copy_packed_row(a.weight.ptr<int8_t>(), id, row, n);
+      for (int64_t k = 0; k < n; ++k) convert(scale * row[k], to + k);
+    }
+  });
+}
+
 }  // namespace
 
 void embedding(const EmbeddingArgs& a, const Stream&) {
   check_ids(a.input_ids, a.vocab_size);
   const bool to_bf16 = a.out.dtype == DType::kBF16;
-  if (a.weight.dtype == DType::kBF16)
+  if (a.weight.dtype == DType::kI8)
+    to_bf16 ? scaled_embedding_t<bf16>(a) : scaled_embedding_t<float>(a);
+  else if (a.weight.dtype == DType::kBF16)
     to_bf16 ? embedding_t<bf16, bf16>(a) : embedding_t<bf16, float>(a);
   else
     to_bf16 ? embedding_t<float, bf16>(a) : embedding_t<float, float>(a);

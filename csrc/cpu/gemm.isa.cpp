@@ -2,35 +2,10 @@
 #include "cpu/gemm.isa.h"
 
 #include "cpu/silu.isa.h"
+#include "cpu/tile.isa.h"
 
 namespace ernie::cpu::ERNIE_ISA {
 namespace {
-
-#define ERNIE_UNROLL _Pragma("GCC unroll 32")
-
-constexpr int64_t kVectors = kPanelRows / F32::kWidth;  // registers across one panel
-
-// Rows and panels of the largest tile whose accumulators stay in registers, and the widest tile for
-// a single row: there the panels are as many streams from memory.
-#if defined(__AVX512F__)
-constexpr int kTileRows = 6, kTilePanels = 4;
-constexpr int kRowPanels = 8;
-#elif defined(__AVX2__)
-constexpr int kTileRows = 6, kTilePanels = 1;
-constexpr int kRowPanels = 4;
-#else
-constexpr int kTileRows = 2, kTilePanels = 1;
-constexpr int kRowPanels = 2;
-#endif
-
-// Denormal operands cost some CPUs a hundred cycles each. Off for the scope, and restored.
-struct FlushDenormals {
-#if defined(__x86_64__)
-  unsigned before = _mm_getcsr();
-  FlushDenormals() { _mm_setcsr(before | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(before); }
-#endif
-};
 
 // -------------------------------------------------------------------------------- the inner loops
 
@@ -132,36 +107,11 @@ inline void tile(const GemmBlock& b, int64_t row, int64_t panel) {
   }
 }
 
-// All rows of a block against PANELS panels; the last rows by smaller tiles of the same width.
-template <int PANELS, class X, class W>
-inline void rows_of(const GemmBlock& b, int64_t panel) {
-  int64_t row = 0;
-  for (; row + kTileRows <= b.rows; row += kTileRows) tile<kTileRows, PANELS, X, W>(b, row, panel);
-  switch (b.rows - row) {
-    case 5:
-      return tile<(kTileRows < 5 ? 1 : 5), PANELS, X, W>(b, row, panel);
-    case 4:
-      return tile<(kTileRows < 4 ? 1 : 4), PANELS, X, W>(b, row, panel);
-    case 3:
-      return tile<(kTileRows < 3 ? 1 : 3), PANELS, X, W>(b, row, panel);
-    case 2:
-      return tile<(kTileRows < 2 ? 1 : 2), PANELS, X, W>(b, row, panel);
-    case 1:
-      return tile<1, PANELS, X, W>(b, row, panel);
-  }
-}
-
 template <class X, class W>
 inline void gemm_t(const GemmBlock& b) {
-  int64_t panel = 0;
-  if (b.rows == 1)
-    for (; panel + kRowPanels <= b.panels; panel += kRowPanels)
-      tile<1, kRowPanels, X, W>(b, 0, panel);
-  for (; panel + kTilePanels <= b.panels; panel += kTilePanels)
-    rows_of<kTilePanels, X, W>(b, panel);
-  if constexpr (kTilePanels > 2)
-    for (; panel + 2 <= b.panels; panel += 2) rows_of<2, X, W>(b, panel);
-  for (; panel < b.panels; ++panel) rows_of<1, X, W>(b, panel);
+  for_each_tile(b.rows, b.panels, [&]<int ROWS, int PANELS>(int64_t row, int64_t panel) {
+    tile<ROWS, PANELS, X, W>(b, row, panel);
+  });
 }
 
 template <class B, class T>

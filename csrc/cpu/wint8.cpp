@@ -46,32 +46,40 @@ float quantize_row(const T* weight, int64_t n, int8_t* out) {
   return max_abs / 127.f;
 }
 
-template <class T>
-void quantize(const Wint8QuantizeArgs& a) {
-  const int64_t n = a.weight.size(1);
-  parallel_for(a.weight.size(0), 16, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const T* weight = a.weight.ptr<T>() + row * a.weight.step(0);
-      const float scale = quantize_row(weight, n, a.out.ptr<int8_t>() + row * n);
-      a.scale.ptr<float>()[row] = sizeof(T) == 2 ? to_float(to_bf16(scale)) : scale;
-    }
-  });
-}
-
-// Panel `panel` of the int8 matrix [out_features, in_features].
-void pack_panel(const TensorView& weight, int64_t panel, int8_t* out) {
-  const int64_t first = panel * kPanelRows, k = weight.size(1), stride = weight.step(0);
-  const int64_t rows = std::min(kPanelRows, weight.size(0) - first);
-  const int8_t* source = weight.ptr<int8_t>() + first * stride;
+// Panel of rows [0, rows) of an int8 matrix with k columns.
+void pack_panel(const int8_t* weight, int64_t stride, int64_t rows, int64_t k, int8_t* out) {
   for (int64_t j = 0; j < k; j += 4)
     for (int64_t r = 0; r < kPanelRows; ++r, out += 4) {
       if (r < rows && j + 4 <= k) [[likely]] {
-        std::memcpy(out, source + r * stride + j, 4);
+        std::memcpy(out, weight + r * stride + j, 4);
         continue;
       }
       for (int64_t i = 0; i < 4; ++i)
-        out[i] = r < rows && j + i < k ? source[r * stride + j + i] : int8_t{0};
+        out[i] = r < rows && j + i < k ? weight[r * stride + j + i] : int8_t{0};
     }
+}
+
+// Panel `panel` of the int8 matrix [out_features, in_features].
+void pack_panel_of(const TensorView& weight, int64_t panel, int8_t* out) {
+  const int64_t first = panel * kPanelRows;
+  pack_panel(weight.ptr<int8_t>() + first * weight.step(0), weight.step(0),
+             std::min(kPanelRows, weight.size(0) - first), weight.size(1), out);
+}
+
+// The rows of one panel, to wherever `out` wants them.
+template <class T>
+void quantize_panel(const Wint8QuantizeArgs& a, int64_t panel) {
+  const int64_t n = a.weight.size(1), first = panel * kPanelRows;
+  const int64_t rows = std::min(kPanelRows, a.weight.size(0) - first);
+  const bool packs = a.out.rank != 2;
+  int8_t* values = packs ? static_cast<int8_t*>(scratch(ScratchSlot::kPanel, rows * n))
+                         : a.out.ptr<int8_t>() + first * n;
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* row = a.weight.ptr<T>() + (first + r) * a.weight.step(0);
+    const float scale = quantize_row(row, n, values + r * n);
+    a.scale.ptr<float>()[first + r] = sizeof(T) == 2 ? to_float(to_bf16(scale)) : scale;
+  }
+  if (packs) pack_panel(values, n, rows, n, a.out.ptr<int8_t>() + panel * a.out.step(0));
 }
 
 // ------------------------------------------------------------------------------------- products
@@ -88,7 +96,7 @@ class Panels {
   const int8_t* at(int64_t panel, int64_t panels) const {
     if (weight_.rank != 2) return weight_.ptr<int8_t>() + panel * stride();
     auto* buffer = static_cast<int8_t*>(scratch(ScratchSlot::kPanel, panels * stride()));
-    for (int64_t p = 0; p < panels; ++p) pack_panel(weight_, panel + p, buffer + p * stride());
+    for (int64_t p = 0; p < panels; ++p) pack_panel_of(weight_, panel + p, buffer + p * stride());
     return buffer;
   }
 
@@ -289,14 +297,17 @@ void wint8_linear_silu_and_mul(const Wint8LinearSiluAndMulArgs& a, const Stream&
 }
 
 void wint8_quantize(const Wint8QuantizeArgs& a, const Stream&) {
-  a.weight.dtype == DType::kF32 ? quantize<float>(a) : quantize<bf16>(a);
+  const bool is_float = a.weight.dtype == DType::kF32;
+  parallel_for(ceil_div(a.weight.size(0), kPanelRows), 1, [&](int64_t panel, int64_t) {
+    is_float ? quantize_panel<float>(a, panel) : quantize_panel<bf16>(a, panel);
+  });
 }
 
 void wint8_pack(const Wint8PackArgs& a, const Stream&) {
   const int64_t panel_bytes = a.out.step(0);
   parallel_for(a.out.size(0), 4, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p)
-      pack_panel(a.weight, p, a.out.ptr<int8_t>() + p * panel_bytes);
+      pack_panel_of(a.weight, p, a.out.ptr<int8_t>() + p * panel_bytes);
   });
 }
 

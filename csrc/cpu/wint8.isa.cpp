@@ -1,82 +1,331 @@
 // Compiled once per CPU tier; see core/isa.h. No std::, no allocation, no TensorView in here.
 #include "cpu/wint8.isa.h"
 
-#include "cpu/gemm.isa.h"
 #include "cpu/quantize_activations.isa.h"
-#include "cpu/simd.isa.h"
+#include "cpu/tile.isa.h"
 
 namespace ernie::cpu::ERNIE_ISA {
 namespace {
 
-constexpr int64_t kQuadBytes = 4 * kPanelRows;
+constexpr int64_t kQuadBytes = 4 * kPanelRows;  // four k of one panel
+
+// --------------------------------------------------------------- int8 to float32 and bfloat16
+//
+// Quads: a register of weights, four k of kWidth outputs.
+//   column<I>(quads)  the k of index I as float32
+//   pairs<H>(quads)   the k of indices 2H and 2H + 1 as bfloat16; every int8 is exact
+
+#if defined(__AVX512F__)
+
+using Quads = __m512i;
+using Pairs = __m512i;
+inline Quads load_quads(const int8_t* w) { return _mm512_loadu_si512(w); }
+
+template <int I>
+inline F32 column(Quads quads) {
+  // A dot product with 1 in one place: the byte, its sign extended, by one instruction.
+  const __m512i one = _mm512_set1_epi32(1 << 8 * I);
+  return {_mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), one, quads))};
+}
+
+template <int H>
+inline Pairs pairs(Quads quads) {
+  // The upper halves of the float32: of the first and of the second in turn.
+  const __m512i upper = _mm512_add_epi32(
+      _mm512_set1_epi32(0x00210001),
+      _mm512_mullo_epi32(_mm512_set1_epi32(0x00020002),
+                         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)));
+  return _mm512_permutex2var_epi16(_mm512_castps_si512(column<2 * H>(quads).v), upper,
+                                   _mm512_castps_si512(column<2 * H + 1>(quads).v));
+}
+
+inline void store_pairs(bf16* out, Pairs p) { _mm512_storeu_si512(out, p); }
+
+#elif defined(__AVX2__)
+
+using Quads = __m256i;
+using Pairs = __m256i;
+inline Quads load_quads(const int8_t* w) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
+}
+
+template <int I>
+inline F32 column(Quads quads) {
+  const __m256i top = I == 3 ? quads : _mm256_slli_epi32(quads, 24 - 8 * I);
+  return {_mm256_cvtepi32_ps(_mm256_srai_epi32(top, 24))};
+}
+
+template <int H>
+inline Pairs pairs(Quads quads) {
+  const __m256i first = _mm256_castps_si256(column<2 * H>(quads).v);
+  const __m256i second = _mm256_castps_si256(column<2 * H + 1>(quads).v);
+  return _mm256_blend_epi16(_mm256_srli_epi32(first, 16), second, 0xaa);
+}
+
+inline void store_pairs(bf16* out, Pairs p) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), p);
+}
+
+#else
+
+struct Quads {
+  int8_t v[4 * F32::kWidth];
+};
+struct Pairs {
+  bf16 v[2 * F32::kWidth];
+};
+inline Quads load_quads(const int8_t* w) {
+  Quads quads;
+  memcpy(quads.v, w, sizeof quads.v);
+  return quads;
+}
+
+template <int I>
+inline F32 column(const Quads& quads) {
+  F32 r;
+  for (int n = 0; n < F32::kWidth; ++n) r.v[n] = quads.v[4 * n + I];
+  return r;
+}
+
+template <int H>
+inline Pairs pairs(const Quads& quads) {
+  Pairs p;
+  for (int n = 0; n < F32::kWidth; ++n)
+    for (int i = 0; i < 2; ++i) p.v[2 * n + i] = to_bf16(quads.v[4 * n + 2 * H + i]);
+  return p;
+}
+
+inline void store_pairs(bf16* out, const Pairs& p) { memcpy(out, p.v, sizeof p.v); }
+
+#endif
+
+// Register v of a tile's weights.
+inline Quads quads_of(const int8_t* w, int64_t w_stride, int v) {
+  return load_quads(w + v / kVectors * w_stride + v % kVectors * 4 * F32::kWidth);
+}
+
+// ----------------------------------------------------------------------- products with float x
+
+// One k against ROWS broadcast values.
+template <int I, int ROWS, int NV>
+inline void step(F32 (&acc)[ROWS][NV], const float* x, int64_t x_stride, const int8_t* w,
+                 int64_t w_stride) {
+  if constexpr (ROWS == 1) {
+    // Each weight is used at once: AVX2 has no register to keep eight of them in.
+    const F32 value = set(x[I]);
+    ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[0][v] =
+        fma(value, column<I>(quads_of(w, w_stride, v)), acc[0][v]);
+    return;
+  }
+  F32 weight[NV];
+  ERNIE_UNROLL for (int v = 0; v < NV; ++v) weight[v] = column<I>(quads_of(w, w_stride, v));
+  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+    const F32 value = set(x[r * x_stride + I]);
+    ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = fma(value, weight[v], acc[r][v]);
+  }
+}
+
+// Two k.
+template <int H, int ROWS, int NV>
+inline void pair_step(F32 (&acc)[ROWS][NV], const float* x, int64_t x_stride, const int8_t* w,
+                      int64_t w_stride) {
+  step<2 * H>(acc, x, x_stride, w, w_stride);
+  step<2 * H + 1>(acc, x, x_stride, w, w_stride);
+}
+
+#if defined(__AVX512BF16__)
+template <int H, int ROWS, int NV>
+inline void pair_step(F32 (&acc)[ROWS][NV], const bf16* x, int64_t x_stride, const int8_t* w,
+                      int64_t w_stride) {
+  __m512bh weight[NV];
+  ERNIE_UNROLL for (int v = 0; v < NV; ++v) weight[v] =
+      (__m512bh)pairs<H>(quads_of(w, w_stride, v));
+  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+    int32_t bits;
+    memcpy(&bits, x + r * x_stride + 2 * H, sizeof bits);
+    const __m512bh value = (__m512bh)_mm512_set1_epi32(bits);
+    ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v].v =
+        _mm512_dpbf16_ps(acc[r][v].v, weight[v], value);
+  }
+}
+#endif
+
+template <int ROWS, int PANELS, class X>
+inline void stream_tile(const Wint8Block& b, int64_t row, int64_t panel) {
+  constexpr int NV = PANELS * static_cast<int>(kVectors);
+  const X* x = static_cast<const X*>(b.x) + row * b.x_stride;
+  const int8_t* w = b.w + panel * b.w_stride;
+  const int64_t x_stride = b.x_stride, w_stride = b.w_stride;
+  F32 acc[ROWS][NV];
+  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+    ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = set(0.f);
+  }
+  for (int64_t quads = b.k / 4; quads > 0; --quads, x += 4, w += kQuadBytes) {
+    pair_step<0>(acc, x, x_stride, w, w_stride);
+    pair_step<1>(acc, x, x_stride, w, w_stride);
+  }
+  if (b.k % 4 != 0) pair_step<0>(acc, x, x_stride, w, w_stride);
+  float* out = b.acc + row * b.acc_stride + panel * kPanelRows;
+  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+    ERNIE_UNROLL for (int v = 0; v < NV; ++v)
+        store(out + r * b.acc_stride + v * F32::kWidth, acc[r][v]);
+  }
+}
+
+// ------------------------------------------------------------------------ products with int8 x
+//
+// I32: a register of int32 sums.  Weights: four k of as many outputs, ready for
+//   dot(sums, weights, x)  sums + the four products of each output, x being four int8
+//   first_sums(x_sum)      where a group's sums start
+
+#if defined(__AVX512F__)
+
+using I32 = __m512i;
+using Weights = __m512i;
+// The instruction wants one unsigned operand: weights plus 128, which adds 128 times the sum of x.
+inline Weights ready(Quads quads) {
+  return _mm512_xor_si512(quads, _mm512_set1_epi32(static_cast<int32_t>(0x80808080u)));
+}
+inline I32 first_sums(int32_t x_sum) { return _mm512_set1_epi32(-128 * x_sum); }
+inline I32 dot(I32 sums, Weights weights, int32_t x) {
+  return _mm512_dpbusd_epi32(sums, weights, _mm512_set1_epi32(x));
+}
+inline F32 to_f32(I32 sums) { return {_mm512_cvtepi32_ps(sums)}; }
+
+#elif defined(__AVX2__)
+
+using I32 = __m256i;
+struct Weights {
+  __m256i value, magnitude;
+};
+inline Weights ready(Quads quads) { return {quads, _mm256_abs_epi8(quads)}; }
+inline I32 first_sums(int32_t) { return _mm256_setzero_si256(); }
+inline I32 dot(I32 sums, const Weights& weights, int32_t x) {
+  // Unsigned by signed: abs(w) * (x with the sign of w). Two of them, up to 128 * 127 each, fit
+  // into the 16 bits to which the instruction would saturate.
+  const __m256i with_sign = _mm256_sign_epi8(_mm256_set1_epi32(x), weights.value);
+  const __m256i two = _mm256_maddubs_epi16(weights.magnitude, with_sign);
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(two, _mm256_set1_epi16(1)));
+}
+inline F32 to_f32(I32 sums) { return {_mm256_cvtepi32_ps(sums)}; }
+
+#else
+
+struct I32 {
+  int32_t v[F32::kWidth];
+};
+using Weights = Quads;
+inline const Weights& ready(const Quads& quads) { return quads; }
+inline I32 first_sums(int32_t) { return {}; }
+inline I32 dot(I32 sums, const Weights& weights, int32_t x) {
+  int8_t values[4];
+  memcpy(values, &x, sizeof values);
+  for (int n = 0; n < F32::kWidth; ++n)
+    for (int i = 0; i < 4; ++i) sums.v[n] += values[i] * weights.v[4 * n + i];
+  return sums;
+}
+inline F32 to_f32(const I32& sums) {
+  F32 r;
+  for (int n = 0; n < F32::kWidth; ++n) r.v[n] = static_cast<float>(sums.v[n]);
+  return r;
+}
+
+#endif
+
+// a * b + c, rounded once on every tier; simd.isa.h's fma rounds twice on the portable one.
+inline F32 fused(F32 a, F32 b, F32 c) {
+#if defined(__AVX2__)
+  return fma(a, b, c);
+#else
+  for (int n = 0; n < F32::kWidth; ++n) c.v[n] = fmaf(a.v[n], b.v[n], c.v[n]);
+  return c;
+#endif
+}
+
+// The integers of a group stay in registers, the float sums in b.acc: there is no room for both.
+template <int ROWS, int PANELS>
+inline void int8_tile(const Wint8ActivationBlock& b, int64_t row, int64_t panel) {
+  constexpr int NV = PANELS * static_cast<int>(kVectors);
+  constexpr int64_t kGroupQuads = kActivationGroup / 4;
+  const int64_t x_stride = kActivationGroup * b.groups, w_stride = b.w_stride;
+  const int8_t* x = b.x + row * x_stride;
+  const int8_t* w = b.w + panel * w_stride;
+  const float* x_scale = b.x_scale + row * b.groups;
+  const int32_t* x_sum = b.x_sum + row * b.groups;
+  float* out = b.acc + row * b.acc_stride + panel * kPanelRows;
+  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+    ERNIE_UNROLL for (int v = 0; v < NV; ++v)
+        store(out + r * b.acc_stride + v * F32::kWidth, set(0.f));
+  }
+  for (int64_t g = 0; g < b.groups; ++g) {
+    I32 sums[ROWS][NV];
+    ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+      ERNIE_UNROLL for (int v = 0; v < NV; ++v) sums[r][v] = first_sums(x_sum[r * b.groups + g]);
+    }
+    const int64_t left = b.quads - g * kGroupQuads;
+    const int64_t quads = left < kGroupQuads ? left : kGroupQuads;
+    for (int64_t q = 0; q < quads; ++q, w += kQuadBytes) {
+      Weights weights[NV];
+      ERNIE_UNROLL for (int v = 0; v < NV; ++v) weights[v] = ready(quads_of(w, w_stride, v));
+      ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+        int32_t values;
+        memcpy(&values, x + r * x_stride + 4 * q, sizeof values);
+        ERNIE_UNROLL for (int v = 0; v < NV; ++v) sums[r][v] = dot(sums[r][v], weights[v], values);
+      }
+    }
+    x += kActivationGroup;
+    ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+      const F32 scale = set(x_scale[r * b.groups + g]);
+      ERNIE_UNROLL for (int v = 0; v < NV; ++v) {
+        float* to = out + r * b.acc_stride + v * F32::kWidth;
+        store(to, fused(scale, to_f32(sums[r][v]), load(to)));
+      }
+    }
+  }
+}
 
 }  // namespace
 
 void wint8_expand(const int8_t* w, int64_t k, bf16* out) {
-  for (int64_t c = 0; c < k; c += 2)
-    for (int64_t r = 0; r < kPanelRows; ++r)
-      for (int64_t i = 0; i < 2; ++i)
-        *out++ = to_bf16(static_cast<float>(w[c / 4 * kQuadBytes + 4 * r + c % 4 + i]));
+  for (int64_t c = 0; c < k; c += 4, w += kQuadBytes)
+    for (int v = 0; v < kVectors; ++v) {
+      const Quads quads = load_quads(w + v * 4 * F32::kWidth);
+      bf16* to = out + c * kPanelRows + v * 2 * F32::kWidth;
+      store_pairs(to, pairs<0>(quads));
+      if (c + 4 <= k) store_pairs(to + 2 * kPanelRows, pairs<1>(quads));
+    }
 }
 
 void wint8_f32(const Wint8Block& b) {
-  constexpr int64_t kColumns = 64;
-  bf16 expanded[kColumns * kPanelRows];
-  for (int64_t p = 0; p < b.panels; ++p)
-    for (int64_t k = 0; k < b.k || k == 0; k += kColumns) {
-      const int64_t columns = b.k - k < kColumns ? b.k - k : kColumns;
-      wint8_expand(b.w + p * b.w_stride + k * kPanelRows, columns, expanded);
-      gemm_f32_bf16({.x = static_cast<const float*>(b.x) + k,
-                     .x_stride = b.x_stride,
-                     .rows = b.rows,
-                     .w = expanded,
-                     .w_stride = 0,
-                     .panels = 1,
-                     .k = columns,
-                     .acc = b.acc + p * kPanelRows,
-                     .acc_stride = b.acc_stride,
-                     .accumulate = k > 0});
-    }
+  const FlushDenormals scope;
+  for_each_tile(b.rows, b.panels, [&]<int ROWS, int PANELS>(int64_t row, int64_t panel) {
+    stream_tile<ROWS, PANELS, float>(b, row, panel);
+  });
 }
 
 void wint8_bf16(const Wint8Block& b) {
-  constexpr int64_t kColumns = 64;
-  bf16 expanded[kColumns * kPanelRows];
-  for (int64_t p = 0; p < b.panels; ++p)
-    for (int64_t k = 0; k < b.k || k == 0; k += kColumns) {
-      const int64_t columns = b.k - k < kColumns ? b.k - k : kColumns;
-      wint8_expand(b.w + p * b.w_stride + k * kPanelRows, columns, expanded);
-      gemm_bf16_bf16({.x = static_cast<const bf16*>(b.x) + k,
-                      .x_stride = b.x_stride,
-                      .rows = b.rows,
-                      .w = expanded,
-                      .w_stride = 0,
-                      .panels = 1,
-                      .k = columns,
-                      .acc = b.acc + p * kPanelRows,
-                      .acc_stride = b.acc_stride,
-                      .accumulate = k > 0});
+#if defined(__AVX512BF16__)
+  for_each_tile(b.rows, b.panels, [&]<int ROWS, int PANELS>(int64_t row, int64_t panel) {
+    stream_tile<ROWS, PANELS, bf16>(b, row, panel);
+  });
+#else
+  // As gemm_bf16_bf16: plain loops, since no machine of this tier is asked.
+  for (int64_t r = 0; r < b.rows; ++r)
+    for (int64_t n = 0; n < b.panels * kPanelRows; ++n) {
+      const int8_t* w = b.w + n / kPanelRows * b.w_stride + n % kPanelRows * 4;
+      float sum = 0.f;
+      for (int64_t k = 0; k < b.k; ++k)
+        sum += to_float(static_cast<const bf16*>(b.x)[r * b.x_stride + k]) *
+               static_cast<float>(w[k / 4 * kQuadBytes + k % 4]);
+      b.acc[r * b.acc_stride + n] = sum;
     }
+#endif
 }
 
 void wint8_int8(const Wint8ActivationBlock& b) {
-  for (int64_t r = 0; r < b.rows; ++r)
-    for (int64_t p = 0; p < b.panels; ++p) {
-      float* acc = b.acc + r * b.acc_stride + p * kPanelRows;
-      for (int64_t i = 0; i < kPanelRows; ++i) acc[i] = 0.f;
-      for (int64_t g = 0; g < b.groups; ++g) {
-        int32_t total[kPanelRows] = {};
-        const int64_t last = 16 * (g + 1) < b.quads ? 16 * (g + 1) : b.quads;
-        for (int64_t j = 16 * g; j < last; ++j)
-          for (int64_t n = 0; n < kPanelRows; ++n)
-            for (int64_t i = 0; i < 4; ++i)
-              total[n] += b.x[r * kActivationGroup * b.groups + 4 * j + i] *
-                          b.w[p * b.w_stride + j * kQuadBytes + 4 * n + i];
-        const float scale = b.x_scale[r * b.groups + g];
-        for (int64_t n = 0; n < kPanelRows; ++n)
-          acc[n] = fmaf(scale, static_cast<float>(total[n]), acc[n]);
-      }
-    }
+  for_each_tile(b.rows, b.panels, [&]<int ROWS, int PANELS>(int64_t row, int64_t panel) {
+    int8_tile<ROWS, PANELS>(b, row, panel);
+  });
 }
 
 void scale_columns(float* acc, const float* scale, int64_t n) {

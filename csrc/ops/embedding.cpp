@@ -7,7 +7,7 @@
 namespace ernie {
 namespace {
 
-constexpr int64_t kPanelRows = 16;  // of a packed table, gemm.h
+constexpr int64_t kPanelRows = 16;  // of a packed table, gemm.h and wint8.h
 
 void check_table(const Check& check, const TensorView& w, int64_t vocab_size, int64_t hidden_size) {
   const int64_t panels = vocab_size > 0 ? ceil_div(vocab_size, kPanelRows) : 0;
@@ -19,10 +19,28 @@ void check_table(const Check& check, const TensorView& w, int64_t vocab_size, in
                  {"ceil(hidden_size / 2)", ceil_div(hidden_size, 2)},
                  {"16", kPanelRows},
                  {"2", 2}});
+  else if (w.dtype == DType::kI8)
+    check.shape("weight", w,
+                {{"ceil(vocab_size / 16)", panels},
+                 {"ceil(hidden_size / 4)", ceil_div(hidden_size, 4)},
+                 {"16", kPanelRows},
+                 {"4", 4}});
   else
     check.shape("weight", w,
                 {{"ceil(vocab_size / 16)", panels}, {"hidden_size", hidden_size}, {"16", 16}});
   check.contiguous("weight", w);
+}
+
+void check_scale(const Check& check, const EmbeddingArgs& a, const Stream& stream) {
+  if (a.scale.has_value() != (a.weight.dtype == DType::kI8))
+    check.fail("scale", "one with an int8 weight, and none with another",
+               std::string(a.scale ? "one with " : "none with ") + name_of(a.weight.dtype));
+  if (!a.scale) return;
+  check.shape("scale", *a.scale, {{"vocab_size", a.vocab_size}});
+  check.dtype("scale", *a.scale, {DType::kF32});
+  check.contiguous("scale", *a.scale);
+  check.disjoint("out", a.out, "scale", *a.scale);
+  check.device(stream.device, {{"scale", &*a.scale}});
 }
 
 }  // namespace
@@ -32,7 +50,7 @@ void embedding(const EmbeddingArgs& a, const Stream& stream) {
   check.rank("input_ids", a.input_ids, 1);
   check.dtype("input_ids", a.input_ids, {DType::kI64});
   check.contiguous("input_ids", a.input_ids);
-  check.dtype("weight", a.weight, {DType::kF32, DType::kBF16});
+  check.dtype("weight", a.weight, {DType::kF32, DType::kBF16, DType::kI8});
   check.rank("out", a.out, 2);
   const int64_t num_tokens = a.input_ids.size(0), hidden_size = a.out.size(1);
   check.shape("out", a.out, {{"num_tokens", num_tokens}, {"hidden_size", hidden_size}});
@@ -44,8 +62,12 @@ void embedding(const EmbeddingArgs& a, const Stream& stream) {
   check.disjoint("out", a.out, "weight", a.weight);
   check.device(stream.device,
                {{"out", &a.out}, {"input_ids", &a.input_ids}, {"weight", &a.weight}});
+  check_scale(check, a, stream);
   if (stream.device.type == DeviceType::kCuda && a.weight.rank != 2)
     check.fail("weight", "[vocab_size, hidden_size] on a CUDA device", "a packed table");
+  if (stream.device.type == DeviceType::kCuda && a.weight.dtype == DType::kI8)
+    throw UnsupportedError("embedding: weight: no kernel for an int8 table on " +
+                           to_string(stream.device));
   if (a.out.numel() == 0) return;
   dispatch("embedding", {&cpu::embedding, ERNIE_CUDA_FN(cuda::embedding)}, a, stream);
 }

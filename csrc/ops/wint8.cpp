@@ -120,8 +120,11 @@ void wint8_quantize(const Wint8QuantizeArgs& a, const Stream& stream) {
   check.dtype("weight", a.weight, {DType::kF32, DType::kBF16});
   check.inner_contiguous("weight", a.weight);
   const int64_t out_features = a.weight.size(0), in_features = a.weight.size(1);
-  check.shape("out", a.out, {{"out_features", out_features}, {"in_features", in_features}});
   check.dtype("out", a.out, {DType::kI8});
+  if (a.out.rank == 2)
+    check.shape("out", a.out, {{"out_features", out_features}, {"in_features", in_features}});
+  else
+    check_packed(check, "out", a.out, out_features, in_features);
   check.contiguous("out", a.out);
   check.writable("out", a.out);
   check.shape("scale", a.scale, {{"out_features", out_features}});

@@ -56,7 +56,7 @@ struct Wint8LinearSiluAndMulArgs {
 };
 
 struct Wint8QuantizeArgs {
-  TensorView out;     // int8 [out_features, in_features], contiguous
+  TensorView out;     // int8 [out_features, in_features], or packed as above; contiguous
   TensorView scale;   // [out_features], float32: the value rounded to the dtype of weight
   TensorView weight;  // [out_features, in_features], float32 or bfloat16, last stride 1
 };

@@ -9,7 +9,11 @@ from typing import Any
 
 from ernie_kernels import _core
 from ernie_kernels.checkpoint_file import quoted
-from ernie_kernels.errors import ArgumentError, ConfigError, DeviceError
+from ernie_kernels.errors import ArgumentError, ConfigError, DeviceError, UnsupportedError
+from ernie_kernels.models.weights import QUANTIZATIONS, W8A8
+
+# Of the names that mean something, those that this version does not know how to do.
+OTHER_QUANTIZATIONS = ("wint4", "w4a8", "ccq")
 
 
 def check_folder(path: str | os.PathLike[str] | None, default: Path) -> Path:
@@ -44,6 +48,21 @@ def check_device(device: Any) -> str:
         build = "" if _core.has_cuda() else " and this build has no CUDA backend"
         raise DeviceError(f"device: {device} needed, {count} GPUs found{build}; pass device='cpu'")
     return f"cuda:{index}"
+
+
+def check_quantization(quantization: Any, device: str) -> None:
+    if quantization is None:
+        return
+    check_one_of("quantization", quantization, (*QUANTIZATIONS, *OTHER_QUANTIZATIONS))
+    if quantization in OTHER_QUANTIZATIONS:
+        raise UnsupportedError(
+            f"quantization: {quantization} is not in this version; pass "
+            f"{', '.join(QUANTIZATIONS)} or None"
+        )
+    if quantization == W8A8 and device != "cpu":
+        raise UnsupportedError(
+            f"quantization: {W8A8} is not in this version for {device}; pass wint8 or device='cpu'"
+        )
 
 
 def check_one_of_type(name: str, value: Any, types: type | tuple[type, ...]) -> None:

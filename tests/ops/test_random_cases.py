@@ -163,6 +163,12 @@ def case_embedding(rng, device):
     out = poisoned((tokens, hidden), out_dtype, device)
     ops.embedding(on(ids, device), on(table, device), vocab_size=vocab, out=out)
     np.testing.assert_array_equal(out.numpy(), weight[ids].astype(out_dtype))
+    if device == "cpu":
+        quantized, scale = (tensor.numpy() for tensor in ops.wint8_quantize(weight))
+        table = ops.wint8_pack(quantized) if rng.random() < 0.5 else quantized
+        ops.embedding(ids, table, scale=scale, out=out)
+        expected = scale[ids, None] * quantized[ids].astype(np.float32)
+        np.testing.assert_array_equal(out.numpy(), expected.astype(out_dtype))
 
 
 # op -> (case, share of all cases)

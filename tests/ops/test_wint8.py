@@ -265,6 +265,12 @@ def test_quantize_is_exactly_the_formula(rng, dtype):
         expected, expected_scale = reference.wint8_quantize(weight)
         np.testing.assert_array_equal(quantized.numpy(), expected)
         np.testing.assert_array_equal(scale.numpy(), expected_scale)
+        packed, scale = ops.wint8_quantize_and_pack(given)
+        assert (packed.out_features, packed.in_features) == weight.shape
+        np.testing.assert_array_equal(
+            packed.tensor.numpy(), ops.wint8_pack(expected).tensor.numpy()
+        )
+        np.testing.assert_array_equal(scale.numpy(), expected_scale)
     assert np.abs(expected).max(axis=1)[0] == 127
     assert expected_scale[3] == 0
 
@@ -288,6 +294,9 @@ def test_quantize_empty_extents():
     for shape in ((0, 4), (3, 0)):
         quantized, scale = ops.wint8_quantize(np.ones(shape, np.float32))
         assert quantized.shape == shape
+        assert scale.numpy().tolist() == [0] * shape[0]
+        packed, scale = ops.wint8_quantize_and_pack(np.ones(shape, np.float32))
+        assert packed.nbytes == 0
         assert scale.numpy().tolist() == [0] * shape[0]
 
 

@@ -156,9 +156,9 @@ BUGS = [
     ),
     Bug(
         "linear: tile of five rows as four",
-        "csrc/cpu/gemm.isa.cpp",
-        "return tile<(kTileRows < 5 ? 1 : 5), PANELS, X, W>(b, row, panel);",
-        "return tile<(kTileRows < 5 ? 1 : 4), PANELS, X, W>(b, row, panel);",
+        "csrc/cpu/tile.isa.h",
+        "return tile.template operator()<(kTileRows < 5 ? 1 : 5), PANELS>(row, panel);",
+        "return tile.template operator()<(kTileRows < 5 ? 1 : 4), PANELS>(row, panel);",
         GEMM,
     ),
     Bug(

@@ -83,7 +83,14 @@ def _attention_case(lengths: list[tuple[int, int]], *, head_dim: int, allocates:
     return Case(ops.attention, arrays, scalars, frozenset({"out"}), allocates)
 
 
-CPU_ONLY = {"linear_pack", "wint8_linear with int8 activations", "wint8_quantize", "wint8_pack"}
+CPU_ONLY = {
+    "linear_pack",
+    "wint8_linear with int8 activations",
+    "wint8_quantize",
+    "wint8_quantize and pack",
+    "wint8_pack",
+    "embedding of int8",
+}
 CASES = {
     name: Case(op.call, _filled(op.tensors), op.scalars, op.written, allocates=name == "rope")
     for name, op in OPS.items()

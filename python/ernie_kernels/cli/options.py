@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ernie_kernels.llm import LLM
+from ernie_kernels.models.weights import QUANTIZATIONS
 from ernie_kernels.runner.sampling import SamplingParams
 
 
@@ -26,8 +27,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--quantization",
-        metavar="METHOD",
-        help="quantise the weights while loading (default: take them as they are)",
+        choices=QUANTIZATIONS,
+        help="round the weights while loading: wint8 (int8 weights), w8a8 (int8 activations too; "
+        "CPU only); default: leave them as they are",
     )
     group.add_argument(
         "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N"

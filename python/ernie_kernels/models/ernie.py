@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ernie_kernels import ops
 from ernie_kernels._core import Tensor
 from ernie_kernels.models.config import ModelConfig
-from ernie_kernels.models.layers import DecoderLayer, Embedding, LayerKVCache, Linear
+from ernie_kernels.models.layers import DecoderLayer, Embedding, LayerKVCache
 from ernie_kernels.models.loader import Checkpoint, WeightSpec
 from ernie_kernels.models.weights import WeightReader
 
@@ -102,6 +102,7 @@ class ErnieForCausalLM:
         device: ``"cpu"`` or ``"cuda:N"``.
         dtype: of activations, ``"float32"`` or ``"bfloat16"``.
         weight_dtype: of matrices; a float32 matrix needs float32 activations.
+        quantization: of projections and head, ``"wint8"``, ``"w8a8"`` or None.
 
     Attributes:
         nbytes: bytes of all weights.
@@ -120,21 +121,31 @@ class ErnieForCausalLM:
         device: str,
         dtype: str,
         weight_dtype: str,
+        quantization: str | None = None,
     ) -> None:
         # A head may be stored beside a config that says "tied"; then the stored one counts.
         optional = [HEAD] if config.tie_word_embeddings else []
         checkpoint.require(weight_specs(config), optional=optional)
         weights = WeightReader(
-            config, checkpoint, device=device, dtype=dtype, weight_dtype=weight_dtype
+            config,
+            checkpoint,
+            device=device,
+            dtype=dtype,
+            weight_dtype=weight_dtype,
+            quantization=quantization,
         )
         # One copy serves as embedding and head where the two are equal.
         table = weights.matrix(EMBEDDING)
         is_tied = HEAD not in checkpoint or checkpoint.equals(HEAD, table)
-        embed_tokens = Embedding(weights.pack(table), config.vocab_size)
+        if is_tied:
+            self.lm_head = weights.head(table)
+            embed_tokens = weights.embedding_of(self.lm_head, table)
+        else:
+            embed_tokens = weights.embedding(table)
         del table
         self.model = ErnieDecoder(config, weights, embed_tokens)
-        head = embed_tokens.weight if is_tied else weights.pack(weights.matrix(HEAD))
-        self.lm_head = Linear(head)
+        if not is_tied:
+            self.lm_head = weights.head(weights.matrix(HEAD))
         self.is_tied = is_tied
         self.nbytes = weights.nbytes
 

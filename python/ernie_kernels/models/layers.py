@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ernie_kernels.models.config import ModelConfig
     from ernie_kernels.models.weights import WeightReader
     from ernie_kernels.models.workspace import LayerBuffers
-    from ernie_kernels.ops import PackedWeight
+    from ernie_kernels.ops import PackedWeight, PackedWint8
     from ernie_kernels.runner.batch import ForwardBatch, QueryRows
 
 
@@ -33,14 +33,22 @@ def take(rows: Tensor, x: Tensor) -> Tensor:
 
 
 class Embedding:
-    """``out[t] = weight[input_ids[t]]``; the weight may be packed, to serve as a head as well."""
+    """``out[t] = weight[input_ids[t]]``; the weight may be a head's: packed, or int8 with a scale."""
 
-    def __init__(self, weight: PackedWeight | Tensor, vocab_size: int) -> None:
+    def __init__(
+        self,
+        weight: PackedWeight | PackedWint8 | Tensor,
+        vocab_size: int,
+        scale: Tensor | None = None,
+    ) -> None:
         self.weight = weight
         self.vocab_size = vocab_size
+        self.scale = scale
 
     def __call__(self, input_ids: Tensor, *, out: Tensor) -> Tensor:
-        return ops.embedding(input_ids, self.weight, vocab_size=self.vocab_size, out=out)
+        return ops.embedding(
+            input_ids, self.weight, scale=self.scale, vocab_size=self.vocab_size, out=out
+        )
 
 
 class Linear:
@@ -52,6 +60,49 @@ class Linear:
 
     def __call__(self, x: Tensor, *, out: Tensor | None = None, dtype: str | None = None) -> Tensor:
         return ops.linear(x, self.weight, self.bias, out=out, dtype=dtype)
+
+    def silu_and_mul(self, x: Tensor, *, out: Tensor, gate_up: Tensor | None) -> Tensor:
+        """``silu(gate) * up`` of its outputs' first and second half."""
+        return ops.linear_silu_and_mul(x, self.weight, self.bias, out=out, gate_up=gate_up)
+
+
+class Wint8Linear:
+    """A :class:`Linear` whose weight is int8, one scale per output channel."""
+
+    def __init__(
+        self,
+        weight: PackedWint8 | Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        *,
+        int8_activations: bool,
+    ) -> None:
+        self.weight = weight
+        self.scale = scale
+        self.bias = bias
+        self.int8_activations = int8_activations
+
+    def __call__(self, x: Tensor, *, out: Tensor | None = None, dtype: str | None = None) -> Tensor:
+        return ops.wint8_linear(
+            x,
+            self.weight,
+            self.scale,
+            self.bias,
+            int8_activations=self.int8_activations,
+            out=out,
+            dtype=dtype,
+        )
+
+    def silu_and_mul(self, x: Tensor, *, out: Tensor, gate_up: Tensor | None) -> Tensor:
+        return ops.wint8_linear_silu_and_mul(
+            x,
+            self.weight,
+            self.scale,
+            self.bias,
+            int8_activations=self.int8_activations,
+            out=out,
+            gate_up=gate_up,
+        )
 
 
 class RMSNorm:
@@ -130,10 +181,7 @@ class MLP:
         self.down_proj = weights.linear(name, "down_proj")
 
     def __call__(self, hidden_states: Tensor, buffers: LayerBuffers) -> Tensor:
-        gate_up = self.gate_up_proj
-        ops.linear_silu_and_mul(
-            hidden_states, gate_up.weight, gate_up.bias, out=buffers.gated, gate_up=buffers.gate_up
-        )
+        self.gate_up_proj.silu_and_mul(hidden_states, out=buffers.gated, gate_up=buffers.gate_up)
         return self.down_proj(buffers.gated, out=hidden_states)
 
 

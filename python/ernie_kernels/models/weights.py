@@ -7,22 +7,28 @@ import numpy as np
 from ernie_kernels import ops
 from ernie_kernels._core import Tensor, from_numpy
 from ernie_kernels.models.config import ModelConfig
-from ernie_kernels.models.layers import Linear, RMSNorm
+from ernie_kernels.models.layers import Embedding, Linear, RMSNorm, Wint8Linear
 from ernie_kernels.models.loader import Checkpoint
 from ernie_kernels.ops import PackedWeight
+
+# What the matrices of a model can be rounded to while it is read.
+WINT8 = "wint8"  # int8 weights, activations as they are
+W8A8 = "w8a8"  # the same weights, and int8 activations; CPU only
+QUANTIZATIONS = (WINT8, W8A8)
 
 
 class WeightReader:
     """Reads weights by their checkpoint names, one at a time, to where the ops want them.
 
-    A matrix is packed for the CPU's kernels as soon as it is read, and the unpacked copy released:
-    loading never holds more than one matrix beside the model.
+    A matrix is quantised, if it is to be, and packed for the CPU's kernels as soon as it is read,
+    and the unpacked copy released: loading never holds more than one matrix beside the model.
 
     Args:
         checkpoint: its ``require`` has accepted the names.
         device: ``"cpu"`` or ``"cuda:N"``.
         dtype: of the activations. Norm weights get it.
         weight_dtype: of matrices and biases; ``"bfloat16"`` also goes with float32 activations.
+        quantization: of the projections and the head, one of ``QUANTIZATIONS`` or None.
     """
 
     def __init__(
@@ -33,6 +39,7 @@ class WeightReader:
         device: str,
         dtype: str,
         weight_dtype: str,
+        quantization: str | None,
     ) -> None:
         self.checkpoint = checkpoint
         self.nbytes = 0  # of all weights delivered so far
@@ -40,14 +47,15 @@ class WeightReader:
         self._device = device
         self._dtype = dtype
         self._weight_dtype = weight_dtype
+        self._quantization = quantization
 
-    def linear(self, prefix: str, *projections: str) -> Linear:
+    def linear(self, prefix: str, *projections: str) -> Linear | Wint8Linear:
         """The projections ``prefix.<projection>`` as one layer, their outputs side by side."""
         names = [f"{prefix}.{projection}" for projection in projections]
         bias = None
         if self._config.use_bias:
             bias = self._vector(self._weight_dtype, *(f"{name}.bias" for name in names))
-        return Linear(self.pack(self.matrix(*(f"{name}.weight" for name in names))), bias)
+        return self._linear(self.matrix(*(f"{name}.weight" for name in names)), bias)
 
     def norm(self, name: str) -> RMSNorm:
         return RMSNorm(self._vector(self._dtype, f"{name}.weight"), self._config.rms_norm_eps)
@@ -56,8 +64,35 @@ class WeightReader:
         """Matrices of equal width one below the other, unpacked."""
         return self.checkpoint.tensor(*names, dtype=self._weight_dtype)
 
-    def pack(self, matrix: np.ndarray) -> PackedWeight | Tensor:
-        """A matrix in its final place. The caller lets go of the argument."""
+    def head(self, matrix: np.ndarray) -> Linear | Wint8Linear:
+        """A layer of a matrix at hand. The caller lets go of the argument."""
+        return self._linear(matrix, None)
+
+    def embedding(self, table: np.ndarray) -> Embedding:
+        """A lookup in a table at hand, as it is. The caller lets go of the argument."""
+        return Embedding(self._placed(table), self._config.vocab_size)
+
+    def embedding_of(self, head: Linear | Wint8Linear, table: np.ndarray) -> Embedding:
+        """A lookup in the weight of a head, ``table`` once, without a copy where the ops allow."""
+        if isinstance(head, Linear):
+            return Embedding(head.weight, self._config.vocab_size)
+        if self._device != "cpu":  # no kernel looks up int8 rows there
+            return self.embedding(table)
+        return Embedding(head.weight, self._config.vocab_size, head.scale)
+
+    def _linear(self, matrix: np.ndarray, bias: Tensor | None) -> Linear | Wint8Linear:
+        if self._quantization is None:
+            return Linear(self._placed(matrix), bias)
+        int8_activations = self._quantization == W8A8
+        if self._device == "cpu":
+            weight, scale = ops.wint8_quantize_and_pack(matrix)
+        else:
+            weight, scale = (t.to(self._device) for t in ops.wint8_quantize(matrix))
+        self.nbytes += weight.nbytes + scale.nbytes
+        return Wint8Linear(weight, scale, bias, int8_activations=int8_activations)
+
+    def _placed(self, matrix: np.ndarray) -> PackedWeight | Tensor:
+        """A matrix in its final place."""
         weight = (
             ops.linear_pack(matrix) if self._device == "cpu" else from_numpy(matrix, self._device)
         )

@@ -14,6 +14,7 @@ from ernie_kernels.ops.wint8 import (
     wint8_linear_silu_and_mul,
     wint8_pack,
     wint8_quantize,
+    wint8_quantize_and_pack,
 )
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "wint8_linear_silu_and_mul",
     "wint8_pack",
     "wint8_quantize",
+    "wint8_quantize_and_pack",
 ]

@@ -150,7 +150,7 @@ def wint8_quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     Source: PaddlePaddle's ``weight_quantize`` with ``algo="weight_only_int8"``.
     """
-    out, scale = _core.wint8_quantize_out(weight)
+    out, scale, _, _ = _core.wint8_quantize_out(weight, pack=False)
     _core.wint8_quantize(out, scale, weight)
     return out, scale
 
@@ -173,3 +173,26 @@ def wint8_pack(weight: Tensor) -> PackedWint8:
     out, out_features, in_features = _core.wint8_pack_out(weight)
     _core.wint8_pack(out, weight)
     return PackedWint8(out, out_features, in_features)
+
+
+def wint8_quantize_and_pack(weight: Tensor) -> tuple[PackedWint8, Tensor]:
+    """:func:`wint8_quantize` and :func:`wint8_pack`, a few rows at a time.
+
+    Beside ``weight`` and the result it needs no memory to speak of, so that a model can be loaded
+    in little more than it takes.
+
+    Args:
+        weight: ``[out_features, in_features]``, float32 or bfloat16, last stride 1, on the CPU.
+
+    Returns:
+        The packed weight, and its scales, float32 ``[out_features]``.
+
+    Raises:
+        ArgumentError: a shape, dtype or stride differs from the above.
+        UnsupportedError: the weight is not on the CPU.
+
+    Source: the two ops.
+    """
+    out, scale, out_features, in_features = _core.wint8_quantize_out(weight, pack=True)
+    _core.wint8_quantize(out, scale, weight)
+    return PackedWint8(out, out_features, in_features), scale

@@ -1,0 +1,72 @@
+// Register tiles of products with packed weights: their sizes on this tier, and how they cover a
+// block. Only *.isa.cpp may include it, as simd.isa.h.
+#pragma once
+
+#include "cpu/gemm.isa.h"
+#include "cpu/simd.isa.h"
+
+namespace ernie::cpu::ERNIE_ISA {
+namespace {
+
+#define ERNIE_UNROLL _Pragma("GCC unroll 32")
+
+constexpr int64_t kVectors = kPanelRows / F32::kWidth;  // registers across one panel
+
+// Rows and panels of the largest tile whose accumulators stay in registers, and the widest tile for
+// a single row: there the panels are as many streams from memory.
+#if defined(__AVX512F__)
+constexpr int kTileRows = 6, kTilePanels = 4;
+constexpr int kRowPanels = 8;
+#elif defined(__AVX2__)
+constexpr int kTileRows = 6, kTilePanels = 1;
+constexpr int kRowPanels = 4;
+#else
+constexpr int kTileRows = 2, kTilePanels = 1;
+constexpr int kRowPanels = 2;
+#endif
+
+// All rows against PANELS panels; the last rows by smaller tiles of the same width.
+template <int PANELS, class F>
+inline void for_each_row_tile(int64_t rows, int64_t panel, const F& tile) {
+  int64_t row = 0;
+  for (; row + kTileRows <= rows; row += kTileRows)
+    tile.template operator()<kTileRows, PANELS>(row, panel);
+  switch (rows - row) {
+    case 5:
+      return tile.template operator()<(kTileRows < 5 ? 1 : 5), PANELS>(row, panel);
+    case 4:
+      return tile.template operator()<(kTileRows < 4 ? 1 : 4), PANELS>(row, panel);
+    case 3:
+      return tile.template operator()<(kTileRows < 3 ? 1 : 3), PANELS>(row, panel);
+    case 2:
+      return tile.template operator()<(kTileRows < 2 ? 1 : 2), PANELS>(row, panel);
+    case 1:
+      return tile.template operator()<1, PANELS>(row, panel);
+  }
+}
+
+// Calls tile.operator()<ROWS, PANELS>(row, panel) for tiles that cover all rows and panels.
+template <class F>
+inline void for_each_tile(int64_t rows, int64_t panels, const F& tile) {
+  int64_t panel = 0;
+  if (rows == 1)
+    for (; panel + kRowPanels <= panels; panel += kRowPanels)
+      tile.template operator()<1, kRowPanels>(0, panel);
+  for (; panel + kTilePanels <= panels; panel += kTilePanels)
+    for_each_row_tile<kTilePanels>(rows, panel, tile);
+  if constexpr (kTilePanels > 2)
+    for (; panel + 2 <= panels; panel += 2) for_each_row_tile<2>(rows, panel, tile);
+  for (; panel < panels; ++panel) for_each_row_tile<1>(rows, panel, tile);
+}
+
+// Denormal operands cost some CPUs a hundred cycles each. Off for the scope, and restored.
+struct FlushDenormals {
+#if defined(__x86_64__)
+  unsigned before = _mm_getcsr();
+  FlushDenormals() { _mm_setcsr(before | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(before); }
+#endif
+};
+
+}  // namespace
+}  // namespace ernie::cpu::ERNIE_ISA

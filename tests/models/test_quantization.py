@@ -1,0 +1,183 @@
+"""Models whose weights are rounded while they are read, against float64 with the same rounding."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ernie_kernels as ek
+import reference_model
+import safetensors_bytes
+from tiny_checkpoint import in_shards, random_ids, to_paddle, write_checkpoint
+
+import reference
+
+SHAPES = {
+    "tied": {},
+    "untied_bias": {"tie_word_embeddings": False, "use_bias": True, "num_key_value_heads": 4},
+    "tied_odd_sizes": {
+        "vocab_size": 101,
+        "hidden_size": 37,
+        "intermediate_size": 53,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+    },
+    "two_groups": {"hidden_size": 130, "intermediate_size": 200, "head_dim": 32},
+}
+QUANTIZATIONS = ["wint8", "w8a8"]
+
+
+def is_matrix(name: str, config) -> bool:
+    tied = config["tie_word_embeddings"] and name == "model.embed_tokens.weight"
+    return name.endswith("_proj.weight") or name == "lm_head.weight" or tied
+
+
+def as_rounded(config, weights) -> dict[str, np.ndarray]:
+    """The weights as float64, matrices as their int8 values times their scales."""
+    result = {}
+    for name, array in weights.items():
+        result[name] = array.astype(np.float64)
+        if is_matrix(name, config):
+            as_read = array.astype(np.float32) if array.dtype == np.float16 else array
+            values, scale = reference.wint8_quantize(as_read)
+            result[name] = values * scale.astype(np.float64)[:, None]
+    return result
+
+
+def rounded_activations(x: np.ndarray) -> np.ndarray:
+    values, scale = reference.quantize_activations(x)
+    groups = values.astype(np.float64) * scale[..., None]
+    return groups.reshape(len(x), -1)[:, : x.shape[1]]
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def forward(folder, prompts, **changes) -> list[np.ndarray]:
+    with ek.LLM.from_pretrained(folder, **{"device": "cpu", **changes}) as llm:
+        return llm.forward(prompts)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_follow_float64_of_the_same_rounding(tmp_path, rng, shape, quantization, dtype):
+    config, weights = write_checkpoint(tmp_path, dtype=dtype, **SHAPES[shape])
+    prompts = random_ids(rng, 1, 33, 300, vocab_size=config["vocab_size"])
+    got = forward(tmp_path, prompts, quantization=quantization, dtype="float32")
+    rounding = {"rounded": rounded_activations} if quantization == "w8a8" else {}
+    matrices = as_rounded(config, weights)
+    expected = [reference_model.forward(config, matrices, ids, **rounding) for ids in prompts]
+    p, q = (log_softmax(np.concatenate(logits).astype(np.float64)) for logits in (expected, got))
+    assert (np.exp(p) * (p - q)).sum(-1).mean() <= 2e-4
+    assert (p.argmax(-1) == q.argmax(-1)).mean() >= 0.995
+    if quantization == "wint8":
+        assert np.abs(np.concatenate(got) - np.concatenate(expected)).max() < 1e-4
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_bfloat16_activations_are_near(tmp_path, rng, quantization):
+    config, weights = write_checkpoint(tmp_path, dtype="bfloat16")
+    prompts = random_ids(rng, 200)
+    got = forward(tmp_path, prompts, quantization=quantization)
+    rounding = {"rounded": rounded_activations} if quantization == "w8a8" else {}
+    expected = reference_model.forward(config, as_rounded(config, weights), prompts[0], **rounding)
+    p, q = log_softmax(expected), log_softmax(got[0].astype(np.float64))
+    assert (np.exp(p) * (p - q)).sum(-1).mean() <= 2e-4
+
+
+@pytest.mark.cuda
+def test_weights_alone_on_cuda(tmp_path, rng):
+    config, weights = write_checkpoint(tmp_path)
+    prompts = random_ids(rng, 1, 33)
+    got = forward(tmp_path, prompts, device="cuda", quantization="wint8")
+    # The embedding is looked up as it is: no kernel there reads int8 rows.
+    matrices = as_rounded(config, weights)
+    matrices["lm_head.weight"] = matrices["model.embed_tokens.weight"]
+    matrices["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"]
+    for actual, ids in zip(got, prompts, strict=True):
+        assert np.abs(actual - reference_model.forward(config, matrices, ids)).max() < 1e-4
+    with pytest.raises(ek.UnsupportedError, match="w8a8 is not in this version for cuda:0"):
+        ek.LLM.from_pretrained(tmp_path, device="cuda", quantization="w8a8")
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+@pytest.mark.parametrize("shape", ["tied_odd_sizes", "untied_bias"])
+def test_every_layout_gives_the_same_logits(tmp_path, rng, shape, quantization):
+    config, weights = write_checkpoint(tmp_path / "one", dtype="bfloat16", **SHAPES[shape])
+    prompts = random_ids(rng, 1, 20, vocab_size=config["vocab_size"])
+    expected = forward(tmp_path / "one", prompts, quantization=quantization)
+    paddle = to_paddle(weights)
+    for name, stored in {"shards": weights, "paddle": paddle, "paddle shards": paddle}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text((tmp_path / "one" / "config.json").read_text())
+        if "shards" in name:
+            safetensors_bytes.save_sharded(folder, in_shards(stored))
+        else:
+            safetensors_bytes.save(folder / "model.safetensors", stored)
+        got = forward(folder, prompts, quantization=quantization)
+        for actual, logits in zip(got, expected, strict=True):
+            assert np.array_equal(actual, logits), name
+
+
+@pytest.mark.parametrize("shape", ["tied", "untied_bias"])
+def test_weight_bytes_are_those_of_int8(tmp_path, shape):
+    """One byte a weight, padded to whole panels, and a scale for each row; a tied head once."""
+    config, weights = write_checkpoint(tmp_path, dtype="bfloat16", **SHAPES[shape])
+    expected = 0
+    for name, array in weights.items():
+        rows, *columns = array.shape
+        if not is_matrix(name, config):
+            is_table = name == "model.embed_tokens.weight"
+            expected += -(-rows // 16) * 16 * columns[0] * 2 if is_table else array.nbytes
+            continue
+        padded = -(-rows // 16) * 16 if "_proj." not in name or "o_proj" in name else rows
+        expected += padded * -(-columns[0] // 4) * 4 + 4 * rows
+    with ek.LLM.from_pretrained(tmp_path, device="cpu", quantization="wint8") as llm:
+        size = llm.stats()["weight_bytes"]
+    fused_and_padded = sum(-rows % 16 * 200 for rows in (70, 140, 48, 64))
+    assert expected <= size <= expected + config["num_hidden_layers"] * fused_and_padded
+
+
+LOAD = """
+import re, sys
+import ernie_kernels as ek
+from ernie_kernels import ops
+
+ek.LLM  # imports what a load needs
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
+
+before = peak()
+llm = ek.LLM.from_pretrained(
+    sys.argv[1], device="cpu", quantization="wint8", max_model_len=32, max_num_seqs=1,
+    kv_cache_memory=1 << 20, num_threads=2,
+)
+print(peak() - before, llm.stats()["weight_bytes"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [True, False])
+def test_peak_memory_of_a_load(tmp_path, tied):
+    changes = {"vocab_size": 140_000, "hidden_size": 512, "num_hidden_layers": 1}
+    write_checkpoint(tmp_path, dtype="bfloat16", tie_word_embeddings=tied, **changes)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(ek.__file__).parents[1])},
+        check=True,
+    )
+    peak, held = map(int, done.stdout.split())
+    largest = 140_000 * 512 * 2
+    assert held <= peak <= held + largest + (64 << 20)
