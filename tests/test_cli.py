@@ -125,6 +125,7 @@ def test_chat_goes_on_after_a_message_that_is_too_long(folder):
             "error: top_p: expected a number in (0,",
         ),
         (["generate", "--prompt", "a", "--max_tokens", "x"], 2, "invalid int value: 'x'"),
+        (["generate", "--prompt", "a", "--quantization", "int3"], 2, "invalid choice: 'int3'"),
         (["generate"], 2, "--prompt"),
         (["fly"], 2, "invalid choice: 'fly'"),
         ([], 2, "COMMAND"),

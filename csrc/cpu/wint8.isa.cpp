@@ -175,39 +175,44 @@ inline void stream_tile(const Wint8Block& b, int64_t row, int64_t panel) {
 // ------------------------------------------------------------------------ products with int8 x
 //
 // I32: a register of int32 sums.  Weights: four k of as many outputs, ready for
-//   dot(sums, weights, x)  sums + the four products of each output, x being four int8
+//   dot(sums, weights, x)  adds the four products of each output, x being four int8
 //   first_sums(x_sum)      where a group's sums start
 
 #if defined(__AVX512F__)
 
-using I32 = __m512i;
+// The type of the instruction's operands: of __m512i, GCC 12 keeps a copy of each sum in memory.
+struct I32 {
+  int32_t v __attribute__((vector_size(64)));
+};
 using Weights = __m512i;
 // The instruction wants one unsigned operand: weights plus 128, which adds 128 times the sum of x.
 inline Weights ready(Quads quads) {
   return _mm512_xor_si512(quads, _mm512_set1_epi32(static_cast<int32_t>(0x80808080u)));
 }
-inline I32 first_sums(int32_t x_sum) { return _mm512_set1_epi32(-128 * x_sum); }
-inline I32 dot(I32 sums, Weights weights, int32_t x) {
-  return _mm512_dpbusd_epi32(sums, weights, _mm512_set1_epi32(x));
+inline I32 first_sums(int32_t x_sum) { return {(decltype(I32::v))_mm512_set1_epi32(-128 * x_sum)}; }
+inline void dot(I32& sums, Weights weights, int32_t x) {
+  sums.v = (decltype(I32::v))_mm512_dpbusd_epi32((__m512i)sums.v, weights, _mm512_set1_epi32(x));
 }
-inline F32 to_f32(I32 sums) { return {_mm512_cvtepi32_ps(sums)}; }
+inline F32 to_f32(I32 sums) { return {_mm512_cvtepi32_ps((__m512i)sums.v)}; }
 
 #elif defined(__AVX2__)
 
-using I32 = __m256i;
+struct I32 {
+  __m256i v;
+};
 struct Weights {
   __m256i value, magnitude;
 };
 inline Weights ready(Quads quads) { return {quads, _mm256_abs_epi8(quads)}; }
-inline I32 first_sums(int32_t) { return _mm256_setzero_si256(); }
-inline I32 dot(I32 sums, const Weights& weights, int32_t x) {
+inline I32 first_sums(int32_t) { return {_mm256_setzero_si256()}; }
+inline void dot(I32& sums, const Weights& weights, int32_t x) {
   // Unsigned by signed: abs(w) * (x with the sign of w). Two of them, up to 128 * 127 each, fit
   // into the 16 bits to which the instruction would saturate.
   const __m256i with_sign = _mm256_sign_epi8(_mm256_set1_epi32(x), weights.value);
   const __m256i two = _mm256_maddubs_epi16(weights.magnitude, with_sign);
-  return _mm256_add_epi32(sums, _mm256_madd_epi16(two, _mm256_set1_epi16(1)));
+  sums.v = _mm256_add_epi32(sums.v, _mm256_madd_epi16(two, _mm256_set1_epi16(1)));
 }
-inline F32 to_f32(I32 sums) { return {_mm256_cvtepi32_ps(sums)}; }
+inline F32 to_f32(I32 sums) { return {_mm256_cvtepi32_ps(sums.v)}; }
 
 #else
 
@@ -217,12 +222,11 @@ struct I32 {
 using Weights = Quads;
 inline const Weights& ready(const Quads& quads) { return quads; }
 inline I32 first_sums(int32_t) { return {}; }
-inline I32 dot(I32 sums, const Weights& weights, int32_t x) {
+inline void dot(I32& sums, const Weights& weights, int32_t x) {
   int8_t values[4];
   memcpy(values, &x, sizeof values);
   for (int n = 0; n < F32::kWidth; ++n)
     for (int i = 0; i < 4; ++i) sums.v[n] += values[i] * weights.v[4 * n + i];
-  return sums;
 }
 inline F32 to_f32(const I32& sums) {
   F32 r;
@@ -242,45 +246,76 @@ inline F32 fused(F32 a, F32 b, F32 c) {
 #endif
 }
 
-// The integers of a group stay in registers, the float sums in b.acc: there is no room for both.
+// Four k of ROWS rows.
+template <int ROWS, int NV>
+inline void dot_step(I32 (&sums)[ROWS][NV], const int8_t* x, int64_t x_stride, const int8_t* w,
+                     int64_t w_stride) {
+  Weights weights[NV];
+  ERNIE_UNROLL for (int v = 0; v < NV; ++v) weights[v] = ready(quads_of(w, w_stride, v));
+  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+    int32_t values;
+    memcpy(&values, x + r * x_stride, sizeof values);
+    ERNIE_UNROLL for (int v = 0; v < NV; ++v) dot(sums[r][v], weights[v], values);
+  }
+}
+
+// Where a tile stands, and what is left of its columns.
+struct Int8Group {
+  const int8_t* x;
+  const float* x_scale;
+  const int32_t* x_sum;
+  int64_t groups;  // of x: the distance of rows in x_scale and x_sum
+  const int8_t* w;
+  int64_t w_stride;
+  int64_t quads;
+  float* out;
+  int64_t out_stride;
+};
+
+// One group. Its integers stay in registers, the float sums in `out`: there is no room for both.
+// Kept out of line, so that its registers are its own.
+template <int ROWS, int PANELS>
+__attribute__((noinline)) void add_group(const Int8Group& g) {
+  constexpr int NV = PANELS * static_cast<int>(kVectors);
+  const int8_t *x = g.x, *w = g.w;
+  const int64_t x_stride = kActivationGroup * g.groups, w_stride = g.w_stride;
+  I32 sums[ROWS][NV];
+  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+    ERNIE_UNROLL for (int v = 0; v < NV; ++v) sums[r][v] = first_sums(g.x_sum[r * g.groups]);
+  }
+  for (int64_t quads = g.quads; quads > 0; --quads, x += 4, w += kQuadBytes)
+    dot_step(sums, x, x_stride, w, w_stride);
+  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+    const F32 scale = set(g.x_scale[r * g.groups]);
+    ERNIE_UNROLL for (int v = 0; v < NV; ++v) {
+      float* out = g.out + r * g.out_stride + v * F32::kWidth;
+      store(out, fused(scale, to_f32(sums[r][v]), load(out)));
+    }
+  }
+}
+
 template <int ROWS, int PANELS>
 inline void int8_tile(const Wint8ActivationBlock& b, int64_t row, int64_t panel) {
-  constexpr int NV = PANELS * static_cast<int>(kVectors);
   constexpr int64_t kGroupQuads = kActivationGroup / 4;
-  const int64_t x_stride = kActivationGroup * b.groups, w_stride = b.w_stride;
-  const int8_t* x = b.x + row * x_stride;
-  const int8_t* w = b.w + panel * w_stride;
-  const float* x_scale = b.x_scale + row * b.groups;
-  const int32_t* x_sum = b.x_sum + row * b.groups;
-  float* out = b.acc + row * b.acc_stride + panel * kPanelRows;
-  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
-    ERNIE_UNROLL for (int v = 0; v < NV; ++v)
-        store(out + r * b.acc_stride + v * F32::kWidth, set(0.f));
-  }
-  for (int64_t g = 0; g < b.groups; ++g) {
-    I32 sums[ROWS][NV];
-    ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
-      ERNIE_UNROLL for (int v = 0; v < NV; ++v) sums[r][v] = first_sums(x_sum[r * b.groups + g]);
-    }
-    const int64_t left = b.quads - g * kGroupQuads;
-    const int64_t quads = left < kGroupQuads ? left : kGroupQuads;
-    for (int64_t q = 0; q < quads; ++q, w += kQuadBytes) {
-      Weights weights[NV];
-      ERNIE_UNROLL for (int v = 0; v < NV; ++v) weights[v] = ready(quads_of(w, w_stride, v));
-      ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
-        int32_t values;
-        memcpy(&values, x + r * x_stride + 4 * q, sizeof values);
-        ERNIE_UNROLL for (int v = 0; v < NV; ++v) sums[r][v] = dot(sums[r][v], weights[v], values);
-      }
-    }
-    x += kActivationGroup;
-    ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
-      const F32 scale = set(x_scale[r * b.groups + g]);
-      ERNIE_UNROLL for (int v = 0; v < NV; ++v) {
-        float* to = out + r * b.acc_stride + v * F32::kWidth;
-        store(to, fused(scale, to_f32(sums[r][v]), load(to)));
-      }
-    }
+  Int8Group g = {.x = b.x + row * kActivationGroup * b.groups,
+                 .x_scale = b.x_scale + row * b.groups,
+                 .x_sum = b.x_sum + row * b.groups,
+                 .groups = b.groups,
+                 .w = b.w + panel * b.w_stride,
+                 .w_stride = b.w_stride,
+                 .quads = kGroupQuads,
+                 .out = b.acc + row * b.acc_stride + panel * kPanelRows,
+                 .out_stride = b.acc_stride};
+  for (int r = 0; r < ROWS; ++r)
+    for (int64_t i = 0; i < PANELS * kPanelRows; i += F32::kWidth)
+      store(g.out + r * g.out_stride + i, set(0.f));
+  for (int64_t left = b.quads; left > 0; left -= kGroupQuads) {
+    if (left < kGroupQuads) g.quads = left;
+    add_group<ROWS, PANELS>(g);
+    g.x += kActivationGroup;
+    g.x_scale += 1;
+    g.x_sum += 1;
+    g.w += kGroupQuads * kQuadBytes;
   }
 }
 

@@ -65,32 +65,46 @@ def forward(folder, prompts, **changes) -> list[np.ndarray]:
         return llm.forward(prompts)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("quantization", QUANTIZATIONS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_logits_follow_float64_of_the_same_rounding(tmp_path, rng, shape, quantization, dtype):
-    config, weights = write_checkpoint(tmp_path, dtype=dtype, **SHAPES[shape])
-    prompts = random_ids(rng, 1, 33, 300, vocab_size=config["vocab_size"])
-    got = forward(tmp_path, prompts, quantization=quantization, dtype="float32")
-    rounding = {"rounded": rounded_activations} if quantization == "w8a8" else {}
-    matrices = as_rounded(config, weights)
-    expected = [reference_model.forward(config, matrices, ids, **rounding) for ids in prompts]
+def divergence(expected: list[np.ndarray], got: list[np.ndarray]) -> tuple[float, float]:
+    """Mean Kullback-Leibler divergence from ``expected``, and how often the first choice agrees."""
     p, q = (log_softmax(np.concatenate(logits).astype(np.float64)) for logits in (expected, got))
-    assert (np.exp(p) * (p - q)).sum(-1).mean() <= 2e-4
-    assert (p.argmax(-1) == q.argmax(-1)).mean() >= 0.995
-    if quantization == "wint8":
-        assert np.abs(np.concatenate(got) - np.concatenate(expected)).max() < 1e-4
+    return (np.exp(p) * (p - q)).sum(-1).mean(), (p.argmax(-1) == q.argmax(-1)).mean()
 
 
-@pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_bfloat16_activations_are_near(tmp_path, rng, quantization):
-    config, weights = write_checkpoint(tmp_path, dtype="bfloat16")
-    prompts = random_ids(rng, 200)
-    got = forward(tmp_path, prompts, quantization=quantization)
-    rounding = {"rounded": rounded_activations} if quantization == "w8a8" else {}
-    expected = reference_model.forward(config, as_rounded(config, weights), prompts[0], **rounding)
-    p, q = log_softmax(expected), log_softmax(got[0].astype(np.float64))
-    assert (np.exp(p) * (p - q)).sum(-1).mean() <= 2e-4
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_wint8_follows_float64_of_the_same_weights(tmp_path, rng, shape, dtype):
+    config, weights = write_checkpoint(tmp_path, dtype=dtype, **SHAPES[shape])
+    prompts = random_ids(rng, 1, 33, 200, vocab_size=config["vocab_size"])
+    got = forward(tmp_path, prompts, quantization="wint8", dtype="float32")
+    matrices = as_rounded(config, weights)
+    expected = [reference_model.forward(config, matrices, ids) for ids in prompts]
+    kl, agreement = divergence(expected, got)
+    assert kl <= 1e-10
+    assert agreement >= 0.995
+    assert np.abs(np.concatenate(got) - np.concatenate(expected)).max() < 1e-4
+    if dtype == "bfloat16":
+        kl, _ = divergence(expected, forward(tmp_path, prompts, quantization="wint8"))
+        assert kl <= 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_w8a8_follows_float64_of_the_same_rounding(tmp_path, rng, shape, dtype):
+    """Less closely: the last bit of a float32 decides which integer a value near a half becomes,
+    and the next layers carry that on. tests/ops/test_wint8.py holds the op to its bits."""
+    config, weights = write_checkpoint(tmp_path, dtype=dtype, **SHAPES[shape])
+    prompts = random_ids(rng, 1, 33, 200, vocab_size=config["vocab_size"])
+    got = forward(tmp_path, prompts, quantization="w8a8", dtype="float32")
+    matrices = as_rounded(config, weights)
+    expected = [
+        reference_model.forward(config, matrices, ids, rounded_activations) for ids in prompts
+    ]
+    kl, _ = divergence(expected, got)
+    assert kl <= 2e-4
+    if dtype == "bfloat16":
+        kl, _ = divergence(expected, forward(tmp_path, prompts, quantization="w8a8"))
+        assert kl <= 5e-4
 
 
 @pytest.mark.cuda

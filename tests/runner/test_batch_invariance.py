@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from recorder import Recorder, fill_taken_blocks_with_nan
@@ -15,11 +18,21 @@ COUNT = 32
 BLOCK = 32
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def folder(request, tmp_path_factory):
+class Model(NamedTuple):
+    folder: Path
+    quantization: str | None
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("float32", None), ("bfloat16", None), ("bfloat16", "wint8"), ("bfloat16", "w8a8")],
+    ids=lambda p: "-".join(map(str, filter(None, p))),
+)
+def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    write_checkpoint(folder, dtype=request.param)
-    return folder
+    dtype, quantization = request.param
+    write_checkpoint(folder, dtype=dtype)
+    return Model(folder, quantization)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +51,13 @@ def params_of(index: int) -> ek.SamplingParams:
     )
 
 
-def load(folder, **changes) -> ek.LLM:
-    llm = ek.LLM.from_pretrained(folder, device="cpu", **{"max_num_seqs": COUNT, **changes})
+def load(model, **changes) -> ek.LLM:
+    llm = ek.LLM.from_pretrained(
+        model.folder,
+        device="cpu",
+        quantization=model.quantization,
+        **{"max_num_seqs": COUNT, **changes},
+    )
     fill_taken_blocks_with_nan(llm)
     return llm
 
@@ -57,9 +75,9 @@ def logits_of(llm, prompts, *, at_once: int) -> dict:
 
 
 @pytest.fixture(scope="module")
-def alone(folder, prompts):
+def alone(model, prompts):
     logits = {}
-    with load(folder) as llm:
+    with load(model) as llm:
         for index in range(COUNT):
             llm._engine._block_manager._hashes = [None] * llm.stats()["num_blocks"]
             llm._engine._block_manager.rebuild([])  # nothing to be found
@@ -72,20 +90,20 @@ def alone(folder, prompts):
 
 
 @pytest.mark.parametrize("at_once", [2, 8, 32])
-def test_in_batches(folder, prompts, alone, at_once):
-    with load(folder) as llm:
+def test_in_batches(model, prompts, alone, at_once):
+    with load(model) as llm:
         assert logits_of(llm, prompts, at_once=at_once) == alone
 
 
 @pytest.mark.parametrize("tokens", [32, 37, 100])
-def test_in_chunks(folder, prompts, alone, tokens):
-    with load(folder) as llm:
+def test_in_chunks(model, prompts, alone, tokens):
+    with load(model) as llm:
         llm._engine._scheduler._max_tokens_per_step = tokens
         assert logits_of(llm, prompts, at_once=32) == alone
 
 
-def test_after_prefix_hits(folder, prompts, alone):
-    with load(folder) as llm:
+def test_after_prefix_hits(model, prompts, alone):
+    with load(model) as llm:
         logits_of(llm, prompts, at_once=8)
         before = llm.stats()
         assert logits_of(llm, prompts, at_once=8) == alone
@@ -93,11 +111,11 @@ def test_after_prefix_hits(folder, prompts, alone):
         assert found >= sum((len(ids) - 1) // BLOCK * BLOCK for ids in prompts)
 
 
-def test_after_preemptions(folder, prompts, alone):
+def test_after_preemptions(model, prompts, alone):
     longest = max(len(ids) + params_of(i).max_tokens for i, ids in enumerate(prompts))
-    with ek.LLM.from_pretrained(folder, device="cpu", max_model_len=longest, max_num_seqs=1) as one:
+    with load(model, max_model_len=longest, max_num_seqs=1) as one:
         size = one.stats()["kv_cache_bytes"] // one.stats()["num_blocks"]
-    with load(folder, kv_cache_memory=11 * size) as llm:
+    with load(model, kv_cache_memory=11 * size) as llm:
         llm._engine._scheduler._watermark = 0  # let in more than is wise, so that some have to go
         assert logits_of(llm, prompts, at_once=32) == alone
         assert llm.stats()["preemptions"] > 5
@@ -105,19 +123,19 @@ def test_after_preemptions(folder, prompts, alone):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
-def test_with_threads(folder, prompts, alone, threads):
+def test_with_threads(model, prompts, alone, threads):
     before = _core.num_threads()
     try:
-        with load(folder, num_threads=threads) as llm:
+        with load(model, num_threads=threads) as llm:
             assert _core.num_threads() == threads
             assert logits_of(llm, prompts, at_once=8) == alone
     finally:
         _core.set_num_threads(before)
 
 
-def test_beside_whole_prompts(folder, prompts, alone):
+def test_beside_whole_prompts(model, prompts, alone):
     """Streams that go on in the steps of ``forward``, whose rows are all wanted."""
-    with load(folder) as llm:
+    with load(model) as llm:
         expected = llm.forward(prompts[:4])
         with Recorder(llm) as recorder:
             streams = [
@@ -133,9 +151,9 @@ def test_beside_whole_prompts(folder, prompts, alone):
         assert recorder.logits == {key: row for key, row in alone.items() if key[0] < 8}
 
 
-def test_behind_whole_prompts(folder, prompts, alone):
+def test_behind_whole_prompts(model, prompts, alone):
     """A request that comes while ``forward`` is reading, and so stands behind it in a step."""
-    with load(folder) as llm:
+    with load(model) as llm:
         expected = llm.forward(prompts[:8])
         schedule, tickets, behind = llm._engine._scheduler.schedule, [], []
 
@@ -161,8 +179,8 @@ def test_behind_whole_prompts(folder, prompts, alone):
         assert recorder.logits == {key: row for key, row in alone.items() if key[0] in range(8, 12)}
 
 
-def test_logits_of_forward_are_those_of_generation(folder, prompts, alone):
-    with load(folder) as llm:
+def test_logits_of_forward_are_those_of_generation(model, prompts, alone):
+    with load(model) as llm:
         for index in (7, 9):
             (whole,) = llm.forward([prompts[index]])
             assert whole[-1].tobytes() == alone[index, len(prompts[index])]
