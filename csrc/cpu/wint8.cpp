@@ -18,6 +18,10 @@ namespace {
 // Columns expanded to bfloat16 at a time: kMaxPanels of them are 256 KiB, and stay in L2.
 constexpr int64_t kDepthBlock = 1024;
 
+// Groups of 64 columns at a time with int8 activations: 4 panels of them are 32 KiB, and stay in L1
+// for all rows of a block.
+constexpr int64_t kGroupBlock = 8;
+
 // -------------------------------------------------------------------------- quantizing, packing
 
 // One row of a weight: its int8 values and its scale, float32. NaN or infinity: zeros and NaN.
@@ -176,7 +180,9 @@ class FloatProduct {
 class Int8Product {
  public:
   Int8Product(const TensorView& x, const TensorView& weight)
-      : panels_(weight, x.size(1)), groups_(ceil_div(x.size(1), kActivationGroup)) {
+      : panels_(weight, x.size(1)),
+        groups_(ceil_div(x.size(1), kActivationGroup)),
+        streams_(x.size(0) <= kStreamedRows) {
     const int64_t scales = x.size(0) * groups_;
     auto* buffer = static_cast<int8_t*>(
         scratch(ScratchSlot::kRows, scales * (kActivationGroup + sizeof(float) + sizeof(int32_t))));
@@ -190,17 +196,23 @@ class Int8Product {
                 int64_t acc_stride) const {
     using Fn = void (*)(const Wint8ActivationBlock&);
     static const auto multiply_block = ERNIE_SELECT_ISA(Fn, wint8_int8);
-    multiply_block({.x = x_ + row * groups_ * kActivationGroup,
-                    .x_scale = scale_ + row * groups_,
-                    .x_sum = sum_ + row * groups_,
-                    .rows = rows,
-                    .groups = groups_,
-                    .w = panels_.at(panel, panels),
-                    .w_stride = panels_.stride(),
-                    .panels = panels,
-                    .quads = panels_.quads(),
-                    .acc = acc,
-                    .acc_stride = acc_stride});
+    const int8_t* w = panels_.at(panel, panels);
+    const int64_t block = streams_ ? std::max<int64_t>(groups_, 1) : kGroupBlock;
+    for (int64_t g = 0; g < groups_ || g == 0; g += block) {
+      constexpr int64_t kQuads = kActivationGroup / 4;
+      multiply_block({.x = x_ + (row * groups_ + g) * kActivationGroup,
+                      .x_scale = scale_ + row * groups_ + g,
+                      .x_sum = sum_ + row * groups_ + g,
+                      .row_groups = groups_,
+                      .rows = rows,
+                      .w = w + g * kActivationGroup * kPanelRows,
+                      .w_stride = panels_.stride(),
+                      .panels = panels,
+                      .quads = std::min(block * kQuads, panels_.quads() - g * kQuads),
+                      .acc = acc,
+                      .acc_stride = acc_stride,
+                      .accumulate = g > 0});
+    }
   }
 
  private:
@@ -217,6 +229,7 @@ class Int8Product {
 
   const Panels panels_;
   const int64_t groups_;
+  const bool streams_;
   int8_t* x_;     // [num_tokens, 64 * groups]
   float* scale_;  // [num_tokens, groups]
   int32_t* sum_;  // [num_tokens, groups]

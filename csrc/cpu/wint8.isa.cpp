@@ -297,16 +297,16 @@ __attribute__((noinline)) void add_group(const Int8Group& g) {
 template <int ROWS, int PANELS>
 inline void int8_tile(const Wint8ActivationBlock& b, int64_t row, int64_t panel) {
   constexpr int64_t kGroupQuads = kActivationGroup / 4;
-  Int8Group g = {.x = b.x + row * kActivationGroup * b.groups,
-                 .x_scale = b.x_scale + row * b.groups,
-                 .x_sum = b.x_sum + row * b.groups,
-                 .groups = b.groups,
+  Int8Group g = {.x = b.x + row * kActivationGroup * b.row_groups,
+                 .x_scale = b.x_scale + row * b.row_groups,
+                 .x_sum = b.x_sum + row * b.row_groups,
+                 .groups = b.row_groups,
                  .w = b.w + panel * b.w_stride,
                  .w_stride = b.w_stride,
                  .quads = kGroupQuads,
                  .out = b.acc + row * b.acc_stride + panel * kPanelRows,
                  .out_stride = b.acc_stride};
-  for (int r = 0; r < ROWS; ++r)
+  for (int r = 0; r < (b.accumulate ? 0 : ROWS); ++r)
     for (int64_t i = 0; i < PANELS * kPanelRows; i += F32::kWidth)
       store(g.out + r * g.out_stride + i, set(0.f));
   for (int64_t left = b.quads; left > 0; left -= kGroupQuads) {

@@ -27,20 +27,21 @@ ERNIE_DECLARE_ISA(void wint8_bf16(const Wint8Block&))  // x bfloat16, as gemm_bf
 // k columns of one panel, beginning at a multiple of 4, as a panel of bfloat16 pairs; k even.
 ERNIE_DECLARE_ISA(void wint8_expand(const int8_t* w, int64_t k, bf16* out))
 
-// acc[r, 16p + i] = fma over g of x_scale[r, g] * float(sum_k in g of x[r, k] * w[p, k, i]), where
-// g is 64 columns. All tiers give the same bits.
+// acc[r, 16p + i] (+)= fma over g of x_scale[r, g] * float(sum_k in g of x[r, k] * w[p, k, i]),
+// where g is 64 columns. All tiers give the same bits.
 struct Wint8ActivationBlock {
-  const int8_t* x;       // [rows, 64 * groups], without gaps; zeros beyond 4 * quads
-  const float* x_scale;  // [rows, groups]
-  const int32_t* x_sum;  // [rows, groups], of x
+  const int8_t* x;       // [rows, 64 * row_groups]; zeros beyond the last column
+  const float* x_scale;  // [rows, row_groups]
+  const int32_t* x_sum;  // [rows, row_groups], of x
+  int64_t row_groups;    // groups of a whole row
   int64_t rows;
-  int64_t groups;
   const int8_t* w;
   int64_t w_stride;
   int64_t panels;
-  int64_t quads;  // ceil(k / 4), the first extent of a panel
+  int64_t quads;  // of k, in groups of 16 but for the last
   float* acc;
   int64_t acc_stride;
+  bool accumulate;  // start from what acc holds, else from zero
 };
 
 ERNIE_DECLARE_ISA(void wint8_int8(const Wint8ActivationBlock&))
