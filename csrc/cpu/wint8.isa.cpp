@@ -273,9 +273,8 @@ struct Int8Group {
 };
 
 // One group. Its integers stay in registers, the float sums in `out`: there is no room for both.
-// Kept out of line, so that its registers are its own.
 template <int ROWS, int PANELS>
-__attribute__((noinline)) void add_group(const Int8Group& g) {
+inline void add_group(const Int8Group& g) {
   constexpr int NV = PANELS * static_cast<int>(kVectors);
   const int8_t *x = g.x, *w = g.w;
   const int64_t x_stride = kActivationGroup * g.groups, w_stride = g.w_stride;
@@ -283,8 +282,13 @@ __attribute__((noinline)) void add_group(const Int8Group& g) {
   ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
     ERNIE_UNROLL for (int v = 0; v < NV; ++v) sums[r][v] = first_sums(g.x_sum[r * g.groups]);
   }
-  for (int64_t quads = g.quads; quads > 0; --quads, x += 4, w += kQuadBytes)
-    dot_step(sums, x, x_stride, w, w_stride);
+  // Whole groups in four rounds: a loop of sixteen mispredicts its end.
+  int64_t quads = g.quads;
+  for (; quads >= 4; quads -= 4, x += 16, w += 4 * kQuadBytes) {
+    ERNIE_UNROLL for (int q = 0; q < 4; ++q)
+        dot_step(sums, x + 4 * q, x_stride, w + q * kQuadBytes, w_stride);
+  }
+  for (; quads > 0; --quads, x += 4, w += kQuadBytes) dot_step(sums, x, x_stride, w, w_stride);
   ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
     const F32 scale = set(g.x_scale[r * g.groups]);
     ERNIE_UNROLL for (int v = 0; v < NV; ++v) {
