@@ -8,6 +8,7 @@ namespace ernie::cpu::ERNIE_ISA {
 namespace {
 
 constexpr int64_t kQuadBytes = 4 * kPanelRows;  // four k of one panel
+constexpr int64_t kPrefetchBytes = 2048;        // ahead in each panel that streams from memory
 
 // --------------------------------------------------------------- int8 to float32 and bfloat16
 //
@@ -161,6 +162,9 @@ inline void stream_tile(const Wint8Block& b, int64_t row, int64_t panel) {
     ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = set(0.f);
   }
   for (int64_t quads = b.k / 4; quads > 0; --quads, x += 4, w += kQuadBytes) {
+    // Expanding takes room in the CPU's window: loads alone do not run far enough ahead.
+    ERNIE_UNROLL for (int p = 0; p < PANELS; ++p)
+        __builtin_prefetch(w + p * w_stride + kPrefetchBytes);
     pair_step<0>(acc, x, x_stride, w, w_stride);
     pair_step<1>(acc, x, x_stride, w, w_stride);
   }
