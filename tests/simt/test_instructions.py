@@ -9,6 +9,7 @@ magnitudes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import product
 
 import ml_dtypes
@@ -118,6 +119,39 @@ def test_conversions(run, rng):
     same_bits(np.isnan(got[2].view(np.float32)), np.isnan(widened))
     finite = ~np.isnan(widened)
     same_bits(got[2][finite], widened.view(U32)[finite])
+
+
+def bfloat16_of(value: Fraction, zero: float) -> int:
+    """The bits of the nearest bfloat16, ties to even; ``zero`` has the sign of an exact zero."""
+    if value == 0:
+        return int(np.signbit(zero)) << 15
+    sign, size = int(value < 0) << 15, abs(value)
+    exponent = max(size.numerator.bit_length() - size.denominator.bit_length(), -126)
+    if exponent > -126 and size < Fraction(2) ** exponent:
+        exponent -= 1
+    # Positive values in their order are consecutive integers; a carry comes out by itself.
+    units = (exponent + 126) * 128 + round(size / Fraction(2) ** (exponent - 7))
+    return sign | min(units, 0x7F80)
+
+
+def test_bfloat16_fma(run, rng):
+    a, b, c = random_words(rng, 3, THREADS).view(np.uint16)
+    some = floats(rng).astype(BF16).view(np.uint16)
+    a[:256], b[:256], c[:256] = some, rng.permutation(some), rng.permutation(some)
+    # A product far below half of c's last place decides a tie; and every subnormal, as an int8
+    # weight has it: 2^127 u 2^-133 - 2.
+    a[:4], b[:4], c[:4] = 0x3F80, [0x0001, 0x8001, 0x3B80, 0x3B81], [0x3F81, 0x3F81, 0x3F81, 0x3F80]
+    a[256:], b[256:], c[256:] = np.arange(256), 0x7F00, 0xC000
+    got = columns(run, "bfloat16 fma", [x.view(U32) for x in (a, b, c)], 1)[0].view(np.uint16)
+    x, y, z = (w.view(BF16).astype(np.float64) for w in (a, b, c))
+    for i in range(2 * THREADS):
+        plain = x[i] * y[i] + z[i]
+        if np.isfinite([x[i], y[i], z[i]]).all():
+            want = bfloat16_of(Fraction(x[i]) * Fraction(y[i]) + Fraction(z[i]), zero=plain)
+        else:
+            want = 0x7FFF if np.isnan(plain) else (0xFF80 if plain < 0 else 0x7F80)
+        assert got[i] == want, (i, x[i], y[i], z[i])
+    same_bits(got[256:].view(BF16).astype(np.float64), (np.arange(256) - 128) / 64)
 
 
 def test_conversions_e4m3(run, rng):

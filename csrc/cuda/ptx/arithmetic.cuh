@@ -83,6 +83,14 @@ __device__ __forceinline__ uint32_t cvt_rn_f16x2_e4m3x2(uint16_t pair) {
 }
 #endif
 
+// a b + c, rounded once. Subnormal numbers keep their value; NaN becomes the one with all bits set
+// but the sign.
+__device__ __forceinline__ uint32_t fma_rn_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
 // 2^x to a relative error of 2^-22; subnormal operands and results count as zero.
 __device__ __forceinline__ float ex2_approx(float x) {
   float y;

@@ -19,6 +19,28 @@ inline float float_from_f16(uint16_t bits) {
   return bits & 0x8000 ? -f : f;
 }
 
+// a + b as bfloat16, rounded once to the nearest, ties to even. NaN becomes 0x7fff. The sum as a
+// double, with its last bit set where it is not exact, is on the same side of every tie.
+inline uint16_t bf16_from_sum(double a, double b) {
+  double sum = a + b;
+  if (std::isnan(sum)) return 0x7fff;
+  const uint32_t sign = std::signbit(sum) ? 0x8000 : 0;
+  if (std::isinf(sum)) return static_cast<uint16_t>(sign | 0x7f80);
+  const double part = sum - a, lost = (a - (sum - part)) + (b - part);
+  if (lost != 0) {
+    if ((lost < 0) != std::signbit(sum)) sum = std::nextafter(sum, 0.0);  // towards zero first
+    sum = std::bit_cast<double>(std::bit_cast<uint64_t>(sum) | 1);
+  }
+  constexpr int kMantissa = 7, kLowest = -126, kHighest = 127;
+  const double magnitude = std::fabs(sum);
+  int exponent = kLowest;
+  if (magnitude >= std::ldexp(1.0, kLowest)) exponent = std::ilogb(magnitude);
+  if (exponent > kHighest) return static_cast<uint16_t>(sign | 0x7f80);
+  const double units = std::nearbyint(std::ldexp(magnitude, kMantissa - exponent));
+  return static_cast<uint16_t>(sign | ((static_cast<uint32_t>(exponent - kLowest) << kMantissa) +
+                                       static_cast<uint32_t>(units)));
+}
+
 // float8 e4m3: no infinity; all bits set but the sign is NaN.
 inline float float_from_e4m3(uint8_t bits) {
   const int exponent = bits >> 3 & 15, mantissa = bits & 7;

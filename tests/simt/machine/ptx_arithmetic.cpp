@@ -80,6 +80,14 @@ uint32_t cvt_rn_f16x2_e4m3x2(uint16_t pair) {
   return cvt_rn_f16x2_f32(high, low);  // exact
 }
 
+uint32_t fma_rn_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+  const auto one = [](uint32_t x, uint32_t y, uint32_t z) -> uint32_t {
+    const auto real = [](uint32_t bits) -> double { return std::bit_cast<float>(bits << 16); };
+    return simt::bf16_from_sum(real(x) * real(y), real(z));  // the product is exact
+  };
+  return one(a >> 16, b >> 16, c >> 16) << 16 | one(a & 0xffff, b & 0xffff, c & 0xffff);
+}
+
 float ex2_approx(float x) {
   const auto flush = [](float f) { return std::fpclassify(f) == FP_SUBNORMAL ? f * 0.f : f; };
   return flush(std::exp2(flush(x)));

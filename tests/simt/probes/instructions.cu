@@ -63,6 +63,11 @@ __global__ void conversions(const uint32_t* in, uint32_t* out) {
   c.put(2, __float_as_uint(cvt_f32_f16(static_cast<uint16_t>(c[2]))));
 }
 
+__global__ void bfloat16_fma(const uint32_t* in, uint32_t* out) {
+  const Columns c{in, out};
+  c.put(0, fma_rn_bf16x2(c[0], c[1], c[2]));
+}
+
 __global__ void conversions_e4m3(const uint32_t* in, uint32_t* out) {
 #if defined(ERNIE_PTX_SM89)
   const Columns c{in, out};
@@ -387,6 +392,7 @@ const probes::Probe kProbes[] = {
     {"bits", bits, kWide},
     {"dot products", dot_products, kWide},
     {"conversions", conversions, kWide},
+    {"bfloat16 fma", bfloat16_fma, kWide},
     {"conversions e4m3", conversions_e4m3, kWide, 89},
     {"ex2", exponential, kWide},
     {"ldmatrix", load_matrices, 32},

@@ -30,6 +30,8 @@ float cvt_f32_f16(uint16_t half);
 uint16_t cvt_rn_satfinite_e4m3x2_f32(float high, float low);
 uint32_t cvt_rn_f16x2_e4m3x2(uint16_t pair);
 
+uint32_t fma_rn_bf16x2(uint32_t a, uint32_t b, uint32_t c);
+
 float ex2_approx(float x);
 
 }  // namespace ernie::cuda
