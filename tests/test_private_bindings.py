@@ -80,6 +80,10 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "num_tokens": 64, "out_features": 2048, "in_features": 1024, "capability": 90,
         "sm_count": 132,
     },
+    "cuda_wint8_plan": lambda: {
+        "num_tokens": 64, "out_features": 2048, "in_features": 1024, "capability": 90,
+        "sm_count": 132,
+    },
     "embedding": lambda: {
         "out": zeros(3, 8), "input_ids": POSITIONS, "weight": zeros(5, 8), "vocab_size": 5,
     },

@@ -1,17 +1,18 @@
-// What linear would launch on a GPU, for tests on machines without one; and the switch it obeys.
+// What linear and wint8_linear would launch on a GPU, for tests on machines without one; and the
+// switch it obeys.
 #include <pybind11/pybind11.h>
 
 #include "bindings/tensor.h"
 #include "core/batch_invariant.h"
 #include "cuda/gemm/config.h"
+#include "cuda/wint8/config.h"
 
 namespace py = pybind11;
 
 namespace ernie::bindings {
 namespace {
 
-py::dict plan_of(const cuda::GemmProblem& problem) {
-  const cuda::GemmConfig c = cuda::plan_gemm(problem);
+py::dict dict_of(const cuda::GemmConfig& c) {
   py::dict d;
   d["kernel"] = cuda::name_of(c.kernel);
   d["aligned"] = c.aligned;
@@ -39,24 +40,41 @@ void bind_gemm_plan(py::module_& m) {
       [](int64_t num_tokens, int64_t out_features, int64_t in_features, const std::string& x,
          const std::string& weight, const std::string& out, bool inputs_aligned,
          bool outputs_aligned, bool invariant, bool has_cutlass, int capability, int sm_count) {
-        return plan_of({.num_tokens = num_tokens,
-                        .out_features = out_features,
-                        .in_features = in_features,
-                        .x = dtype_named(x, "x"),
-                        .weight = dtype_named(weight, "weight"),
-                        .out = dtype_named(out, "out"),
-                        .inputs_aligned = inputs_aligned,
-                        .outputs_aligned = outputs_aligned,
-                        .batch_invariant = invariant,
-                        .has_cutlass = has_cutlass,
-                        .capability = capability,
-                        .sm_count = sm_count});
+        return dict_of(cuda::plan_gemm({.num_tokens = num_tokens,
+                                        .out_features = out_features,
+                                        .in_features = in_features,
+                                        .x = dtype_named(x, "x"),
+                                        .weight = dtype_named(weight, "weight"),
+                                        .out = dtype_named(out, "out"),
+                                        .inputs_aligned = inputs_aligned,
+                                        .outputs_aligned = outputs_aligned,
+                                        .batch_invariant = invariant,
+                                        .has_cutlass = has_cutlass,
+                                        .capability = capability,
+                                        .sm_count = sm_count}));
       },
       py::arg("num_tokens"), py::arg("out_features"), py::arg("in_features"),
       py::arg("x") = "bfloat16", py::arg("weight") = "bfloat16", py::arg("out") = "bfloat16",
       py::arg("inputs_aligned") = true, py::arg("outputs_aligned") = true,
       py::arg("batch_invariant") = false, py::arg("has_cutlass") = true, py::arg("capability") = 90,
       py::arg("sm_count") = 132);
+  m.def(
+      "cuda_wint8_plan",
+      [](int64_t num_tokens, int64_t out_features, int64_t in_features, const std::string& x,
+         bool inputs_aligned, bool invariant, int capability, int sm_count) {
+        return dict_of(cuda::plan_wint8({.num_tokens = num_tokens,
+                                         .out_features = out_features,
+                                         .in_features = in_features,
+                                         .x = dtype_named(x, "x"),
+                                         .weight = DType::kI8,
+                                         .inputs_aligned = inputs_aligned,
+                                         .batch_invariant = invariant,
+                                         .capability = capability,
+                                         .sm_count = sm_count}));
+      },
+      py::arg("num_tokens"), py::arg("out_features"), py::arg("in_features"),
+      py::arg("x") = "bfloat16", py::arg("inputs_aligned") = true,
+      py::arg("batch_invariant") = false, py::arg("capability") = 90, py::arg("sm_count") = 132);
 }
 
 }  // namespace ernie::bindings

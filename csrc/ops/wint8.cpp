@@ -87,7 +87,7 @@ void wint8_linear(const Wint8LinearArgs& a, const Stream& stream) {
   check.dtype("out", a.out, {a.x.dtype, DType::kF32});
   check_operands("wint8_linear", a, out_features, stream);
   if (a.out.numel() == 0) return;
-  dispatch<Wint8LinearArgs>("wint8_linear", {&cpu::wint8_linear, nullptr}, a, stream);
+  dispatch("wint8_linear", {&cpu::wint8_linear, ERNIE_CUDA_FN(cuda::wint8_linear)}, a, stream);
 }
 
 void wint8_linear_silu_and_mul(const Wint8LinearSiluAndMulArgs& a, const Stream& stream) {
@@ -110,8 +110,9 @@ void wint8_linear_silu_and_mul(const Wint8LinearSiluAndMulArgs& a, const Stream&
     check.fail("gate_up", "[num_tokens, 2 * intermediate_size] on a CUDA device", "none");
   }
   if (a.out.numel() == 0) return;
-  dispatch<Wint8LinearSiluAndMulArgs>("wint8_linear_silu_and_mul",
-                                      {&cpu::wint8_linear_silu_and_mul, nullptr}, a, stream);
+  dispatch("wint8_linear_silu_and_mul",
+           {&cpu::wint8_linear_silu_and_mul, ERNIE_CUDA_FN(cuda::wint8_linear_silu_and_mul)}, a,
+           stream);
 }
 
 void wint8_quantize(const Wint8QuantizeArgs& a, const Stream& stream) {

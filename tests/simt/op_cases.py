@@ -100,6 +100,18 @@ CASES = {
 CASES["linear of tiles"] = Case(
     ops.linear, lambda: _linear_arrays(72, 16, 32), {}, frozenset({"out"})
 )
+CASES["wint8_linear of bfloat16"] = Case(
+    ops.wint8_linear,
+    lambda: (
+        _linear_arrays(40, 16, 32)
+        | {
+            "weight": np.arange(512, dtype=np.uint16).astype(np.int8).reshape(16, 32),
+            "scale": np.full(16, 0.01, np.float32),
+        }
+    ),
+    {},
+    frozenset({"out"}),
+)
 CASES["attention of a prompt"] = _attention_case([(70, 70)], head_dim=128, allocates=False)
 CASES["attention in splits"] = _attention_case([(1, 600)], head_dim=32, allocates=True)
 

@@ -156,16 +156,14 @@ inline GemmConfig f32(const GemmProblem& p) {
                                                                        : tile_f32(p);
 }
 
-}  // namespace gemm_plan
-
-// Throws ArgumentError for what is no problem (a negative extent, no multiprocessor), DeviceError
-// for a GPU before compute capability 8.0, UnsupportedError for extents that no index of the
-// kernels holds. The choice of arithmetic depends on num_tokens unless `batch_invariant` is set;
-// slices depend on in_features alone.
-inline GemmConfig plan_gemm(const GemmProblem& p) {
+// What `choose` makes of a problem. Throws ArgumentError for what is none (a negative extent, no
+// multiprocessor), DeviceError for a GPU before compute capability 8.0, UnsupportedError for
+// extents that no index of the kernels holds.
+template <class Choose>
+GemmConfig checked_plan(const std::string& op, const GemmProblem& p, const Choose& choose) {
   constexpr int64_t kMaxExtent = 0x7fffffff;
   if (p.capability < 80)
-    throw DeviceError("linear: no kernel for compute capability " +
+    throw DeviceError(op + ": no kernel for compute capability " +
                       std::to_string(p.capability / 10) + "." + std::to_string(p.capability % 10) +
                       "; 8.0 or newer is needed");
   const auto extents = [&] {
@@ -174,14 +172,24 @@ inline GemmConfig plan_gemm(const GemmProblem& p) {
            ", in_features=" + std::to_string(p.in_features);
   };
   if (std::min({p.num_tokens, p.out_features, p.in_features}) < 0)
-    throw ArgumentError("linear: expected extents >= 0, got " + extents());
+    throw ArgumentError(op + ": expected extents >= 0, got " + extents());
   if (p.sm_count < 1)
-    throw ArgumentError("linear: sm_count: expected at least 1, got " + std::to_string(p.sm_count));
+    throw ArgumentError(op + ": sm_count: expected at least 1, got " + std::to_string(p.sm_count));
   if (std::max({p.num_tokens, p.out_features, p.in_features}) <= kMaxExtent - 1024) {
-    const GemmConfig c = p.x == DType::kBF16 ? gemm_plan::bf16(p) : gemm_plan::f32(p);
+    const GemmConfig c = choose(p);
     if (c.blocks() <= kMaxExtent) return c;
   }
-  throw UnsupportedError("linear: no kernel for " + extents() + "; split the call");
+  throw UnsupportedError(op + ": no kernel for " + extents() + "; split the call");
+}
+
+}  // namespace gemm_plan
+
+// Throws as checked_plan does. The choice of arithmetic depends on num_tokens unless
+// `batch_invariant` is set; slices depend on in_features alone.
+inline GemmConfig plan_gemm(const GemmProblem& p) {
+  return gemm_plan::checked_plan("linear", p, [](const GemmProblem& problem) {
+    return problem.x == DType::kBF16 ? gemm_plan::bf16(problem) : gemm_plan::f32(problem);
+  });
 }
 
 }  // namespace ernie::cuda

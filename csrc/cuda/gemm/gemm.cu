@@ -1,34 +1,13 @@
 // The launcher of linear on CUDA: describes the call to plan_gemm and does as the plan says.
-#include <atomic>
-
 #include "core/batch_invariant.h"
 #include "cuda/common.cuh"
+#include "cuda/gemm/inputs.h"
 #include "cuda/gemm/kernels.h"
 #include "ops/activation.h"
 #include "ops/gemm.h"
 
 namespace ernie::cuda {
 namespace {
-
-// What a plan asks of a GPU. Read once a device: the driver answers in microseconds, an op in one.
-struct Gpu {
-  int capability, sm_count;
-};
-
-Gpu gpu_of(int device) {
-  constexpr int kMaxDevices = 64;
-  static std::atomic<uint64_t> known[kMaxDevices];  // capability, sm_count; 0: not asked yet
-  const bool cached = device >= 0 && device < kMaxDevices;
-  if (const uint64_t seen = cached ? known[device].load(std::memory_order_relaxed) : 0; seen != 0)
-    return {static_cast<int>(seen >> 32), static_cast<int>(seen)};
-  int major = 0, minor = 0, sm_count = 0;
-  ERNIE_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  ERNIE_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  ERNIE_CUDA_CHECK(cudaDeviceGetAttribute(&sm_count, cudaDevAttrMultiProcessorCount, device));
-  const Gpu gpu{10 * major + minor, sm_count};
-  if (cached) known[device].store(uint64_t{static_cast<uint32_t>(gpu.capability)} << 32 | sm_count);
-  return gpu;
-}
 
 // wgmma code runs on 9.0 alone; a build for other GPUs only has none.
 int usable_capability(int capability) {
@@ -41,19 +20,6 @@ constexpr bool kHasCutlass = false;
 #else
 constexpr bool kHasCutlass = true;
 #endif
-
-constexpr int64_t kVectorBytes = 16;
-
-bool aligned(const TensorView& t) {
-  return reinterpret_cast<uintptr_t>(t.data) % kVectorBytes == 0;
-}
-
-// Every row starts at a multiple of 16 bytes, after the row before it: TMA knows no stride of 0 or
-// less, which a view may have. A single row has no next one, whatever its stride.
-bool rows_aligned(const TensorView& t) {
-  return aligned(t) && (t.size(0) <= 1 || (t.step(0) >= t.size(1) &&
-                                           t.step(0) * size_of(t.dtype) % kVectorBytes == 0));
-}
 
 GemmProblem problem_of(const LinearArgs& a, const Gpu& gpu) {
   const int64_t n = a.out.size(1), k = a.x.size(1);
@@ -95,6 +61,7 @@ void linear(const LinearArgs& a, const Stream& stream) {
                        .k = static_cast<int>(a.x.size(1)),
                        .x_stride = a.x.step(0),
                        .out_stride = a.out.step(0),
+                       .bias_is_f32 = a.weight.dtype == DType::kF32,
                        .out_is_f32 = a.out.dtype == DType::kF32};
   switch (config.kernel) {
     case GemmKernel::kNarrowBf16:

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "core/bf16.h"
 #include "core/host_device.h"
@@ -13,26 +14,56 @@ namespace ernie::cuda {
 
 // What every kernel gets, by value. m, n, k are num_tokens, out_features and in_features; the
 // weight is [n, k] and contiguous; strides are in elements; a null bias is none. Its dtype is the
-// weight's.
+// weight's, unless that is int8: such a weight has a scale of each feature, and a bias of either
+// dtype.
 struct GemmOperands {
   const void* x;
   const void* weight;
+  const float* scale = nullptr;
   const void* bias;
   void* out;
   int m, n, k;
   int64_t x_stride, out_stride;
+  bool bias_is_f32;
   bool out_is_f32;
 };
 
-// Adds the bias, rounds once, stores.
+// What the sums of one feature are multiplied by, for an int8 weight, and what is added. A kernel
+// that would wait for them at its end fetches them before it begins.
+struct FeatureTerms {
+  float scale, bias;
+};
+
 template <class W>
-ERNIE_HOST_DEVICE void store_output(const GemmOperands& p, int token, int feature, float sum) {
-  if (p.bias != nullptr) sum += to_float(static_cast<const W*>(p.bias)[feature]);
+ERNIE_HOST_DEVICE FeatureTerms terms_of(const GemmOperands& p, int feature) {
+  FeatureTerms terms = {1.f, 0.f};
+  if constexpr (std::is_same_v<W, int8_t>) {
+    terms.scale = p.scale[feature];
+    if (p.bias != nullptr)
+      terms.bias = p.bias_is_f32 ? static_cast<const float*>(p.bias)[feature]
+                                 : to_float(static_cast<const ernie::bf16*>(p.bias)[feature]);
+  } else {
+    if (p.bias != nullptr) terms.bias = to_float(static_cast<const W*>(p.bias)[feature]);
+  }
+  return terms;
+}
+
+// Scales, adds the bias, rounds once, stores.
+template <class W>
+ERNIE_HOST_DEVICE void store_output(const GemmOperands& p, int token, int feature, float sum,
+                                    const FeatureTerms& terms) {
+  if constexpr (std::is_same_v<W, int8_t>) sum *= terms.scale;
+  if (p.bias != nullptr) sum += terms.bias;
   const int64_t at = token * p.out_stride + feature;
   if (p.out_is_f32)
     static_cast<float*>(p.out)[at] = sum;
   else
     static_cast<ernie::bf16*>(p.out)[at] = to_bf16(sum);
+}
+
+template <class W>
+ERNIE_HOST_DEVICE void store_output(const GemmOperands& p, int token, int feature, float sum) {
+  store_output<W>(p, token, feature, sum, terms_of<W>(p, feature));
 }
 
 void launch_narrow_bf16(const GemmOperands&, const GemmConfig&, cudaStream_t);

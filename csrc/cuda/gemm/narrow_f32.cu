@@ -111,7 +111,14 @@ void launch_t(const GemmOperands& p, const GemmConfig& c, cudaStream_t stream) {
 
 void launch_narrow_f32(const GemmOperands& p, DType weight, const GemmConfig& c,
                        cudaStream_t stream) {
-  weight == DType::kBF16 ? launch_t<bf16>(p, c, stream) : launch_t<float>(p, c, stream);
+  switch (weight) {
+    case DType::kBF16:
+      return launch_t<bf16>(p, c, stream);
+    case DType::kI8:
+      return launch_t<int8_t>(p, c, stream);
+    default:
+      return launch_t<float>(p, c, stream);
+  }
 }
 
 }  // namespace ernie::cuda

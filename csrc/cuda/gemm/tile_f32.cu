@@ -16,8 +16,8 @@ struct Piece {
 
 template <bool kAligned, class T>
 __device__ __forceinline__ Piece load_piece(const T* row, int k, int end) {
-  constexpr int kVec = 16 / sizeof(T);
-  struct alignas(16) Pack {
+  constexpr int kVec = sizeof(T) == 1 ? 8 : 16 / sizeof(T);  // not beyond the piece
+  struct alignas(kVec * sizeof(T)) Pack {
     T v[kVec];
   };
   Piece piece;
@@ -119,7 +119,14 @@ void launch_t(const GemmOperands& p, const GemmConfig& c, cudaStream_t stream) {
 
 void launch_tile_f32(const GemmOperands& p, DType weight, const GemmConfig& c,
                      cudaStream_t stream) {
-  weight == DType::kBF16 ? launch_t<bf16>(p, c, stream) : launch_t<float>(p, c, stream);
+  switch (weight) {
+    case DType::kBF16:
+      return launch_t<bf16>(p, c, stream);
+    case DType::kI8:
+      return launch_t<int8_t>(p, c, stream);
+    default:
+      return launch_t<float>(p, c, stream);
+  }
 }
 
 }  // namespace ernie::cuda
