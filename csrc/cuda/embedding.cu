@@ -7,20 +7,23 @@ namespace ernie::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kPerThread = 8;  // elements: 16 bytes of bfloat16, 32 of float32
+// Elements: 16 bytes of int8 and bfloat16, 32 of float32.
+template <class From>
+constexpr int kPerThread = sizeof(From) == 1 ? 16 : 8;
 
 // kPerThread elements of a row, which may be several Vecs.
 template <bool kWide, class From, class To>
-__device__ __forceinline__ void convert(To* out, const From* row, int left) {
-  float values[kPerThread];
+__device__ __forceinline__ void convert(To* out, const From* row, int left, float scale) {
+  float values[kPerThread<From>];
 #pragma unroll
-  for (int i = 0; i < kPerThread; i += Vec<From>::kSize) {
+  for (int i = 0; i < kPerThread<From>; i += Vec<From>::kSize) {
     const Vec<From> v = load_vec<kWide>(row + i, left - i);
 #pragma unroll
-    for (int j = 0; j < Vec<From>::kSize; ++j) values[i + j] = get(v, j);
+    for (int j = 0; j < Vec<From>::kSize; ++j)
+      values[i + j] = std::is_same_v<From, int8_t> ? scale * get(v, j) : get(v, j);
   }
 #pragma unroll
-  for (int i = 0; i < kPerThread; i += Vec<To>::kSize) {
+  for (int i = 0; i < kPerThread<From>; i += Vec<To>::kSize) {
     Vec<To> v = {};
 #pragma unroll
     for (int j = 0; j < Vec<To>::kSize; ++j) set(v, j, values[i + j]);
@@ -30,13 +33,15 @@ __device__ __forceinline__ void convert(To* out, const From* row, int left) {
 
 // Blocks x walk the tokens, y the columns; a thread owns kPerThread elements of out. Memory-bound:
 // reads one row of the table a token, writes out once. Exact, or one rounding from float32 to
-// bfloat16. An id outside the table, which the contract excludes, gives a row of NaN.
+// bfloat16; of an int8 table, after the float32 product with the row's scale. An id outside the
+// table, which the contract excludes, gives a row of NaN.
 template <class From, class To>
 __global__ void __launch_bounds__(kThreads)
-    embedding_kernel(To* out, const int64_t* input_ids, const From* weight, int64_t out_stride,
-                     int64_t num_tokens, int64_t hidden_size, int64_t vocab_size) {
-  const int64_t first = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * kPerThread;
-  const int64_t step = int64_t{gridDim.y} * kThreads * kPerThread;
+    embedding_kernel(To* out, const int64_t* input_ids, const From* weight, const float* scale,
+                     int64_t out_stride, int64_t num_tokens, int64_t hidden_size,
+                     int64_t vocab_size) {
+  const int64_t first = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * kPerThread<From>;
+  const int64_t step = int64_t{gridDim.y} * kThreads * kPerThread<From>;
   for (int64_t t = blockIdx.x; t < num_tokens; t += gridDim.x) {
     const int64_t id = input_ids[t];
     const bool known = id >= 0 && id < vocab_size;
@@ -44,14 +49,15 @@ __global__ void __launch_bounds__(kThreads)
       To* o = out + t * out_stride + i;
       const int left = left_of(hidden_size, i);
       if (!known) {
-        for (int j = 0; j < kPerThread && j < left; ++j) o[j] = from_float<To>(NAN);
+        for (int j = 0; j < kPerThread<From> && j < left; ++j) o[j] = from_float<To>(NAN);
         continue;
       }
       const From* row = weight + id * hidden_size + i;
-      if (left >= kPerThread && aligned16(o, row))
-        convert<true>(o, row, left);
+      const float row_scale = std::is_same_v<From, int8_t> ? scale[id] : 1.f;
+      if (left >= kPerThread<From> && aligned16(o, row))
+        convert<true>(o, row, left, row_scale);
       else
-        convert<false>(o, row, left);
+        convert<false>(o, row, left, row_scale);
     }
   }
 }
@@ -63,11 +69,12 @@ void embedding_t(const EmbeddingArgs& a, const Stream& stream) {
   const DeviceGuard guard(stream.device);
   const int64_t num_tokens = a.out.size(0), hidden_size = a.out.size(1);
   launch(embedding_kernel<From, To>,
-         {.grid = grid_of_items(num_tokens, ceil_div(hidden_size, kPerThread), kThreads),
+         {.grid = grid_of_items(num_tokens, ceil_div(hidden_size, kPerThread<From>), kThreads),
           .block = kThreads,
           .stream = stream_of(stream)},
-         a.out.ptr<To>(), a.input_ids.ptr<int64_t>(), a.weight.ptr<From>(), a.out.step(0),
-         num_tokens, hidden_size, a.vocab_size);
+         a.out.ptr<To>(), a.input_ids.ptr<int64_t>(), a.weight.ptr<From>(),
+         a.scale ? a.scale->ptr<float>() : nullptr, a.out.step(0), num_tokens, hidden_size,
+         a.vocab_size);
 }
 
 template <class From>
@@ -79,6 +86,7 @@ void embedding_from(const EmbeddingArgs& a, const Stream& stream) {
 }  // namespace
 
 void embedding(const EmbeddingArgs& a, const Stream& stream) {
+  if (a.weight.dtype == DType::kI8) return embedding_from<int8_t>(a, stream);
   a.weight.dtype == DType::kBF16 ? embedding_from<bf16>(a, stream)
                                  : embedding_from<float>(a, stream);
 }

@@ -26,12 +26,20 @@ __device__ __forceinline__ float get(const Vec<float>& v, int j) {
 __device__ __forceinline__ float get(const Vec<bf16>& v, int j) {
   return __uint_as_float(j % 2 == 0 ? v.word[j / 2] << 16 : v.word[j / 2] & 0xffff0000u);
 }
+__device__ __forceinline__ float get(const Vec<int8_t>& v, int j) {
+  return static_cast<int8_t>(v.word[j / 4] >> 8 * (j % 4));
+}
 __device__ __forceinline__ void set(Vec<float>& v, int j, float f) {
   v.word[j] = __float_as_uint(f);
 }
 __device__ __forceinline__ void set(Vec<bf16>& v, int j, float f) {
   const uint32_t bits = to_bf16(f).bits, word = v.word[j / 2];
   v.word[j / 2] = j % 2 == 0 ? (word & 0xffff0000u) | bits : (word & 0xffffu) | bits << 16;
+}
+
+__device__ __forceinline__ void set(Vec<int8_t>& v, int j, float f) {  // f: what an int8 holds
+  const uint32_t byte = static_cast<uint8_t>(static_cast<int8_t>(f)), at = 8 * (j % 4);
+  v.word[j / 4] = (v.word[j / 4] & ~(0xffu << at)) | byte << at;
 }
 
 template <class T>

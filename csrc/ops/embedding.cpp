@@ -65,9 +65,6 @@ void embedding(const EmbeddingArgs& a, const Stream& stream) {
   check_scale(check, a, stream);
   if (stream.device.type == DeviceType::kCuda && a.weight.rank != 2)
     check.fail("weight", "[vocab_size, hidden_size] on a CUDA device", "a packed table");
-  if (stream.device.type == DeviceType::kCuda && a.weight.dtype == DType::kI8)
-    throw UnsupportedError("embedding: weight: no kernel for an int8 table on " +
-                           to_string(stream.device));
   if (a.out.numel() == 0) return;
   dispatch("embedding", {&cpu::embedding, ERNIE_CUDA_FN(cuda::embedding)}, a, stream);
 }

@@ -3,7 +3,7 @@
 // The table is [vocab_size, hidden_size], or what linear_pack makes of it (gemm.h): a model whose
 // head is tied to its embedding keeps one copy, packed. Values are converted to the dtype of out.
 //
-// An int8 table (CPU only), plain or as wint8_pack makes it (wint8.h), has a scale for each row:
+// An int8 table, plain or as wint8_pack makes it (wint8.h), has a scale for each row:
 //
 //   out[t, h] = round(scale[input_ids[t]] * weight[input_ids[t], h])
 #pragma once
@@ -29,7 +29,7 @@ namespace cpu {
 void embedding(const EmbeddingArgs&, const Stream&);
 }
 namespace cuda {
-void embedding(const EmbeddingArgs&, const Stream&);  // a float [vocab_size, hidden_size]
+void embedding(const EmbeddingArgs&, const Stream&);  // [vocab_size, hidden_size] only
 }
 
 }  // namespace ernie

@@ -52,6 +52,28 @@ def test_embedding_reads_a_packed_table(rng, table_dtype, out_dtype, vocab_size,
     np.testing.assert_array_equal(bits(ops.embedding(ids, known, dtype=str(out_dtype))), expected)
 
 
+@pytest.mark.parametrize("packed", [False, pytest.param(True, id="packed")])
+@pytest.mark.parametrize("out_dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("vocab_size", "hidden_size"), [(1, 1), (5, 16), (37, 43), (20, 300)])
+def test_embedding_scales_an_int8_table(device, rng, vocab_size, hidden_size, out_dtype, packed):
+    if packed and device != "cpu":
+        pytest.skip("packed tables are the CPU's")
+    weight = rng.integers(-128, 128, (vocab_size, hidden_size)).astype(np.int8)
+    scale = rng.uniform(0.001, 0.1, vocab_size).astype(F32)
+    ids = rng.integers(0, vocab_size, 9)
+    ids[-1] = vocab_size - 1
+    given = ops.wint8_pack(weight) if packed else on(weight, device)
+    wide = poisoned((9, hidden_size + 24), out_dtype, device)
+    expected = bits((scale[ids, None] * weight[ids]).astype(out_dtype))
+    for begin in (16, 3):  # the row's first element on 16 bytes, and off
+        out = wide[:, begin : begin + hidden_size]
+        ops.embedding(on(ids, device), given, scale=on(scale, device), out=out)
+        got = wide.numpy()[:, begin : begin + hidden_size]
+        np.testing.assert_array_equal(bits(got), expected)
+    assert np.isnan(wide.numpy()[:, :3].astype(F32)).all()
+    assert np.isnan(wide.numpy()[:, hidden_size + 16 :].astype(F32)).all()
+
+
 def test_embedding_has_the_dtype_of_the_table_unless_told(device, rng):
     weight = on(reference.random(rng, (4, 6), BF16), device)
     ids = on(np.zeros(2, np.int64), device)

@@ -89,7 +89,6 @@ CPU_ONLY = {
     "wint8_quantize",
     "wint8_quantize and pack",
     "wint8_pack",
-    "embedding of int8",
 }
 CASES = {
     name: Case(op.call, _filled(op.tensors), op.scalars, op.written, allocates=name == "rope")

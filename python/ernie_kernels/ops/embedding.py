@@ -24,7 +24,7 @@ def embedding(
         weight: ``[vocab_size, hidden_size]``, float32 or bfloat16, contiguous; or what
             :func:`linear_pack` makes of it (CPU only), so that a model whose head is tied to its
             embedding keeps one copy. The bare packed tensor needs ``vocab_size`` and ``out``.
-            On the CPU also int8, plain or as :func:`wint8_pack` makes it.
+            Also int8, plain or (CPU only) as :func:`wint8_pack` makes it.
         scale: ``[vocab_size]``, float32, contiguous; with an int8 ``weight`` alone.
         vocab_size: rows of the table; that of ``weight`` when omitted.
         dtype: of the allocated ``out``, ``"float32"`` or ``"bfloat16"``; that of ``weight`` when
@@ -39,7 +39,6 @@ def embedding(
         ArgumentError: a shape, dtype, device or stride differs from the above, or, on the CPU,
             an id is out of range. Nothing is written then.
         DeviceError: a tensor is on a GPU that this build cannot use.
-        UnsupportedError: an int8 table on CUDA.
 
     Source: an ordinary embedding; rows of ``embed_tokens`` in ERNIE-4.5's checkpoints.
     """
