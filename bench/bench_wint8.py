@@ -4,7 +4,7 @@ python bench/bench_wint8.py [--threads 2] [--json results.jsonl]
 
 ggml (Q8_0) is timed where llama-cpp-python is installed, see bench_gemm.py. It and torch's
 ``_int_mm`` round the activations to int8 too and are peers of ``int8_activations``; torch's
-``_weight_int8pack_mm`` is one of the weight-only op.
+``_weight_int8pack_mm`` is one of the weight-only op, on a GPU torch's linear with the bfloat16 weight.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ def wint8_case(rng, device, int8_activations, num_tokens, out_features, in_featu
         # In memory of torch's own: _weight_int8pack_mm crashes where it is not aligned.
         theirs = rotated([torch.from_numpy(weight).clone().to(device) for _ in range(count)])
         tx, tscale = torch_tensor(x, device).clone(), torch.from_numpy(scale).to(device)
-        if not int8_activations:
+        if device != "cpu":
+            whole = rotated([torch_tensor(values.astype(x.dtype), device) for _ in range(count)])
+            peers["bfloat16"] = lambda: torch.nn.functional.linear(tx, whole())
+        elif not int8_activations:
             low = tscale.bfloat16()
             peers["int8pack"] = lambda: torch._weight_int8pack_mm(tx, theirs(), low)
         elif num_tokens > 16:

@@ -26,12 +26,14 @@ FUNCTION = re.compile(
 # many the one unit that is compiled again.
 GRID_LOOPS = ["tests/simt/test_grid_loops.py"]
 CUDA_GEMM = [*GEMM, "tests/ops/test_gemm_cuda.py"]
+CUDA_WINT8 = ["tests/ops/test_wint8.py", "tests/ops/test_wint8_cuda.py"]
 TESTS = {
     "common.cuh": [*NORM, *GRID_LOOPS],
     "norm.cu": [*NORM, *GRID_LOOPS],
     "sampling.cu": [*SAMPLING, *GRID_LOOPS],
     "attention": ATTENTION,
     "gemm": CUDA_GEMM,
+    "wint8": CUDA_WINT8,
 }
 UNITS = {
     "common.cuh": "norm.cu",
