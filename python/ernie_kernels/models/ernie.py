@@ -139,7 +139,7 @@ class ErnieForCausalLM:
         is_tied = HEAD not in checkpoint or checkpoint.equals(HEAD, table)
         if is_tied:
             self.lm_head = weights.head(table)
-            embed_tokens = weights.embedding_of(self.lm_head, table)
+            embed_tokens = weights.embedding_of(self.lm_head)
         else:
             embed_tokens = weights.embedding(table)
         del table

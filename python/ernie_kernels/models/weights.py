@@ -72,12 +72,10 @@ class WeightReader:
         """A lookup in a table at hand, as it is. The caller lets go of the argument."""
         return Embedding(self._placed(table), self._config.vocab_size)
 
-    def embedding_of(self, head: Linear | Wint8Linear, table: np.ndarray) -> Embedding:
-        """A lookup in the weight of a head, ``table`` once, without a copy where the ops allow."""
+    def embedding_of(self, head: Linear | Wint8Linear) -> Embedding:
+        """A lookup in the weight of a head, without a copy."""
         if isinstance(head, Linear):
             return Embedding(head.weight, self._config.vocab_size)
-        if self._device != "cpu":  # no kernel looks up int8 rows there
-            return self.embedding(table)
         return Embedding(head.weight, self._config.vocab_size, head.scale)
 
     def _linear(self, matrix: np.ndarray, bias: Tensor | None) -> Linear | Wint8Linear:
