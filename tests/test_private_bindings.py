@@ -85,7 +85,8 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "sm_count": 132,
     },
     "embedding": lambda: {
-        "out": zeros(3, 8), "input_ids": POSITIONS, "weight": zeros(5, 8), "scale": None, "vocab_size": 5,
+        "out": zeros(3, 8), "input_ids": POSITIONS, "weight": zeros(5, 8), "scale": None,
+        "vocab_size": 5,
     },
     "embedding_out": lambda: {
         "input_ids": POSITIONS, "weight": zeros(5, 8), "hidden_size": 8, "dtype": None,

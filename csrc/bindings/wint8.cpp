@@ -107,13 +107,15 @@ void bind_wint8(py::module_& m) {
       },
       py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("scale"), py::arg("bias"),
       py::arg("gate_up"), py::arg("int8_activations"));
-  m.def(
-      "wint8_quantize",
-      [](TensorView out, TensorView scale, TensorView weight) {
-        run(wint8_quantize, {.out = out, .scale = scale, .weight = weight},
-            {&out, &scale, &weight});
-      },
-      py::arg("out"), py::arg("scale"), py::arg("weight"));
+  // One op: whether it packs, the shape of `out` says.
+  for (const char* name : {"wint8_quantize", "wint8_quantize_and_pack"})
+    m.def(
+        name,
+        [](TensorView out, TensorView scale, TensorView weight) {
+          run(wint8_quantize, {.out = out, .scale = scale, .weight = weight},
+              {&out, &scale, &weight});
+        },
+        py::arg("out"), py::arg("scale"), py::arg("weight"));
   m.def(
       "wint8_pack",
       [](TensorView out, TensorView weight) {

@@ -192,7 +192,9 @@ class Call:
             self.share(name, owner, offset)
         for name, kind in self.last.items():
             if isinstance(self.arguments[name], np.ndarray):
-                make = ek.from_numpy if kind == "tensor" else ek.ops.linear_pack
+                is_int8 = self.arguments[name].dtype == np.int8
+                pack = ek.ops.wint8_pack if is_int8 else ek.ops.linear_pack
+                make = ek.from_numpy if kind == "tensor" else pack
                 self.arguments[name] = make(self.arguments[name])
         self.before = [memory.tobytes() for memory in self.memory]
 

@@ -107,6 +107,62 @@ def linear_silu_and_mul(case: Case) -> Pairs:
     yield out, case.bounds.gated(x, Matrix(gate, None), Matrix(up, None))
 
 
+def wint8_weight(case: Case, out_features: int) -> tuple[Array, Array]:
+    """Values and scales, both exact in every dtype."""
+    values = case.rng.integers(-127, 128, (out_features, 37)).astype(np.float64)
+    return values, np.exp2(case.rng.integers(-8, -5, out_features)).astype(np.float64)
+
+
+def wint8_linear(case: Case) -> Pairs:
+    x, bias = case.random(5, 37), case.random(19)
+    values, scale = wint8_weight(case, 19)
+    weight = case.integers(values, "int8"), case.integers(scale, "float32")
+    scaled = values * scale[:, None]
+    out = case.timed(lambda: ops.wint8_linear(case.floats(x), *weight, case.floats(bias)))
+    yield out, case.bounds.linear(x, Matrix(scaled, bias))
+    if case.device == "cpu":
+        whole = np.rint(x * 20)
+        whole[:, 3] = 127  # then the integers are their own int8
+        out = ops.wint8_linear(case.floats(whole), *weight, int8_activations=True)
+        yield out, case.bounds.linear(whole, Matrix(scaled, None))
+
+
+def wint8_linear_silu_and_mul(case: Case) -> Pairs:
+    x = case.random(5, 37)
+    values, scale = wint8_weight(case, 26)
+    weight = case.integers(values, "int8"), case.integers(scale, "float32")
+    out = case.timed(lambda: ops.wint8_linear_silu_and_mul(case.floats(x), *weight))
+    gate, up = np.split(values * scale[:, None], 2)
+    yield out, case.bounds.gated(x, Matrix(gate, None), Matrix(up, None))
+
+
+def wint8_quantize(case: Case) -> Pairs:
+    weight = case.random(19, 37)
+    values, scale = case.timed(lambda: ops.wint8_quantize(case.floats(weight)))
+    largest = np.abs(weight).max(axis=1)
+    wanted = weight / largest[:, None] * 127
+    yield values, Expected(wanted, np.full_like(wanted, 0.5 + 1e-4))
+    yield scale, Expected(largest / 127, (case.bounds.unit + FLOAT32) * largest / 127)
+
+
+def wint8_quantize_and_pack(case: Case) -> Pairs:
+    """The same as by the two ops."""
+    weight, rows = case.floats(case.random(19, 37)), np.arange(19)[::-1].copy()
+    packed, scale = case.timed(lambda: ops.wint8_quantize_and_pack(weight))
+    values, same_scale = (float64(tensor) for tensor in ops.wint8_quantize(weight))
+    ones = case.integers(np.ones(19), "float32")
+    yield ops.embedding(rows, packed, scale=ones), exactly(values[rows])
+    yield scale, exactly(same_scale)
+
+
+def wint8_pack(case: Case) -> Pairs:
+    """That the packed weight still holds every element."""
+    (values, scale), rows = wint8_weight(case, 19), np.arange(19)[::-1].copy()
+    packed = case.timed(lambda: ops.wint8_pack(case.integers(values, "int8")))
+    looked_up = ops.embedding(rows, packed, scale=case.integers(scale, "float32"))
+    yield looked_up, exactly((values * scale[:, None])[rows])
+
+
 def embedding(case: Case) -> Pairs:
     table, ids = case.random(11, 37), np.array([10, 0, 3, 3, 7])
     out = case.timed(lambda: ops.embedding(case.integers(ids, "int64"), case.floats(table)))
@@ -302,6 +358,11 @@ CHECKS: dict[str, tuple[Callable[[Case], Pairs], tuple[str, ...]]] = {
     "linear": (linear, BOTH),
     "linear_pack": (linear_pack, BOTH),
     "linear_silu_and_mul": (linear_silu_and_mul, BOTH),
+    "wint8_linear": (wint8_linear, BOTH),
+    "wint8_linear_silu_and_mul": (wint8_linear_silu_and_mul, BOTH),
+    "wint8_quantize": (wint8_quantize, BOTH),
+    "wint8_quantize_and_pack": (wint8_quantize_and_pack, BOTH),
+    "wint8_pack": (wint8_pack, ("float32",)),
     "embedding": (embedding, BOTH),
     "silu_and_mul": (silu_and_mul, BOTH),
     "rope_table": (rope_table, ("float32",)),
@@ -312,7 +373,8 @@ CHECKS: dict[str, tuple[Callable[[Case], Pairs], tuple[str, ...]]] = {
     "apply_penalties": (apply_penalties, ("float32",)),
     "sample": (sample, ("float32",)),
 }
-CPU_ONLY = {"linear_pack"}  # CUDA reads weights as they are
+# CUDA reads weights as they are.
+CPU_ONLY = {"linear_pack", "wint8_quantize", "wint8_quantize_and_pack", "wint8_pack"}
 
 
 def cases() -> Iterator[tuple[str, Case]]:

@@ -194,5 +194,5 @@ def wint8_quantize_and_pack(weight: Tensor) -> tuple[PackedWint8, Tensor]:
     Source: the two ops.
     """
     out, scale, out_features, in_features = _core.wint8_quantize_out(weight, pack=True)
-    _core.wint8_quantize(out, scale, weight)
+    _core.wint8_quantize_and_pack(out, scale, weight)
     return PackedWint8(out, out_features, in_features), scale
