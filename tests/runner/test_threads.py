@@ -433,19 +433,19 @@ def test_many_that_wait_are_given_up_at_once(how):
     requests = [fake_request([1], index=i, n=32) for i in range(250)]
     first = engine.add_requests(requests)
     engine.step()
-    begin = time.perf_counter()
+    begin = time.thread_time()
     second = engine.add_requests(requests)
     engine.step()
-    added = time.perf_counter()
+    added = time.thread_time()
     if how == "abort":
         for request_id in second.request_ids:
             engine.abort(request_id)
     else:
         second.close()
     engine.step()
-    given_up = time.perf_counter()
+    given_up = time.thread_time()
     assert engine.stats()["waiting"] + engine.stats()["running"] == 32 * 250
-    assert given_up - added < 3 * (added - begin)
+    assert given_up - added < 5 * (added - begin)  # quadratic time is 15 times as much
     assert not first.is_done
 
 
