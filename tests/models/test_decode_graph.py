@@ -166,6 +166,29 @@ def test_graphs_give_the_bits_of_kernels(folder, name, batch_invariant, launches
 
 
 @pytest.mark.cuda
+def test_padding_writes_nothing(folder):
+    runner = load_runner(folder)
+    sequences = Sequences(runner)
+    for length in (3, 20, 7):
+        sequences.join(length)
+
+    def caches() -> list[np.ndarray]:
+        return [
+            each.numpy().view(np.uint8)
+            for kv in runner._kv_caches
+            for each in (kv.k_cache, kv.v_cache)
+        ]
+
+    for _ in range(3):
+        before = caches()
+        sequences.step()
+        last = [(blocks, len(tokens) - 1) for tokens, blocks in sequences.running]
+        written = sorted([blocks[at // BLOCK_SIZE], at % BLOCK_SIZE] for blocks, at in last)
+        for old, new in zip(before, caches(), strict=True):
+            assert np.argwhere((old != new).any(axis=(1, 3))).tolist() == written
+
+
+@pytest.mark.cuda
 def test_a_switch_of_kernels_makes_a_graph_anew(folder, launches):
     sequences = Sequences(load_runner(folder))
     sequences.join(5)
