@@ -49,6 +49,9 @@ class NoModel:
             ForwardBatch.from_spans(spans, BLOCK_SIZE, "cpu")
         return np.empty((sum(span.num_outputs for span in spans), 0))
 
+    def decode(self, spans: list) -> None:
+        """As on the CPU: it has no way of its own."""
+
     def logits(self, rows: np.ndarray) -> np.ndarray:
         return rows
 

@@ -258,6 +258,9 @@ def run_benches(check: Check, dry_run: bool) -> None:
     for script in scripts:
         command = [sys.executable, str(script), *options]
         check.run(script.stem, [*command, "--json", str(check.results / "bench.jsonl")], 90)
+    if not dry_run:
+        command = [sys.executable, "bench/bench_decode.py", "--json"]
+        check.run("bench_decode", [*command, str(check.results / "bench.jsonl")], 150)
 
 
 def main() -> int:

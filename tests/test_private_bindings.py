@@ -47,6 +47,12 @@ def attention_workspace_arguments() -> dict[str, Any]:
     return {name: attention_arguments()[name] for name in names}
 
 
+def attention_workspace_size_arguments() -> dict[str, Any]:
+    arguments = attention_workspace_arguments()
+    del arguments["out"]
+    return arguments
+
+
 def sample_arguments() -> dict[str, Any]:
     return {
         "out": zeros(2, dtype=np.int64),
@@ -72,6 +78,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "attention_key_limit": lambda: {"seq_len": 10, "num_queries": 4, "i": 1, "causal": True},
     "attention_splits": lambda: {"seq_len": 900, "num_splits": 3, "fixed": 512, "minimum": 256},
     "attention_workspace": attention_workspace_arguments,
+    "attention_workspace_size": attention_workspace_size_arguments,
     "cuda_attention_plan": lambda: {
         "bfloat16": True, "num_tokens": 8, "num_heads": 16, "num_kv_heads": 2, "head_dim": 128,
         "num_seqs": 8, "max_seqlen_q": 1, "max_seq_len": 4096, "batch_invariant": False,
@@ -92,6 +99,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "input_ids": POSITIONS, "weight": zeros(5, 8), "hidden_size": 8, "dtype": None,
     },
     "empty": lambda: {"shape": [3, 8], "dtype": "float32"},
+    "empty_pinned": lambda: {"shape": [3, 8], "dtype": "float32", "device": "cpu"},
     "kv_cache_offset": lambda: {
         "block": 3, "kv_head": 1, "row": 5, "num_blocks": 4, "num_kv_heads": 2, "block_size": 16,
         "head_dim": 8,

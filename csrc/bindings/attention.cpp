@@ -10,6 +10,22 @@
 namespace py = pybind11;
 
 namespace ernie::bindings {
+namespace {
+
+// 0 for what is no call of attention: the op itself says what is wrong.
+int64_t workspace_size(const TensorView& query, const TensorView& k_cache,
+                       const TensorView& seq_lens, Scalar<int64_t> max_seqlen_q,
+                       Scalar<int64_t> max_seq_len) {
+  const int64_t rows = max_seqlen_q.get("attention", "max_seqlen_q");
+  const int64_t keys = max_seq_len.get("attention", "max_seq_len");
+  if (query.rank != 3 || k_cache.rank != 4 || k_cache.size(1) < 1 || seq_lens.rank != 1 ||
+      rows < 0 || keys < 0)
+    return 0;
+  return attention_workspace_size(query.device,
+                                  attention_shape(query, k_cache, seq_lens, rows, keys));
+}
+
+}  // namespace
 
 void bind_attention(py::module_& m) {
   m.def(
@@ -42,24 +58,19 @@ void bind_attention(py::module_& m) {
       py::arg("cu_seqlens_q"), py::arg("seq_lens"), py::arg("block_table"), py::arg("max_seqlen_q"),
       py::arg("max_seq_len"), py::arg("scale"), py::arg("causal"), py::arg("workspace"));
 
-  // Allocated by the wrapper on every call: on the CPU it is empty, on CUDA it comes from the
-  // stream's pool.
+  // The wrapper allocates it where the caller gives none: on the CPU it is empty, on CUDA it comes
+  // from the stream's pool.
   m.def(
       "attention_workspace",
       [](TensorView out, TensorView query, TensorView k_cache, TensorView seq_lens,
          Scalar<int64_t> max_seqlen_q, Scalar<int64_t> max_seq_len) {
-        const int64_t rows = max_seqlen_q.get("attention", "max_seqlen_q");
-        const int64_t keys = max_seq_len.get("attention", "max_seq_len");
-        const bool is_a_shape = query.rank == 3 && k_cache.rank == 4 && k_cache.size(1) > 0 &&
-                                seq_lens.rank == 1 && rows >= 0 && keys >= 0;
-        const int64_t size =
-            is_a_shape ? attention_workspace_size(
-                             query.device, attention_shape(query, k_cache, seq_lens, rows, keys))
-                       : 0;  // the op itself says what is wrong
+        const int64_t size = workspace_size(query, k_cache, seq_lens, max_seqlen_q, max_seq_len);
         return empty({size}, DType::kU8, stream_of({&out, &query, &k_cache}));
       },
       py::arg("out"), py::arg("query"), py::arg("k_cache"), py::arg("seq_lens"),
       py::arg("max_seqlen_q"), py::arg("max_seq_len"));
+  m.def("attention_workspace_size", &workspace_size, py::arg("query"), py::arg("k_cache"),
+        py::arg("seq_lens"), py::arg("max_seqlen_q"), py::arg("max_seq_len"));
 }
 
 }  // namespace ernie::bindings

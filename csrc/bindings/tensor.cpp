@@ -204,29 +204,6 @@ py::capsule to_dlpack(const Tensor& own, const py::object& stream, const py::obj
   });
 }
 
-// Of empty().
-DType dtype_given(const py::object& dtype) {
-  const char* where = "empty: dtype";
-  if (py::isinstance<py::str>(dtype))
-    return dtype_named(py::cast<Scalar<std::string>>(dtype).get("empty", "dtype"), where);
-  try {
-    const py::object numpy = py::module_::import("numpy").attr("dtype")(dtype);
-    return dtype_named(py::cast<std::string>(numpy.attr("name")), where);
-  } catch (const py::error_already_set& e) {
-    if (!e.matches(PyExc_Exception)) throw;  // a KeyboardInterrupt
-    throw TypeError("empty: dtype: expected a name or a numpy dtype, got " +
-                    std::string(Py_TYPE(dtype.ptr())->tp_name));
-  }
-}
-
-std::vector<int64_t> shape_given(const char* op, const py::object& shape) {
-  try {
-    return py::cast<std::vector<int64_t>>(shape);
-  } catch (const py::cast_error&) {
-    throw TypeError(std::string(op) + ": shape: expected integers of 64 bits");
-  }
-}
-
 // Tensor.__new__ would leave the C++ tensor unmade.
 PyObject* refuse_to_make(PyTypeObject*, PyObject*, PyObject*) {
   PyErr_SetString(PyExc_TypeError, "Tensor: use empty() or from_numpy() to make one");
@@ -252,6 +229,28 @@ DType dtype_named(const std::string& name, const char* what) {
   throw ArgumentError((what != nullptr ? std::string(what) + ": " : "") +
                       "expected a numeric dtype such as float32, bfloat16, int32 or uint8, got " +
                       io::quoted(name));
+}
+
+DType dtype_given(const py::object& dtype) {
+  const char* where = "empty: dtype";
+  if (py::isinstance<py::str>(dtype))
+    return dtype_named(py::cast<Scalar<std::string>>(dtype).get("empty", "dtype"), where);
+  try {
+    const py::object numpy = py::module_::import("numpy").attr("dtype")(dtype);
+    return dtype_named(py::cast<std::string>(numpy.attr("name")), where);
+  } catch (const py::error_already_set& e) {
+    if (!e.matches(PyExc_Exception)) throw;  // a KeyboardInterrupt
+    throw TypeError("empty: dtype: expected a name or a numpy dtype, got " +
+                    std::string(Py_TYPE(dtype.ptr())->tp_name));
+  }
+}
+
+std::vector<int64_t> shape_given(const char* op, const py::object& shape) {
+  try {
+    return py::cast<std::vector<int64_t>>(shape);
+  } catch (const py::cast_error&) {
+    throw TypeError(std::string(op) + ": shape: expected integers of 64 bits");
+  }
 }
 
 Device device_named(const std::string& name) {

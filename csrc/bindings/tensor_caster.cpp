@@ -8,6 +8,7 @@
 #include "bindings/dlpack_abi.h"
 #include "bindings/tensor.h"
 #include "core/error.h"
+#include "core/graph.h"
 #include "core/memory.h"
 
 namespace py = pybind11;
@@ -209,7 +210,8 @@ TensorView view_of(py::handle src, py::object* keep_alive) {
 Stream stream_of(std::initializer_list<const TensorView*> arguments) {
   // What is no tensor, or cannot be read as one, is on no device.
   for (const TensorView* t : arguments)
-    if (t != nullptr && t->device.type == DeviceType::kCuda) return {t->device, t->stream};
+    if (t != nullptr && t->device.type == DeviceType::kCuda)
+      return captured_stream({t->device, t->stream});
   return {};
 }
 
@@ -222,7 +224,9 @@ StreamOrder::StreamOrder(const Stream& stream, std::initializer_list<const Tenso
       others_.push_back(t->stream);
   }
 #if ERNIE_WITH_CUDA
-  if (!others_.empty() && cuda::is_capturing(stream)) others_.clear();
+  const bool is_ours =
+      stream.handle != nullptr && captured_stream({stream.device, nullptr}).handle == stream.handle;
+  if (!others_.empty() && (is_ours || cuda::is_capturing(stream))) others_.clear();
   for (void* other : others_) cuda::wait_for(stream, other);
 #endif
 }

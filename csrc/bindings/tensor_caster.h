@@ -20,7 +20,7 @@ namespace ernie::bindings {
 // `keep_alive` receives whatever must outlive the view.
 TensorView view_of(pybind11::handle src, pybind11::object* keep_alive);
 
-// The stream a call runs on: that of its first CUDA argument.
+// The stream a call runs on: that of its first CUDA argument, or the one that captures it.
 Stream stream_of(std::initializer_list<const TensorView*> arguments);
 
 // Where arguments of two libraries meet, a call and the other streams of its device wait for each

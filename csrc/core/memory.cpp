@@ -8,6 +8,7 @@
 
 #include "core/checked.h"
 #include "core/error.h"
+#include "core/graph.h"
 
 namespace ernie {
 namespace {
@@ -90,6 +91,7 @@ class Scratch {
 
 std::shared_ptr<void> allocate(int64_t nbytes, const Stream& stream) {
   if (stream.device.type == DeviceType::kCuda) {
+    if (nbytes > 0) refuse_capture("allocates memory");
 #if ERNIE_WITH_CUDA
     return cuda::allocate(nbytes, stream);
 #else
@@ -103,6 +105,16 @@ std::shared_ptr<void> allocate(int64_t nbytes, const Stream& stream) {
     release(q, nbytes);
     g_allocated.fetch_sub(nbytes);
   });
+}
+
+std::shared_ptr<void> allocate_pinned(int64_t nbytes, Device device) {
+  refuse_capture("allocates memory");
+#if ERNIE_WITH_CUDA
+  if (device.type == DeviceType::kCuda) return cuda::allocate_pinned(nbytes, device);
+#else
+  if (device.type == DeviceType::kCuda) raise_no_cuda("device " + to_string(device));
+#endif
+  return allocate(nbytes, {});
 }
 
 void raise_no_cuda(const std::string& what) {
@@ -120,12 +132,34 @@ void copy_bytes(void* to, Device to_device, const void* from, Device from_device
     std::memcpy(to, from, nbytes);
     return;
   }
+  refuse_capture("waits for the GPU");
 #if ERNIE_WITH_CUDA
   const Device device = to_device.type == DeviceType::kCuda ? to_device : from_device;
   cuda::copy_bytes(to, from, nbytes, device, stream);
 #else
   (void)stream;
   raise_no_cuda("copy");
+#endif
+}
+
+void synchronize(Device device) {
+  if (device.type == DeviceType::kCpu) return;
+  refuse_capture("waits for the GPU");
+#if ERNIE_WITH_CUDA
+  cuda::synchronize({device, nullptr});
+#else
+  raise_no_cuda("synchronize: " + to_string(device));
+#endif
+}
+
+DeviceMemory device_memory(Device device) {
+  if (device.type == DeviceType::kCpu)
+    throw ArgumentError("device_memory: device: expected cuda or cuda:N, got cpu");
+  refuse_capture("waits for the GPU");
+#if ERNIE_WITH_CUDA
+  return cuda::device_memory(device);
+#else
+  raise_no_cuda("device_memory: " + to_string(device));
 #endif
 }
 

@@ -13,6 +13,10 @@ namespace ernie {
 // the kernel grants them, and not initialised. Throws OutOfMemoryError that names the bytes asked.
 std::shared_ptr<void> allocate(int64_t nbytes, const Stream& stream);
 
+// Host memory from which and to which `device` copies by itself, so that a copy need not wait. As
+// allocate() else.
+std::shared_ptr<void> allocate_pinned(int64_t nbytes, Device device);
+
 // Throws DeviceError: `what`, a call or a device, needs the CUDA backend in a build without it.
 [[noreturn]] void raise_no_cuda(const std::string& what);
 
@@ -25,6 +29,15 @@ void reset_cpu_bytes_peak();
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, int64_t nbytes,
                 void* stream);
 
+// Waits for all that is queued on the default stream of `device`; on the CPU nothing is.
+void synchronize(Device device);
+
+struct DeviceMemory {
+  int64_t free, total;  // bytes
+};
+// Of a GPU. What tensors have given back is free, whether the driver has it again or not.
+DeviceMemory device_memory(Device device);
+
 // Memory that one CPU thread reuses between calls, for a kernel's panels and partial sums. Grows
 // to the largest size asked and is released with the thread. 64-byte aligned; contents unspecified.
 // Nested users take distinct slots.
@@ -33,12 +46,15 @@ void* scratch(ScratchSlot slot, int64_t nbytes);
 
 namespace cuda {
 std::shared_ptr<void> allocate(int64_t nbytes, const Stream& stream);
+std::shared_ptr<void> allocate_pinned(int64_t nbytes, Device device);
 void copy_bytes(void* to, const void* from, int64_t nbytes, Device device, void* stream);
+void queue_copy(void* to, const void* from, int64_t nbytes, const Stream& stream);
 // Work queued on `stream` after this call starts only when what is now on `other` is done.
 void wait_for(const Stream& stream, void* other);
 // Whether what is queued on `stream` becomes part of a graph instead of running.
 bool is_capturing(const Stream& stream);
 void synchronize(const Stream& stream);
+DeviceMemory device_memory(Device device);
 int device_count();  // 0 without a driver or a GPU
 }  // namespace cuda
 

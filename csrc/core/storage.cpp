@@ -1,7 +1,9 @@
 #include "core/storage.h"
 
+#include <algorithm>
 #include <cstring>
 
+#include "core/check.h"
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/memory.h"
@@ -37,6 +39,24 @@ void gather(const TensorView& from, char* to, int dim, int64_t offset, int64_t w
     gather(from, to + i * inner, dim + 1, offset + i * from.stride[dim], width);
 }
 
+// Of a new tensor, whose view it sets; its bytes.
+int64_t set_shape(const std::vector<int64_t>& shape, DType dtype, TensorView* view) {
+  if (shape.size() > TensorView::kMaxRank)
+    throw ArgumentError("empty: shape: expected at most 6 dimensions, got " + list_of(shape));
+  int64_t nbytes = size_of(dtype);
+  bool zero = false;
+  for (int64_t extent : shape) {
+    if (extent < 0)
+      throw ArgumentError("empty: shape: expected extents >= 0, got " + list_of(shape));
+    zero = zero || extent == 0;
+    if (extent > 0 && !checked_mul(nbytes, extent, &nbytes))
+      throw ArgumentError("empty: shape: expected fewer than 2^63 bytes, got " + list_of(shape));
+  }
+  view->dtype = dtype;
+  set_compact(*view, shape);
+  return zero ? 0 : nbytes;
+}
+
 }  // namespace
 
 bool Tensor::is_contiguous() const {
@@ -50,25 +70,46 @@ bool Tensor::is_contiguous() const {
 }
 
 Tensor empty(const std::vector<int64_t>& shape, DType dtype, const Stream& stream) {
-  if (shape.size() > TensorView::kMaxRank)
-    throw ArgumentError("empty: shape: expected at most 6 dimensions, got " + list_of(shape));
-  int64_t nbytes = size_of(dtype);
-  bool zero = false;
-  for (int64_t extent : shape) {
-    if (extent < 0)
-      throw ArgumentError("empty: shape: expected extents >= 0, got " + list_of(shape));
-    zero = zero || extent == 0;
-    if (extent > 0 && !checked_mul(nbytes, extent, &nbytes))
-      throw ArgumentError("empty: shape: expected fewer than 2^63 bytes, got " + list_of(shape));
-  }
   Tensor t;
-  t.view.dtype = dtype;
+  const int64_t nbytes = set_shape(shape, dtype, &t.view);
   t.view.device = stream.device;
   t.view.stream = stream.handle;
-  set_compact(t.view, shape);
-  t.storage = allocate(zero ? 0 : nbytes, stream);
+  t.storage = allocate(nbytes, stream);
   t.view.data = t.storage.get();
   return t;
+}
+
+Tensor empty_pinned(const std::vector<int64_t>& shape, DType dtype, Device device) {
+  Tensor t;
+  t.storage = allocate_pinned(set_shape(shape, dtype, &t.view), device);
+  t.view.data = t.storage.get();
+  return t;
+}
+
+void queue_copy(const TensorView& to, const TensorView& from, const Stream& stream) {
+  const Check check("queue_copy");
+  check.rank("to", to, to.rank);  // reports what is no tensor
+  check.rank("from", from, to.rank);
+  check.dtype("from", from, {to.dtype});
+  check.contiguous("to", to);
+  check.contiguous("from", from);
+  check.writable("to", to);
+  if (!std::equal(to.shape, to.shape + to.rank, from.shape))
+    check.fail("from", "shape " + shape_string(to) + " of to", shape_string(from));
+  const int64_t nbytes = to.numel() * size_of(to.dtype);
+  for (const TensorView* t : {&to, &from})
+    if (t->device.type == DeviceType::kCuda && t->device != stream.device)
+      check.fail("from", "one GPU", to_string(to.device) + " and " + to_string(from.device));
+  if (nbytes == 0) return;
+  if (stream.device.type == DeviceType::kCpu) {
+    std::memmove(to.data, from.data, nbytes);
+    return;
+  }
+#if ERNIE_WITH_CUDA
+  cuda::queue_copy(to.data, from.data, nbytes, stream);
+#else
+  raise_no_cuda("queue_copy: " + to_string(stream.device));
+#endif
 }
 
 Tensor copy_to(const Tensor& from, const Stream& stream) {
@@ -123,6 +164,19 @@ Tensor reshape(const Tensor& from, std::vector<int64_t> shape) {
                         shape_string(from.view));
   Tensor t = from;
   set_compact(t.view, shape);
+  return t;
+}
+
+Tensor view_as(const Tensor& from, DType dtype) {
+  const int64_t size = size_of(dtype);
+  if (!from.is_contiguous() || from.nbytes() % size != 0 ||
+      reinterpret_cast<uintptr_t>(from.view.data) % size != 0)
+    throw ArgumentError(std::string("view_as: expected a contiguous tensor of whole, aligned ") +
+                        name_of(dtype) + " elements, got " + name_of(from.view.dtype) +
+                        " of shape " + shape_string(from.view));
+  Tensor t = from;
+  t.view.dtype = dtype;
+  set_compact(t.view, {from.nbytes() / size});
   return t;
 }
 

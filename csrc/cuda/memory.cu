@@ -107,6 +107,16 @@ void release(void* p, const Stream& stream) {
   ignore_error(cudaSetDevice(previous));
 }
 
+// Copies that are still under way read or write it.
+void release_pinned(void* p, Device device) {
+  int previous = device.index;
+  ignore_error(cudaGetDevice(&previous));
+  ignore_error(cudaSetDevice(device.index));
+  ignore_error(cudaDeviceSynchronize());
+  ignore_error(cudaFreeHost(p));
+  ignore_error(cudaSetDevice(previous));
+}
+
 class Event {
  public:
   Event() { ERNIE_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
@@ -161,12 +171,46 @@ std::shared_ptr<void> allocate(int64_t nbytes, const Stream& stream) {
   return std::shared_ptr<void>(p, [stream](void* q) { release(q, stream); });
 }
 
+std::shared_ptr<void> allocate_pinned(int64_t nbytes, Device device) {
+  check_device(device);
+  static char nothing;
+  if (nbytes == 0) return std::shared_ptr<void>(&nothing, [](void*) {});
+  const DeviceGuard guard(device);
+  void* p = nullptr;
+  const cudaError_t error =
+      nbytes < 0 ? cudaErrorMemoryAllocation
+                 : cudaHostAlloc(&p, static_cast<size_t>(nbytes), cudaHostAllocDefault);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw OutOfMemoryError("host memory: could not allocate " + std::to_string(nbytes) +
+                           " bytes that " + to_string(device) +
+                           " can copy by itself; use a smaller batch or context");
+  }
+  if (error != cudaSuccess) raise_error("cudaHostAlloc", error);
+  return std::shared_ptr<void>(p, [device](void* q) { release_pinned(q, device); });
+}
+
+DeviceMemory device_memory(Device device) {
+  check_device(device);
+  const DeviceGuard guard(device);
+  reclaim_memory(device.index);
+  size_t free = 0, total = 0;
+  ERNIE_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return {static_cast<int64_t>(free), static_cast<int64_t>(total)};
+}
+
 void copy_bytes(void* to, const void* from, int64_t nbytes, Device device, void* stream) {
   const DeviceGuard guard(device);
   const auto queue = static_cast<cudaStream_t>(stream);
   ERNIE_CUDA_CHECK(
       cudaMemcpyAsync(to, from, static_cast<size_t>(nbytes), cudaMemcpyDefault, queue));
   ERNIE_CUDA_CHECK(cudaStreamSynchronize(queue));
+}
+
+void queue_copy(void* to, const void* from, int64_t nbytes, const Stream& stream) {
+  const DeviceGuard guard(stream.device);
+  ERNIE_CUDA_CHECK(
+      cudaMemcpyAsync(to, from, static_cast<size_t>(nbytes), cudaMemcpyDefault, stream_of(stream)));
 }
 
 void wait_for(const Stream& stream, void* other) {

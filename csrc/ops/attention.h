@@ -38,12 +38,13 @@ struct AttentionArgs {
                        // contiguous; block_size 16, 32 or 64
   TensorView v_cache;  // same shape and dtype as k_cache
   TensorView cu_seqlens_q;  // [num_seqs + 1], int32, contiguous: 0, ..., num_tokens, non-decreasing
-  TensorView seq_lens;      // [num_seqs], int32, contiguous: tokens in the cache, >= the query rows
-  TensorView block_table;   // [num_seqs, max_blocks], int32, contiguous; the first
-                            // ceil(seq_len / block_size) ids of a row are valid
-  int64_t max_seqlen_q;     // >= the longest query sequence
-  int64_t max_seq_len;      // >= the largest of seq_lens
-  float scale;              // finite; head_dim^-0.5 is usual
+  TensorView seq_lens;     // [num_seqs], int32, contiguous: tokens in the cache, >= the query rows;
+                           // on CUDA also 0: rows that pad a captured step and see no key
+  TensorView block_table;  // [num_seqs, max_blocks], int32, contiguous; the first
+                           // ceil(seq_len / block_size) ids of a row are valid
+  int64_t max_seqlen_q;    // >= the longest query sequence
+  int64_t max_seq_len;     // >= the largest of seq_lens
+  float scale;             // finite; head_dim^-0.5 is usual
   bool causal;
   TensorView workspace;  // uint8, contiguous, attention_workspace_size() bytes or more
 };

@@ -32,7 +32,11 @@ from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.models.loader import open_checkpoint
 from ernie_kernels.outputs import GenerationChunk, RequestOutput
 from ernie_kernels.runner.block_manager import BlockManager
-from ernie_kernels.runner.capacity import available_host_memory, plan_cache
+from ernie_kernels.runner.capacity import (
+    available_host_memory,
+    available_memory_for_cache,
+    plan_cache,
+)
 from ernie_kernels.runner.collector import Collector
 from ernie_kernels.runner.engine import Engine
 from ernie_kernels.runner.model_runner import ModelRunner, kv_cache_bytes_per_block
@@ -50,6 +54,7 @@ from ernie_kernels.runner.requests import (
 )
 from ernie_kernels.runner.sampler import Sampler
 from ernie_kernels.runner.sampling import SamplingParams
+from ernie_kernels.runner.transfers import Transfers
 from ernie_kernels.tokenizer import load_tokenizer
 
 logger = logging.getLogger("ernie_kernels")
@@ -107,6 +112,8 @@ class LLM:
                     f"dtype={self.dtype} the cache is {self.dtype}"
                 )
             bytes_per_block = kv_cache_bytes_per_block(self.config, BLOCK_SIZE, self.dtype)
+            # What the weights are about to take is not for the cache.
+            available, share = available_memory_for_cache(device, checkpoint.nbytes)
             plan = plan_cache(
                 bytes_per_block=bytes_per_block,
                 block_size=BLOCK_SIZE,
@@ -114,8 +121,8 @@ class LLM:
                 max_model_len=max_model_len,
                 max_num_seqs=max_num_seqs,
                 kv_cache_memory=kv_cache_memory,
-                # What the weights are about to take is not for the cache.
-                available_memory=max(0, available_host_memory() - checkpoint.nbytes),
+                available_memory=available,
+                share=share,
             )
             self.weight_dtype = "bfloat16" if is_bfloat16 else self.dtype
             model = ErnieForCausalLM(
@@ -131,15 +138,18 @@ class LLM:
         self._num_blocks = plan.num_blocks
         self._cache_bytes = plan.num_blocks * bytes_per_block
         self._weight_bytes = model.nbytes
+        transfers = Transfers(device)
         runner = ModelRunner(
             model,
             self.config,
-            device=device,
+            transfers=transfers,
             dtype=self.dtype,
             num_blocks=plan.num_blocks,
             block_size=BLOCK_SIZE,
             # Room for prompts in any case: else one is read by a token a step beside all others.
             max_tokens_per_step=max(MAX_TOKENS_PER_STEP, 2 * max_num_seqs),
+            max_num_seqs=max_num_seqs,
+            max_model_len=plan.max_model_len,
         )
         vocab_limit = self.config.vocab_size
         if self.tokenizer is not None:
@@ -147,7 +157,7 @@ class LLM:
         self._engine = Engine(
             runner,
             BlockManager(plan.num_blocks, BLOCK_SIZE),
-            Sampler(vocab_limit, device),
+            Sampler(vocab_limit, transfers),
             eos_token_ids=self.config.eos_token_ids,
             tokenizer=self.tokenizer,
             max_num_seqs=max_num_seqs,
@@ -198,12 +208,14 @@ class LLM:
                 activations before them too, with a scale for every 64 values; faster for many
                 tokens, less accurate; CPU only. None: nothing.
             kv_cache_dtype: ``"auto"`` or the dtype of the activations.
-            batch_invariant: on the CPU a result never depends on what else is in the batch.
+            batch_invariant: on the CPU a result never depends on what else is in the batch. On a GPU
+                it may in its last bits, as the number of rows decides the order of summation.
             max_model_len: tokens of prompt and answer together. None: the model's own limit, or
                 what the cache can hold.
             max_num_seqs: sequences that run at the same time, 1..1024.
-            kv_cache_memory: bytes for the cache. None: a tenth of the available memory. Pages are
-                taken from the system when they are first used.
+            kv_cache_memory: bytes for the cache. None: on the CPU a tenth of the available memory,
+                whose pages are taken from the system when they are first used; on a GPU nine
+                tenths of what the weights and 256 MiB leave of its free memory.
             num_threads: of the process, 1..1024. None: leave as it is.
 
         Raises:

@@ -64,6 +64,47 @@ def test_not_causal(device, rng):
     check(rng, [*MIXED, (2, 700)], device, causal=False, scale=0.3)
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("invariant", [False, True])
+@pytest.mark.parametrize("length", [3, 700])
+def test_rows_that_pad_a_step_get_zeros(rng, dtype, invariant, length):
+    """On CUDA a sequence of no tokens may have a row; the others get what they get without it."""
+    batch = PagedBatch(
+        rng, [(1, length), (1, 2)], num_heads=4, num_kv_heads=2, head_dim=32, block_size=16,
+        dtype=dtype,
+    )  # fmt: skip
+    _core.set_batch_invariant(invariant)
+    try:
+        alone = run(batch, "cuda").numpy()
+        batch.query = np.concatenate([batch.query, batch.query])
+        batch.cu_seqlens_q = np.arange(5, dtype=np.int32)
+        batch.seq_lens = np.concatenate([batch.seq_lens, [0, 0]]).astype(np.int32)
+        batch.block_table = np.concatenate([batch.block_table, np.full_like(batch.block_table, -1)])
+        padded = run(batch, "cuda", out=poisoned(batch.query.shape, dtype, "cuda")).numpy()
+    finally:
+        _core.set_batch_invariant(False)
+    assert not padded[2:].astype(F32).any()
+    np.testing.assert_array_equal(padded[:2].view(np.uint8), alone.view(np.uint8))
+
+
+def test_a_workspace_of_the_caller(device, rng):
+    batch = PagedBatch(
+        rng, [(1, 1600)], num_heads=2, num_kv_heads=1, head_dim=16, block_size=16, dtype=F32
+    )
+    expected = run(batch, device).numpy()
+    arguments = batch.arguments(device)
+    size = _core.attention_workspace_size(
+        arguments["query"], arguments["k_cache"], arguments["seq_lens"], 1, 1600
+    )
+    assert (size > 0) == (device == "cuda")
+    workspace = ek.empty([size], "uint8", device)
+    np.testing.assert_array_equal(run(batch, device, workspace=workspace).numpy(), expected)
+    if size:
+        with pytest.raises(ek.ArgumentError, match=f"workspace: expected {size} bytes, got "):
+            run(batch, device, workspace=workspace[: size - 1])
+
+
 def test_large_scores_do_not_overflow(device, rng):
     check(rng, [(4, 100)], device, scale=40.0)
 

@@ -82,6 +82,9 @@ class FakeRunner:
         self.num_spans += len(spans)
         return np.array(outputs, np.uint64)
 
+    def decode(self, spans: Sequence[TokenSpan]) -> None:
+        """As on the CPU: it has no way of its own."""
+
     def _slots(self, span: TokenSpan, start: int, stop: int) -> list[int]:
         blocks = span.blocks.tolist()
         size = self.block_size

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ernie_kernels as ek
-from ernie_kernels.runner.capacity import plan_cache
+from ernie_kernels.runner import capacity
+from ernie_kernels.runner.capacity import available_memory_for_cache, plan_cache
 from ernie_kernels.runner.reasoning import ReasoningSplitter
 from ernie_kernels.runner.sampler import log_softmax, most_probable, seed_of_sample
 from ernie_kernels.runner.text_stream import StopStringFinder
@@ -194,6 +195,7 @@ PLAN = {
     [
         ({}, 4 * 128, 4096),  # never more than all sequences can use
         ({"available_memory": 1_400_000}, 140, 4096),
+        ({"available_memory": 400_000, "share": 0.9}, 360, 4096),
         ({"available_memory": 0}, 128, 4096),  # at least one sequence ...
         ({"available_memory": 0, "max_position_embeddings": 131072}, 256, 8192),  # ... of 8192
         ({"available_memory": 0, "max_model_len": 100}, 4, 100),
@@ -204,6 +206,16 @@ PLAN = {
 def test_cache_plan(changes, num_blocks, max_model_len):
     plan = plan_cache(**{**PLAN, **changes})
     assert (plan.num_blocks, plan.max_model_len) == (num_blocks, max_model_len)
+
+
+def test_memory_for_the_cache(monkeypatch):
+    monkeypatch.setattr(capacity, "available_host_memory", lambda: 1000)
+    assert available_memory_for_cache("cpu", 300) == (700, 0.1)
+    assert available_memory_for_cache("cpu", 1001) == (0, 0.1)
+    free = 8 << 30
+    monkeypatch.setattr(capacity._core, "device_memory", lambda device: (free, 2 * free))
+    assert available_memory_for_cache("cuda:0", 1 << 30) == ((7 << 30) - (256 << 20), 0.9)
+    assert available_memory_for_cache("cuda:0", free) == (0, 0.9)
 
 
 def test_cache_plan_refuses():

@@ -93,7 +93,7 @@ def has_checks() -> bool:
 
 
 def allocations() -> int:
-    """Live allocations in the machine's global memory."""
+    """Live allocations: in the machine's global memory, and of host memory that is pinned."""
     return _library().ernie_simt_allocations()
 
 

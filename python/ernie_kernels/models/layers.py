@@ -169,6 +169,7 @@ class Attention:
             max_seqlen_q=queries.max_seqlen_q,
             max_seq_len=batch.max_seq_len,
             out=buffers.attention,
+            workspace=buffers.attention_workspace,
         )
         return self.o_proj(buffers.attention_rows, out=buffers.hidden_states)
 

@@ -23,11 +23,19 @@ class LayerBuffers:
     gate_up: Tensor | None  # [num_tokens, 2 * intermediate_size]; None on the CPU
     gated: Tensor  # [num_tokens, intermediate_size]
     rope_table: Tensor  # [num_tokens, head_dim], float32
+    attention_workspace: Tensor | None = None  # bytes; None: attention takes its own at each call
 
     def first(self, num_rows: int) -> LayerBuffers:
         """The first rows of all of them."""
-        buffers = (getattr(self, field.name) for field in fields(self))
-        return LayerBuffers(*(None if b is None else b[:num_rows] for b in buffers))
+        buffers = {field.name: getattr(self, field.name) for field in fields(self)}
+        return LayerBuffers(
+            **{
+                name: buffer
+                if buffer is None or name == "attention_workspace"
+                else buffer[:num_rows]
+                for name, buffer in buffers.items()
+            }
+        )
 
 
 class Workspace:

@@ -22,6 +22,7 @@ def attention(
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
     out: Tensor | None = None,
+    workspace: Tensor | None = None,
 ) -> Tensor:
     """Attention of ragged query sequences over a paged key/value cache.
 
@@ -47,8 +48,9 @@ def attention(
         scale: of the scores; ``head_dim ** -0.5`` when omitted.
         causal: a query sees the keys up to its own position; else all of its sequence.
         k_scale, v_scale: scales of a quantised cache; no such cache is supported yet.
-        out: where to write, shape and dtype of ``query``. Allocated when omitted. Beside it CUDA
-            takes a workspace from the stream's pool where few long sequences are split.
+        out: where to write, shape and dtype of ``query``. Allocated when omitted.
+        workspace: uint8, contiguous: what CUDA needs where few long sequences are split; the error
+            for one that is too small says how much. Taken from the stream's pool when omitted.
 
     Returns:
         ``out``.
@@ -66,7 +68,10 @@ def attention(
         )
     if out is None:
         out = _core.empty_like(query, "attention", "query")
-    workspace = _core.attention_workspace(out, query, k_cache, seq_lens, max_seqlen_q, max_seq_len)
+    if workspace is None:
+        workspace = _core.attention_workspace(
+            out, query, k_cache, seq_lens, max_seqlen_q, max_seq_len
+        )
     _core.attention(
         out,
         query,

@@ -6,10 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ernie_kernels import _core
 from ernie_kernels.errors import ArgumentError, CapacityError
 
-# Of the memory that is available, unless the caller says how much.
-DEFAULT_SHARE = 0.1
+# Of the memory that is available, unless the caller says how much. A GPU is as a rule there for the
+# model alone; beside the cache it holds the activations of a step, graphs and what others take.
+HOST_SHARE, DEVICE_SHARE = 0.1, 0.9
+DEVICE_RESERVE = 256 << 20  # bytes
 # The default cache holds one sequence of this many tokens even if that is more than its share.
 DEFAULT_MIN_TOKENS = 8192
 
@@ -29,12 +32,13 @@ def plan_cache(
     max_num_seqs: int,
     kv_cache_memory: int | None,
     available_memory: int,
+    share: float = HOST_SHARE,
 ) -> CachePlan:
     """Choose the number of blocks and the model length.
 
     A given ``kv_cache_memory`` (bytes) is used in full, though never for more than
-    ``max_num_seqs`` sequences of the model length. Otherwise the cache gets a tenth of the
-    available memory, and at least one sequence of the model length, up to 8192 tokens of it.
+    ``max_num_seqs`` sequences of the model length. Otherwise the cache gets a ``share`` of
+    the available memory, and at least one sequence of the model length, up to 8192 tokens of it.
 
     Raises:
         ArgumentError: ``max_model_len`` is beyond the model's positions, or ``kv_cache_memory``
@@ -49,7 +53,7 @@ def plan_cache(
     wanted_len = max_model_len or max_position_embeddings
     blocks_of_one = -(-wanted_len // block_size)
     if kv_cache_memory is None:
-        blocks = int(available_memory * DEFAULT_SHARE) // bytes_per_block
+        blocks = int(available_memory * share) // bytes_per_block
         least = wanted_len if max_model_len else min(wanted_len, DEFAULT_MIN_TOKENS)
         blocks = max(blocks, -(-least // block_size))
     else:
@@ -67,6 +71,14 @@ def plan_cache(
             "max_model_len"
         )
     return CachePlan(blocks, min(wanted_len, blocks * block_size))
+
+
+def available_memory_for_cache(device: str, weight_bytes: int) -> tuple[int, float]:
+    """What weights leave for the cache and all else, in bytes, and the cache's share of it."""
+    if device == "cpu":
+        return max(0, available_host_memory() - weight_bytes), HOST_SHARE
+    free, _ = _core.device_memory(device)
+    return max(0, free - weight_bytes - DEVICE_RESERVE), DEVICE_SHARE
 
 
 def available_host_memory() -> int:

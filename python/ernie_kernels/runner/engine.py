@@ -6,7 +6,8 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
+from typing import NoReturn
 
 import numpy as np
 
@@ -18,7 +19,6 @@ from ernie_kernels.runner.block_manager import BlockManager
 from ernie_kernels.runner.model_runner import ModelRunner
 from ernie_kernels.runner.progress import ProgressMaker
 from ernie_kernels.runner.requests import Request, make_prompt_sequence, make_sequences
-from ernie_kernels.runner.sampler import Sampler
 from ernie_kernels.runner.scheduler import Scheduler
 from ernie_kernels.runner.sequence import Progress, Sequence
 from ernie_kernels.runner.throughput_log import Load, ThroughputLog
@@ -52,6 +52,10 @@ class _Waiting:
         return bool(self._threads)
 
 
+# From logits, which it may overwrite, and the sequence of each row: what ``Sampler`` does.
+SampleFunction = Callable[[Tensor, list[Sequence]], tuple[list[int], list[np.ndarray | None]]]
+
+
 class Engine:
     """Serves callers of several threads with one model and one cache.
 
@@ -68,7 +72,7 @@ class Engine:
         self,
         runner: ModelRunner,
         block_manager: BlockManager,
-        sampler: Sampler,
+        sampler: SampleFunction,
         *,
         eos_token_ids: Iterable[int],
         tokenizer: Tokenizer | None,
@@ -78,7 +82,7 @@ class Engine:
         self.num_generated_tokens = 0
         self._runner: ModelRunner | None = runner
         self._block_manager = block_manager
-        self._sampler = sampler
+        self._sampler: SampleFunction = sampler
         self._tokenizer = tokenizer
         self._maker = ProgressMaker(eos_token_ids, tokenizer)
         self._scheduler = Scheduler(
@@ -221,10 +225,15 @@ class Engine:
     def _run(self, runner: ModelRunner, scheduled: list[tuple[Sequence, TokenSpan]]) -> None:
         # Those that sample first, so that their rows lie together.
         scheduled = sorted(scheduled, key=lambda item: item[0].logits is not None)
-        hidden_states = runner.run([span for _, span in scheduled])
+        spans = [span for _, span in scheduled]
         sampled = [s for s, span in scheduled if span.num_outputs and s.logits is None]
-        if sampled:
-            self._sample(runner, hidden_states[: len(sampled)], sampled)
+        logits = runner.decode(spans) if len(sampled) == len(scheduled) else None
+        if logits is None:
+            hidden_states = runner.run(spans)
+            if sampled:
+                logits = runner.logits(hidden_states[: len(sampled)])
+        if logits is not None:
+            self._sample(logits, sampled)
         row = len(sampled)
         for sequence, span in scheduled:
             if sequence.logits is not None:
@@ -240,8 +249,8 @@ class Engine:
             if sequence.is_finished:
                 self._scheduler.remove(sequence)
 
-    def _sample(self, runner: ModelRunner, rows: Tensor, sequences: list[Sequence]) -> None:
-        tokens, logprobs = self._sampler(runner.logits(rows), sequences)
+    def _sample(self, logits: Tensor, sequences: list[Sequence]) -> None:
+        tokens, logprobs = self._sampler(logits, sequences)
         for sequence, token, each in zip(sequences, tokens, logprobs, strict=True):
             progress = self._maker.of_token(sequence, token, each)
             if progress.token_id is not None:
@@ -370,9 +379,10 @@ class Engine:
                 raise InternalError("engine: a sequence is neither finished nor scheduled")
 
     def close(self) -> None:
-        """Release model and cache; every later call raises ArgumentError."""
+        """Release model, cache and the sampler's memory; every later call raises ArgumentError."""
         with self._waiting, self._lock:
             self._runner = None
+            self._sampler = _sample_after_close
 
     @property
     def model(self) -> ErnieForCausalLM:
@@ -388,3 +398,7 @@ class Engine:
                 "LLM: expected an open model, got one that was closed; load it anew"
             )
         return self._runner
+
+
+def _sample_after_close(logits: Tensor, sequences: list[Sequence]) -> NoReturn:
+    raise InternalError("engine: a step of a model that is closed")

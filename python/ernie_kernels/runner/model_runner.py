@@ -12,6 +12,8 @@ from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.models.layers import LayerKVCache
 from ernie_kernels.models.workspace import Workspace
 from ernie_kernels.runner.batch import ForwardBatch, TokenSpan
+from ernie_kernels.runner.decode_graph import DecodeSteps
+from ernie_kernels.runner.transfers import Transfers
 
 
 def kv_cache_bytes_per_block(config: ModelConfig, block_size: int, dtype: str) -> int:
@@ -25,7 +27,9 @@ class ModelRunner:
     """A model with its cache and the memory of a step.
 
     Args:
+        transfers: of the device.
         max_tokens_per_step: rows that one call of :meth:`run` may have.
+        max_num_seqs, max_model_len: sequences of a step, and tokens of one of them.
         num_blocks, block_size: of the paged cache.
     """
 
@@ -34,14 +38,16 @@ class ModelRunner:
         model: ErnieForCausalLM,
         config: ModelConfig,
         *,
-        device: str,
+        transfers: Transfers,
         dtype: str,
         num_blocks: int,
         block_size: int,
         max_tokens_per_step: int,
+        max_num_seqs: int,
+        max_model_len: int,
     ) -> None:
         self.model = model
-        self.device = device
+        self.device = device = transfers.device
         self.block_size = block_size
         self.max_tokens_per_step = max_tokens_per_step
         self._vocab_size = config.vocab_size
@@ -53,6 +59,32 @@ class ModelRunner:
             LayerKVCache(empty(shape, dtype, device), empty(shape, dtype, device))
             for _ in range(config.num_hidden_layers)
         ]
+        self._decode_steps: DecodeSteps | None = None
+        if device != "cpu":
+            self._decode_steps = DecodeSteps(
+                model,
+                self._kv_caches,
+                self._workspace,
+                config.vocab_size,
+                transfers,
+                max_num_seqs=max_num_seqs,
+                max_seq_len=-(-max_model_len // block_size) * block_size,
+                block_size=block_size,
+            )
+
+    def decode(self, spans: Sequence[TokenSpan]) -> Tensor | None:
+        """One step in which every sequence has one new token, where the device has its own way.
+
+        Returns:
+            Logits of each span's next token: float32 ``[len(spans), vocab_size]``, valid until the
+            next call. None, and nothing has run: on the CPU, or if a span has more tokens or wants
+            no output.
+        """
+        if self._decode_steps is None:
+            return None
+        if any(len(span.token_ids) != 1 or span.num_outputs != 1 for span in spans):
+            return None
+        return self._decode_steps.logits(spans)
 
     def run(self, spans: Sequence[TokenSpan]) -> Tensor:
         """One step over at most ``max_tokens_per_step`` tokens, at least one.

@@ -7,9 +7,11 @@ from collections.abc import Sequence as Rows
 import numpy as np
 
 from ernie_kernels import ops
-from ernie_kernels._core import Tensor, from_numpy
+from ernie_kernels._core import Tensor, empty
 from ernie_kernels.runner.sequence import Sequence
+from ernie_kernels.runner.transfers import Download, Transfers, Upload
 
+PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 _MASK64 = (1 << 64) - 1
 
 
@@ -29,11 +31,17 @@ def seed_of_sample(seed: int, index: int) -> int:
 
 
 class Sampler:
-    """Draws tokens below ``vocab_limit``: rows beyond the tokenizer stand for nothing."""
+    """Draws tokens below ``vocab_limit``: rows beyond the tokenizer stand for nothing.
 
-    def __init__(self, vocab_limit: int, device: str) -> None:
+    What it needs of the sequences goes to the device in one copy, two where there are penalties; it
+    waits once, for the tokens.
+    """
+
+    def __init__(self, vocab_limit: int, transfers: Transfers) -> None:
         self.vocab_limit = vocab_limit
-        self._device = device
+        self._transfers = transfers
+        self._capacity = 0  # rows that there is room for
+        self._asked = Download(transfers, "float32", (0, vocab_limit))
 
     def __call__(
         self, logits: Tensor, sequences: Rows[Sequence]
@@ -45,24 +53,56 @@ class Sampler:
             log-probabilities those of all tokens below ``vocab_limit``, before penalties and
             temperature.
         """
-        logprobs: list[np.ndarray | None] = [None] * len(sequences)
-        for row, sequence in enumerate(sequences):
-            if sequence.params.logprobs is not None:
-                logprobs[row] = log_softmax(logits[row].numpy()[: self.vocab_limit])
+        count = len(sequences)
+        if count > self._capacity:
+            self._reserve(count)
+        asking = [row for row in range(count) if sequences[row].params.logprobs is not None]
+        if len(asking) > len(self._asked):
+            self._asked = Download(self._transfers, "float32", (len(asking), logits.shape[1]))
+        for index, row in enumerate(asking):
+            self._asked.queue(logits[row : row + 1], index)
         if any(sequence.params.has_penalties for sequence in sequences):
             self._apply_penalties(logits, sequences)
         params = [sequence.params for sequence in sequences]
-        tokens = ops.sample(
+        columns = self._columns.arrays()
+        columns["temperature"][:count] = [0.0 if p.is_greedy else p.temperature for p in params]
+        columns["top_k"][:count] = [p.top_k for p in params]
+        columns["top_p"][:count] = [p.top_p for p in params]
+        columns["min_p"][:count] = [p.min_p for p in params]
+        columns["seed"][:count] = [sequence.seed for sequence in sequences]
+        columns["position"][:count] = [sequence.num_tokens for sequence in sequences]
+        self._columns.send()
+        ops.sample(
             logits,
-            temperature=self._column([0.0 if p.is_greedy else p.temperature for p in params]),
-            top_k=self._column([p.top_k for p in params], np.int32),
-            top_p=self._column([p.top_p for p in params]),
-            min_p=self._column([p.min_p for p in params]),
-            seed=self._column([sequence.seed for sequence in sequences], np.int64),
-            position=self._column([sequence.num_tokens for sequence in sequences], np.int64),
+            **{name: column[:count] for name, column in self._columns.tensors.items()},
             vocab_limit=self.vocab_limit,
+            out=self._tokens[:count],
         )
-        return tokens.numpy().tolist(), logprobs
+        self._drawn.queue(self._tokens[:count])
+        self._transfers.wait()
+        logprobs: list[np.ndarray | None] = [None] * count
+        for index, row in enumerate(asking):
+            logprobs[row] = log_softmax(self._asked.array[index, : self.vocab_limit])
+        return self._drawn.array[:count].tolist(), logprobs
+
+    def _reserve(self, count: int) -> None:
+        """Make room for ``count`` rows, and for some more."""
+        capacity = 1 << (count - 1).bit_length()
+        self._columns = Upload(
+            self._transfers,
+            {
+                "temperature": (np.float32, (capacity,)),
+                "top_k": (np.int32, (capacity,)),
+                "top_p": (np.float32, (capacity,)),
+                "min_p": (np.float32, (capacity,)),
+                "seed": (np.int64, (capacity,)),
+                "position": (np.int64, (capacity,)),
+            },
+        )
+        self._tokens = empty([capacity], "int64", self._transfers.device)
+        self._drawn = Download(self._transfers, "int64", (capacity,))
+        self._token_capacity = 0  # of what has as many rows
+        self._capacity = capacity
 
     def _apply_penalties(self, logits: Tensor, sequences: Rows[Sequence]) -> None:
         none = np.empty(0, np.int64)
@@ -70,23 +110,43 @@ class Sampler:
             sequence.token_ids[: sequence.num_tokens] if sequence.params.has_penalties else none
             for sequence in sequences
         ]
-        prompt_lens = [
+        params = [sequence.params for sequence in sequences]
+        lens = [len(each) for each in tokens]
+        total, count = sum(lens), len(sequences)
+        if total > self._token_capacity:
+            self._reserve_tokens(total)
+        arrays = self._penalties.arrays()
+        arrays["token_ids"][:total] = np.concatenate(tokens)
+        arrays["cu_tokens"][: count + 1] = np.cumsum([0, *lens])
+        arrays["prompt_lens"][:count] = [
             sequence.num_prompt_tokens if sequence.params.has_penalties else 0
             for sequence in sequences
         ]
-        params = [sequence.params for sequence in sequences]
+        for name in PENALTIES:
+            arrays[name][:count] = [getattr(p, name) for p in params]
+        self._penalties.send()
+        tensors = self._penalties.tensors
         ops.apply_penalties(
             logits,
-            from_numpy(np.concatenate(tokens), self._device),
-            self._column(np.cumsum([0, *map(len, tokens)]), np.int32),
-            self._column(prompt_lens, np.int32),
-            repetition_penalty=self._column([p.repetition_penalty for p in params]),
-            presence_penalty=self._column([p.presence_penalty for p in params]),
-            frequency_penalty=self._column([p.frequency_penalty for p in params]),
+            tensors["token_ids"][:total],
+            tensors["cu_tokens"][: count + 1],
+            tensors["prompt_lens"][:count],
+            **{name: tensors[name][:count] for name in PENALTIES},
         )
 
-    def _column(self, values: list | np.ndarray, dtype: type = np.float32) -> Tensor:
-        return from_numpy(np.asarray(values, dtype), self._device)
+    def _reserve_tokens(self, count: int) -> None:
+        """Make room for the tokens of all rows, ``count`` and more, for the penalties."""
+        capacity, rows = 1 << (count - 1).bit_length(), self._capacity
+        self._penalties = Upload(
+            self._transfers,
+            {
+                "token_ids": (np.int64, (capacity,)),
+                "cu_tokens": (np.int32, (rows + 1,)),
+                "prompt_lens": (np.int32, (rows,)),
+                **{name: (np.float32, (rows,)) for name in PENALTIES},
+            },
+        )
+        self._token_capacity = capacity
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -42,6 +42,7 @@ enum cudaError_t {
   cudaErrorStreamCaptureInvalidated = 901,
   cudaErrorStreamCaptureIsolation = 905,
   cudaErrorStreamCaptureImplicit = 906,
+  cudaErrorStreamCaptureWrongThread = 908,
   cudaErrorUnknown = 999,
 };
 const char* cudaGetErrorName(cudaError_t error);
@@ -84,6 +85,9 @@ cudaError_t cudaMalloc(void** p, size_t size);
 cudaError_t cudaFree(void* p);
 cudaError_t cudaMallocAsync(void** p, size_t size, cudaStream_t stream);
 cudaError_t cudaFreeAsync(void* p, cudaStream_t stream);
+constexpr unsigned cudaHostAllocDefault = 0;
+cudaError_t cudaHostAlloc(void** p, size_t size, unsigned flags);
+cudaError_t cudaFreeHost(void* p);
 cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind kind,
                             cudaStream_t stream);
@@ -110,8 +114,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 
 // --------------------------------------------------------------------------------------- graphs
 //
-// While a stream is captured, what is queued on it is kept instead of done; a graph does it later.
-// Memory that is allocated on it then is the graph's.
+// While a stream is captured, what is queued on it is kept, arguments and all, instead of done; a
+// graph does it later. Memory that is allocated on it then is the graph's. A call that the capture
+// forbids also ends it: what follows fails until cudaStreamEndCapture, and there is no graph.
+// Copies in a graph are from and to memory that is then alive: the device's, or the host's pinned.
 
 using cudaGraph_t = struct CUgraph_st*;
 using cudaGraphExec_t = struct CUgraphExec_st*;

@@ -39,7 +39,9 @@ EXPORT void ernie_simt_set_device_count(int count) { simt::set_device_count(coun
 EXPORT int ernie_simt_current_device() { return simt::current_device(); }
 EXPORT int ernie_simt_set_current_device(int device) { return cudaSetDevice(device); }
 
-EXPORT uint64_t ernie_simt_allocations() { return simt::global_memory().allocations(); }
+EXPORT uint64_t ernie_simt_allocations() {
+  return simt::global_memory().allocations() + simt::pinned_allocations();
+}
 EXPORT uint64_t ernie_simt_bytes_allocated() { return simt::global_memory().bytes_allocated(); }
 
 // Streams and graphs, as CUDA's functions of these names. Null where they fail.

@@ -2,15 +2,18 @@
 // no order of their own; that everything is queued where it belongs shows in the recorded calls.
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "machine/block.h"
@@ -20,6 +23,9 @@
 
 // What a stream has captured; a graph is the same. The memory lives as long as one that uses it.
 struct CUgraph_st {
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  std::thread::id thread;  // that began the capture
+  bool invalid = false;
   struct Memory {
     std::set<void*> owned;
     ~Memory() {
@@ -48,6 +54,7 @@ std::recursive_mutex g_machine;
 std::set<cudaStream_t> g_streams;
 std::set<cudaEvent_t> g_events;
 std::map<cudaStream_t, cudaGraph_t> g_capturing;
+std::map<uintptr_t, size_t> g_pinned;  // host memory: begin, bytes
 int g_devices = 1;
 std::map<const void*, int> g_dynamic_limits;  // of kernels that have asked for more than 48 KiB
 CUmemPoolHandle_st g_pool;
@@ -85,13 +92,33 @@ cudaError_t queue(cudaStream_t stream, std::function<cudaError_t()> work) {
   if (!known(stream)) return cudaErrorInvalidResourceHandle;
   const auto capture = g_capturing.find(stream);
   if (capture == g_capturing.end()) return work();
+  if (capture->second->invalid) return cudaErrorStreamCaptureInvalidated;
   capture->second->work.push_back(std::move(work));
   return cudaSuccess;
 }
 
-// What waits, allocates or frees at once may not be called while any stream is captured.
+// What waits, allocates or frees at once may not be called while a stream is captured: by anybody,
+// or in the mode of threads by the thread that captures. It ends the capture.
 cudaError_t refuse_capture() {
-  return g_capturing.empty() ? cudaSuccess : cudaErrorStreamCaptureUnsupported;
+  cudaError_t error = cudaSuccess;
+  for (const auto& [stream, graph] : g_capturing) {
+    if (graph->mode == cudaStreamCaptureModeRelaxed ||
+        (graph->mode == cudaStreamCaptureModeThreadLocal &&
+         graph->thread != std::this_thread::get_id()))
+      continue;
+    graph->invalid = true;
+    error = cudaErrorStreamCaptureUnsupported;
+  }
+  return error;
+}
+
+// Of the host, and given by cudaHostAlloc.
+bool is_pinned(const void* p, size_t size) {
+  const auto a = reinterpret_cast<uintptr_t>(p);
+  const auto above = g_pinned.upper_bound(a);
+  if (above == g_pinned.begin()) return false;
+  const auto& [begin, bytes] = *std::prev(above);
+  return size <= bytes && a - begin <= bytes - size;
 }
 
 int environment(const char* name, int otherwise) {
@@ -284,6 +311,22 @@ cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
     return note(graph->memory->owned.contains(p) ? cudaSuccess : cudaErrorInvalidValue);
   return note(queue(stream, [p] { return release(p); }));
 }
+cudaError_t cudaHostAlloc(void** p, size_t size, unsigned) {
+  ENTER("cudaHostAlloc", nullptr, field("bytes", size));
+  if (const cudaError_t error = refuse_capture(); error != cudaSuccess) return note(error);
+  *p = size == 0 ? nullptr : std::malloc(size);
+  if (*p == nullptr) return note(size == 0 ? cudaSuccess : cudaErrorMemoryAllocation);
+  g_pinned[reinterpret_cast<uintptr_t>(*p)] = size;
+  return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* p) {
+  ENTER("cudaFreeHost", nullptr);
+  if (const cudaError_t error = refuse_capture(); error != cudaSuccess) return note(error);
+  if (p != nullptr && g_pinned.erase(reinterpret_cast<uintptr_t>(p)) == 0)
+    return note(cudaErrorInvalidValue);
+  std::free(p);
+  return cudaSuccess;
+}
 cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind kind) {
   ENTER("cudaMemcpy", nullptr, field("bytes", size) + ", " + field("kind", kind));
   if (const cudaError_t error = refuse_capture(); error != cudaSuccess) return note(error);
@@ -292,7 +335,15 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind k
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind kind,
                             cudaStream_t stream) {
   ENTER("cudaMemcpyAsync", stream, field("bytes", size) + ", " + field("kind", kind));
-  return note(queue(stream, [=] { return copy(to, from, size); }));
+  if (captured_in(stream) == nullptr)
+    return note(queue(stream, [=] { return copy(to, from, size); }));
+  // When the graph runs, what the host had here on the stack, or has freed since, is something
+  // else.
+  return note(queue(stream, [=] {
+    for (const void* p : {static_cast<const void*>(to), from})
+      if (!on_device(p) && !is_pinned(p, size)) return cudaErrorInvalidValue;
+    return copy(to, from, size);
+  }));
 }
 cudaError_t cudaMemset(void* to, int value, size_t size) {
   ENTER("cudaMemset", nullptr, field("bytes", size));
@@ -336,13 +387,17 @@ cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWith
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   ENTER("cudaStreamDestroy", stream);
   if (g_streams.erase(stream) == 0) return note(cudaErrorInvalidResourceHandle);
+  delete captured_in(stream);
+  g_capturing.erase(stream);
   delete stream;
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   ENTER("cudaStreamSynchronize", stream);
   if (!known(stream)) return note(cudaErrorInvalidResourceHandle);
-  return note(g_capturing.contains(stream) ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
+  const cudaGraph_t graph = captured_in(stream);
+  if (graph != nullptr) graph->invalid = true;
+  return note(graph != nullptr ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   ENTER("cudaStreamWaitEvent", stream);
@@ -380,35 +435,47 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
   ENTER("cudaStreamIsCapturing", stream);
   if (!known(stream)) return note(cudaErrorInvalidResourceHandle);
-  *status =
-      captured_in(stream) != nullptr ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  const cudaGraph_t graph = captured_in(stream);
+  *status = graph == nullptr ? cudaStreamCaptureStatusNone
+            : graph->invalid ? cudaStreamCaptureStatusInvalidated
+                             : cudaStreamCaptureStatusActive;
   return cudaSuccess;
 }
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   ENTER("cudaStreamBeginCapture", stream);
   if (stream == nullptr) return note(cudaErrorStreamCaptureUnsupported);  // as CUDA has it
   if (!known(stream)) return note(cudaErrorInvalidResourceHandle);
-  if (!g_capturing.emplace(stream, new CUgraph_st).second)
-    return note(cudaErrorStreamCaptureUnsupported);
+  if (captured_in(stream) != nullptr) return note(cudaErrorStreamCaptureUnsupported);
+  g_capturing[stream] = new CUgraph_st{mode, std::this_thread::get_id()};
   return cudaSuccess;
 }
+// Ends the capture also where it fails.
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const std::lock_guard<std::recursive_mutex> machine(g_machine);
+  std::unique_ptr<CUgraph_st> captured(captured_in(stream));
+  g_capturing.erase(stream);
+  *graph = nullptr;
   ENTER("cudaStreamEndCapture", stream);
-  const auto capture = g_capturing.find(stream);
-  if (capture == g_capturing.end()) return note(cudaErrorInvalidValue);
-  *graph = capture->second;
-  g_capturing.erase(capture);
+  if (captured == nullptr) return note(cudaErrorInvalidValue);
+  if (captured->invalid) return note(cudaErrorStreamCaptureInvalidated);
+  if (captured->mode != cudaStreamCaptureModeRelaxed &&
+      captured->thread != std::this_thread::get_id())
+    return note(cudaErrorStreamCaptureWrongThread);
+  *graph = captured.release();
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
-  ENTER("cudaGraphInstantiate", nullptr);
+  ENTER("cudaGraphInstantiate", nullptr, field("nodes", graph->work.size()));
   *exec = new CUgraphExec_st{*graph};
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   ENTER("cudaGraphLaunch", stream);
-  for (const auto& work : exec->work)
-    if (const cudaError_t error = queue(stream, work); error != cudaSuccess) return note(error);
+  for (const auto& work : exec->work) {
+    const cudaError_t error = queue(stream, work);
+    // A kernel's fault is the last error already, with the machine's words for it.
+    if (error != cudaSuccess) return simt::peek_last_error() == error ? error : note(error);
+  }
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
@@ -468,86 +535,73 @@ void launch_kernel(const void* kernel, void (*run)(void*), const void* arguments
   if (error != cudaSuccess && peek_last_error() == cudaSuccess) set_last_error(error);
 }
 
+size_t pinned_allocations() {
+  const std::lock_guard<std::recursive_mutex> lock(g_machine);
+  return g_pinned.size();
+}
+
 void set_device_count(int count) { g_devices = count; }
 
 }  // namespace simt
 
 // ---------------------------------------------------------------------------------- error names
 
-#define ERROR_NAMES(name_and_text)                                                                   \
-  name_and_text(cudaSuccess, "no error") name_and_text(                                              \
-      cudaErrorInvalidValue,                                                                         \
-      "invalid argument") name_and_text(cudaErrorMemoryAllocation,                                   \
-                                        "out of memory") name_and_text(cudaErrorInitializationError, \
-                                                                       "initialization error")       \
-      name_and_text(cudaErrorInvalidConfiguration, "invalid configuration argument") name_and_text(  \
-          cudaErrorInsufficientDriver,                                                               \
-          "CUDA driver version is insufficient") name_and_text(cudaErrorNoDevice,                    \
-                                                               "no CUDA-capable device is "          \
-                                                               "detected")                           \
-          name_and_text(cudaErrorInvalidDevice, "invalid device ordinal") name_and_text(             \
-              cudaErrorNoKernelImageForDevice,                                                       \
-              "no kernel image is available") name_and_text(cudaErrorECCUncorrectable,               \
-                                                            "uncorrectable ECC error encountered")   \
-              name_and_text(cudaErrorUnsupportedPtxVersion,                                          \
-                            "the PTX was compiled by a newer toolchain")                             \
-                  name_and_text(                                                                     \
-                      cudaErrorNvlinkUncorrectable,                                                  \
-                      "uncorrectable NVLink error") name_and_text(cudaErrorInvalidResourceHandle,    \
-                                                                  "invalid resource handle")         \
-                      name_and_text(cudaErrorIllegalAddress,                                         \
-                                    "an illegal memory access was encountered")                      \
-                          name_and_text(cudaErrorLaunchOutOfResources,                               \
-                                        "too many resources requested for launch")                   \
-                              name_and_text(cudaErrorLaunchTimeout,                                  \
-                                            "the launch timed out and was "                          \
-                                            "terminated") name_and_text(cudaErrorAssert,             \
-                                                                        "device-"                    \
-                                                                        "side "                      \
-                                                                        "assert "                    \
-                                                                        "triggered")                 \
-                                  name_and_text(                                                     \
-                                      cudaErrorHardwareStackError,                                   \
-                                      "hardware stack "                                              \
-                                      "error") name_and_text(cudaErrorIllegalInstruction,            \
-                                                             "an illegal instruction was "           \
-                                                             "encountered")                          \
-                                      name_and_text(cudaErrorMisalignedAddress,                      \
-                                                    "misaligned address")                            \
-                                          name_and_text(cudaErrorInvalidAddressSpace,                \
-                                                        "operation not supported on address "        \
-                                                        "space") name_and_text(cudaErrorInvalidPc,   \
-                                                                               "invalid program "    \
-                                                                               "counter")            \
-                                              name_and_text(cudaErrorLaunchFailure,                  \
-                                                            "unspecified launch failure")            \
-                                                  name_and_text(cudaErrorNotSupported,               \
-                                                                "operation not supported")           \
-                                                      name_and_text(                                 \
-                                                          cudaErrorStreamCaptureUnsupported,         \
-                                                          "operation not permitted when "            \
-                                                          "capturing")                               \
-                                                          name_and_text(                             \
-                                                              cudaErrorStreamCaptureInvalidated,     \
-                                                              "capture has been invalidated")        \
-                                                              name_and_text(                         \
-                                                                  cudaErrorStreamCaptureImplicit,    \
-                                                                  "capture depends on another "      \
-                                                                  "stream")                          \
-                                                                  name_and_text(cudaErrorUnknown,    \
-                                                                                "unknown error")
+namespace {
 
-const char* cudaGetErrorName(cudaError_t error) {
-#define NAME(value, text) \
-  if (error == value) return #value;
-  ERROR_NAMES(NAME)
-  return "unrecognized error code";
+struct ErrorWords {
+  cudaError_t error;
+  const char *name, *text;
+};
+#define NAMED(error) error, #error
+constexpr ErrorWords kErrors[] = {
+    {NAMED(cudaSuccess), "no error"},
+    {NAMED(cudaErrorInvalidValue), "invalid argument"},
+    {NAMED(cudaErrorMemoryAllocation), "out of memory"},
+    {NAMED(cudaErrorInitializationError), "initialization error"},
+    {NAMED(cudaErrorInvalidConfiguration), "invalid configuration argument"},
+    {NAMED(cudaErrorInsufficientDriver), "CUDA driver version is insufficient"},
+    {NAMED(cudaErrorNoDevice), "no CUDA-capable device is detected"},
+    {NAMED(cudaErrorInvalidDevice), "invalid device ordinal"},
+    {NAMED(cudaErrorNoKernelImageForDevice), "no kernel image is available"},
+    {NAMED(cudaErrorECCUncorrectable), "uncorrectable ECC error encountered"},
+    {NAMED(cudaErrorUnsupportedPtxVersion), "the PTX was compiled by a newer toolchain"},
+    {NAMED(cudaErrorNvlinkUncorrectable), "uncorrectable NVLink error"},
+    {NAMED(cudaErrorInvalidResourceHandle), "invalid resource handle"},
+    {NAMED(cudaErrorIllegalAddress), "an illegal memory access was encountered"},
+    {NAMED(cudaErrorLaunchOutOfResources), "too many resources requested for launch"},
+    {NAMED(cudaErrorLaunchTimeout), "the launch timed out and was terminated"},
+    {NAMED(cudaErrorAssert), "device-side assert triggered"},
+    {NAMED(cudaErrorHardwareStackError), "hardware stack error"},
+    {NAMED(cudaErrorIllegalInstruction), "an illegal instruction was encountered"},
+    {NAMED(cudaErrorMisalignedAddress), "misaligned address"},
+    {NAMED(cudaErrorInvalidAddressSpace), "operation not supported on address space"},
+    {NAMED(cudaErrorInvalidPc), "invalid program counter"},
+    {NAMED(cudaErrorLaunchFailure), "unspecified launch failure"},
+    {NAMED(cudaErrorNotSupported), "operation not supported"},
+    {NAMED(cudaErrorStreamCaptureUnsupported), "operation not permitted when capturing"},
+    {NAMED(cudaErrorStreamCaptureInvalidated), "capture has been invalidated"},
+    {NAMED(cudaErrorStreamCaptureImplicit), "capture depends on another stream"},
+    {NAMED(cudaErrorStreamCaptureIsolation),
+     "dependency created on uncaptured work in another stream"},
+    {NAMED(cudaErrorStreamCaptureWrongThread),
+     "attempt to terminate a thread-local capture sequence from another thread"},
+    {NAMED(cudaErrorUnknown), "unknown error"},
+};
+#undef NAMED
+
+const ErrorWords& words_for(cudaError_t error) {
+  static constexpr ErrorWords kNone = {cudaErrorUnknown, "unrecognized error code",
+                                       "unrecognized error code"};
+  const auto* found = std::find_if(std::begin(kErrors), std::end(kErrors),
+                                   [&](const ErrorWords& w) { return w.error == error; });
+  return found == std::end(kErrors) ? kNone : *found;
 }
 
+}  // namespace
+
+const char* cudaGetErrorName(cudaError_t error) { return words_for(error).name; }
+
 const char* cudaGetErrorString(cudaError_t error) {
-  if (const std::string& fault = simt::fault_text_of(error); !fault.empty()) return fault.c_str();
-#define TEXT(value, text) \
-  if (error == value) return text;
-  ERROR_NAMES(TEXT)
-  return "unrecognized error code";
+  const std::string& fault = simt::fault_text_of(error);
+  return fault.empty() ? words_for(error).text : fault.c_str();
 }

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -10,6 +11,9 @@ namespace simt {
 
 // GPUs that the machine says it has, 1 at first. They share one memory.
 void set_device_count(int count);
+
+// Live ones of cudaHostAlloc.
+size_t pinned_allocations();
 
 // Of the calling thread.
 int& current_device();
