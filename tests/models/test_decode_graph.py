@@ -247,8 +247,8 @@ def test_without_capture_kernels_run_one_by_one(folder, monkeypatch, caplog):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("graphs", ["0", "1"])
-def test_answers_do_not_depend_on_graphs(folder, graphs, monkeypatch):
+@pytest.mark.parametrize("quantization", [None, "wint8"])
+def test_answers_do_not_depend_on_graphs(folder, quantization, launches, monkeypatch):
     """Penalties, log-probabilities and different lengths, through the whole engine."""
     params = [
         ek.SamplingParams(max_tokens=6, ignore_eos=True),
@@ -259,14 +259,21 @@ def test_answers_do_not_depend_on_graphs(folder, graphs, monkeypatch):
 
     def answers() -> list:
         with ek.LLM.from_pretrained(
-            folder, device="cuda", kv_cache_memory=1 << 18, max_num_seqs=4
+            folder,
+            device="cuda",
+            quantization=quantization,
+            kv_cache_memory=1 << 18,
+            max_num_seqs=4,
         ) as llm:
             outputs = llm.generate(prompt_token_ids=prompts, params=params)
         return [(o.outputs[0].token_ids, o.outputs[0].logprobs) for o in outputs]
 
-    monkeypatch.setenv("ERNIE_CUDA_GRAPHS", graphs)
+    monkeypatch.setenv("ERNIE_CUDA_GRAPHS", "0")
     first = answers()
+    assert launches == []
     monkeypatch.delenv("ERNIE_CUDA_GRAPHS")
+    assert answers() == first
+    assert launches != []
     assert answers() == first
 
 
