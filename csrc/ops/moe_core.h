@@ -35,7 +35,7 @@ ERNIE_HOST_DEVICE static inline bool moe_is_finite(float f) {
   return (moe_bits_of(f) & 0x7fffffffu) < 0x7f800000u;
 }
 
-// e^x for x <= 0, within 2 ulp; below the smallest normal number as accurate as denormals allow,
+// e^x for x <= 0, within 1.1 ulp; below the smallest normal number as accurate as denormals allow,
 // and 0 from -104 on. Cody-Waite reduction x = n ln2 + r, |r| <= ln2 / 2, and a polynomial through
 // the Chebyshev nodes of that range.
 ERNIE_HOST_DEVICE static inline float moe_exp(float x) {

@@ -1004,6 +1004,8 @@ GRAPH_BUGS = [
         DECODE_CALLS,
         (WRONG,),
     ),
+]
+
 MOE_BUGS = [
     Bug(
         "moe_route: of equal scores the higher id",
@@ -1067,7 +1069,7 @@ MOE_BUGS = [
         "run <= size; run *= 2",
         "run < size; run *= 2",
         MOE,
-        (WRONG,),
+        (WRONG, BEYOND),
     ),
     Bug(
         "moe_sort: ids not held against the experts",

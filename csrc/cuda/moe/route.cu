@@ -151,8 +151,7 @@ __global__ void __launch_bounds__(kBlockThreads)
     }
     if (__syncthreads_and(finite) == 0) {
       mark_row(a, t, static_cast<int>(threadIdx.x), kBlockThreads);
-      __syncthreads();  // before the next row overwrites p
-      continue;
+      continue;  // no barrier: so far a thread has read its own part of p alone
     }
     if (threadIdx.x < kWarpSize) {
       float largest = -INFINITY;

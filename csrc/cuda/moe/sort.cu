@@ -56,7 +56,7 @@ __device__ __forceinline__ int rank_in_warp(int expert, int* seen) {
   const int before = expert < 0 ? 0 : seen[expert];
   __syncwarp();
   if (expert >= 0 && below == 0) seen[expert] = before + __popc(same);
-  __syncwarp();
+  __syncwarp();  // before the next step, or what comes after the last
   return before + __popc(below);
 }
 
@@ -133,8 +133,7 @@ __global__ void __launch_bounds__(kBlockThreads)
       atomicAdd(&seen[expert_of(a, begin + i)], 1);
     __syncthreads();
     for (int e = threadIdx.x; e < a.num_experts; e += kBlockThreads)
-      counts[int64_t{tile} * a.num_experts + e] = seen[e];
-    __syncthreads();  // before the next tile clears `seen`
+      counts[int64_t{tile} * a.num_experts + e] = seen[e];  // which it alone clears for the next
   }
 }
 
@@ -186,7 +185,8 @@ __global__ void __launch_bounds__(kSumThreads)
         place += count;
       }
     }
-    __syncthreads();  // before the next round's `sums` and `partial`
+    // No barrier here: there is a next round only where a thread has `sums` for itself, at 1024
+    // experts a round, and `partial` is written again only after that round's own.
   }
   if (threadIdx.x == 0) a.expert_offsets[a.num_experts] = a.num_entries;
 }
@@ -208,7 +208,6 @@ __global__ void __launch_bounds__(kWarpSize)
       const int place = rank_in_warp(expert, next);
       if (expert >= 0) place_entry(a, begin + i, place);
     }
-    __syncwarp();  // before the next tile's places
   }
 }
 
