@@ -73,6 +73,14 @@ def sample_tensors() -> dict[str, np.ndarray]:
     }
 
 
+def moe_sort_tensors() -> dict[str, np.ndarray]:
+    return {
+        "topk_ids": np.array([[0, 3], [3, 1], [1, 0]], np.int32),
+        "expert_offsets": zeros(5, dtype=np.int64),
+        "inverse": zeros(3, 2, dtype=np.int32),
+    }
+
+
 OPS = {
     "rms_norm": Op(
         ops.rms_norm,
@@ -232,6 +240,45 @@ OPS = {
         scalars={"theta": 10000.0, "positions": None},
         written=frozenset({"query", "key"}),
         leading={"query": (0, 1, 2), "key": (1,)},
+    ),
+    "moe_route": Op(
+        ops.moe_route,
+        lambda: {
+            "router_logits": zeros(3, 8),
+            "correction_bias": zeros(8),
+            "flags": zeros(3, dtype=np.uint8),
+            "topk_weights": zeros(3, 2),
+            "topk_ids": zeros(3, 2, dtype=np.int32),
+        },
+        scalars={"top_k": 2},
+        written=frozenset({"flags", "topk_weights", "topk_ids"}),
+        leading={"router_logits": (0, 1)},
+    ),
+    "moe_sort": Op(
+        ops.moe_sort,
+        lambda: moe_sort_tensors() | {"source_rows": zeros(6, dtype=np.int32)},
+        scalars={"num_experts": 4},
+        written=frozenset({"expert_offsets", "inverse", "source_rows"}),
+        leading={"topk_ids": (0, 1)},
+    ),
+    "moe_dispatch": Op(
+        ops.moe_dispatch,
+        lambda: {"hidden_states": zeros(3, 8)} | moe_sort_tensors() | {"permuted": zeros(6, 8)},
+        scalars={"num_experts": 4},
+        written=frozenset({"permuted", "expert_offsets", "inverse"}),
+        leading={"hidden_states": (0, 1), "topk_ids": (1,)},
+    ),
+    "moe_combine": Op(
+        ops.moe_combine,
+        lambda: {
+            "x": zeros(6, 8),
+            "inverse": np.array([[0, 3], [4, 1], [2, 5]], np.int32),
+            "topk_weights": zeros(3, 2),
+            "shared": zeros(3, 8),
+            "out": zeros(3, 8),
+        },
+        written=frozenset({"out"}),
+        leading={"x": (1,), "inverse": (0, 1)},
     ),
     "apply_penalties": Op(
         ops.apply_penalties,

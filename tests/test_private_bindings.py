@@ -67,6 +67,27 @@ def sample_arguments() -> dict[str, Any]:
     }
 
 
+def moe_sort_arguments() -> dict[str, Any]:
+    return {
+        "expert_offsets": zeros(5, dtype=np.int64),
+        "inverse": zeros(3, 2, dtype=np.int32),
+        "topk_ids": np.array([[0, 3], [3, 1], [1, 0]], np.int32),
+        "num_experts": 4,
+    }
+
+
+def moe_route_arguments() -> dict[str, Any]:
+    return {
+        "topk_weights": zeros(3, 2),
+        "topk_ids": zeros(3, 2, dtype=np.int32),
+        "flags": zeros(3, dtype=np.uint8),
+        "router_logits": zeros(3, 8),
+        "correction_bias": zeros(8),
+        "top_k": 2,
+        "norm_min": 1e-12,
+    }
+
+
 POSITIONS = np.arange(3)
 # One good call of every function that takes a number; the numbers in it are then replaced.
 CALLS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -111,6 +132,15 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "x": zeros(3, 8), "weight": zeros(10, 8), "out_features": 10,
     },
     "measure_read_bandwidth": lambda: {"nbytes": 1 << 20},
+    "moe_dispatch": lambda: moe_sort_arguments() | {
+        "permuted": zeros(6, 8), "hidden_states": zeros(3, 8),
+    },
+    "moe_route": moe_route_arguments,
+    "moe_route_out": lambda: {"router_logits": zeros(3, 8), "top_k": 2},
+    "moe_sort": lambda: moe_sort_arguments() | {"source_rows": zeros(6, dtype=np.int32)},
+    "moe_sort_out": lambda: {
+        "topk_ids": zeros(3, 2, dtype=np.int32), "num_experts": 4, "op": "moe_sort",
+    },
     "philox": lambda: {"counter": [1, 2, 3, 4], "key": [5, 6]},
     "rms_norm": lambda: {"out": zeros(3, 8), "x": zeros(3, 8), "weight": zeros(8), "eps": 1e-5},
     "rope_table": lambda: {

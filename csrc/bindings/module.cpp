@@ -23,6 +23,7 @@ void bind_gemm(py::module_&);
 void bind_gemm_plan(py::module_&);
 void bind_graph(py::module_&);
 void bind_kv_cache(py::module_&);
+void bind_moe(py::module_&);
 void bind_norm(py::module_&);
 void bind_rope(py::module_&);
 void bind_safetensors(py::module_&);
@@ -152,6 +153,7 @@ PYBIND11_MODULE(_core, m) {
   ernie::bindings::bind_gemm_plan(m);
   ernie::bindings::bind_graph(m);
   ernie::bindings::bind_kv_cache(m);
+  ernie::bindings::bind_moe(m);
   ernie::bindings::bind_norm(m);
   ernie::bindings::bind_rope(m);
   ernie::bindings::bind_safetensors(m);

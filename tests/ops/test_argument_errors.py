@@ -108,6 +108,11 @@ def test_errors_are_the_same_when_out_is_allocated(name, argument):
         ("linear", "x", {"weight": zeros(8, 8), "bias": None}),
         ("attention", "query", {}),
         ("embedding", "weight", {"input_ids": zeros(5, dtype=np.int64)}),
+        (
+            "moe_combine",
+            "x",
+            {"inverse": zeros(6, 1, dtype=np.int32), "topk_weights": zeros(6, 1), "shared": None},
+        ),
     ],
 )
 def test_the_output_may_not_share_memory_with_an_input(name, argument, changes):
@@ -148,6 +153,18 @@ def test_the_output_may_not_share_memory_with_an_input(name, argument, changes):
         (
             lambda x: call("attention", causal=1),
             "attention: causal: expected True or False, got int",
+        ),
+        (
+            lambda x: ops.moe_route(x, x[0], 1.5),
+            "moe_route: top_k: expected an integer, got float",
+        ),
+        (
+            lambda x: call("moe_route", norm_min="x"),
+            "moe_route: norm_min: expected a number, got str",
+        ),
+        (
+            lambda x: call("moe_dispatch", num_experts=None),
+            "moe_dispatch: num_experts: expected an integer, got NoneType",
         ),
         (lambda x: ek.from_numpy(x, device=0), "from_numpy: device: expected a string, got int"),
         (

@@ -171,15 +171,64 @@ def case_embedding(rng, device):
         np.testing.assert_array_equal(out.numpy(), expected.astype(out_dtype))
 
 
+def case_moe_route(rng, device):
+    tokens, experts = extent(rng, 12), extent(rng, 300 if rng.random() < 0.2 else 130)
+    top_k = min(experts, int(rng.integers(1, 9)) if rng.random() < 0.8 else extent(rng, experts))
+    logits = reference.random(rng, (tokens, experts), F32, float(rng.choice([1.0, 0.1, 8.0, 60.0])))
+    if rng.random() < 0.3:  # many equal scores
+        logits = np.round(logits)
+    bias = reference.random(rng, (experts,), F32, float(rng.choice([0.0, 0.02, 1.0, 1e30])))
+    if rng.random() < 0.2:
+        logits[rng.integers(tokens), rng.integers(experts)] = rng.choice([np.nan, np.inf, -np.inf])
+    norm_min = float(rng.choice([1e-12, 1e-12, 0.1]))
+    flags = reference.ek.from_numpy(np.zeros(tokens, np.uint8), device)
+    weights, ids = ops.moe_route(
+        on(strided(rng, logits), device), on(bias, device), top_k, norm_min=norm_min, flags=flags
+    )
+    expected = reference.moe_route(logits, bias, top_k, norm_min)
+    for got, wanted in zip((weights, ids, flags), expected, strict=True):
+        np.testing.assert_array_equal(got.numpy().view(np.uint8), wanted.view(np.uint8))
+
+
+def case_moe_dispatch(rng, device):
+    """A dispatch, experts that scale their rows, and the combination."""
+    dtype, tokens, top_k, hidden = dtype_of(rng), extent(rng, 40), extent(rng, 9), extent(rng, 150)
+    experts = extent(rng, 129) if rng.random() < 0.9 else int(rng.integers(513, 1000))
+    some = rng.integers(0, experts, extent(rng, 20))  # the others are empty
+    topk_ids = rng.choice(some, (tokens, top_k)).astype(np.int32)
+    x = reference.random(rng, (tokens, hidden), dtype, magnitude_of(rng))
+    permuted, offsets, inverse = ops.moe_dispatch(
+        on(strided(rng, x), device), on(topk_ids, device), experts
+    )
+    expected_offsets, expected_inverse, source_rows = reference.moe_sort(topk_ids, experts)
+    np.testing.assert_array_equal(offsets.numpy(), expected_offsets)
+    np.testing.assert_array_equal(inverse.numpy(), expected_inverse)
+    np.testing.assert_array_equal(permuted.numpy(), x[source_rows])
+
+    scale = rng.standard_normal(experts)[np.sort(topk_ids, axis=None), None]
+    results = (reference.f64(x[source_rows]) * scale).astype(dtype)
+    weights = rng.random((tokens, top_k)).astype(np.float32)
+    shared = reference.random(rng, x.shape, dtype) if rng.random() < 0.5 else None
+    out = poisoned(x.shape, dtype, device)
+    ops.moe_combine(
+        on(strided(rng, results), device), inverse, on(weights, device),
+        shared=None if shared is None else on(strided(rng, shared), device), out=out,
+    )  # fmt: skip
+    expected, magnitude = reference.moe_combine(results, expected_inverse, weights, shared)
+    reference.check(out, expected, magnitude=magnitude, terms=top_k + 1)
+
+
 # op -> (case, share of all cases)
 CASES = {
-    "rms_norm": (case_rms_norm, 0.15),
-    "linear": (case_linear, 0.2),
-    "wint8_linear": (case_wint8_linear, 0.15),
-    "attention": (case_attention, 0.2),
-    "rope": (case_rope, 0.1),
-    "silu_and_mul": (case_silu_and_mul, 0.1),
-    "embedding": (case_embedding, 0.1),
+    "rms_norm": (case_rms_norm, 0.09),
+    "linear": (case_linear, 0.11),
+    "wint8_linear": (case_wint8_linear, 0.11),
+    "attention": (case_attention, 0.3),
+    "rope": (case_rope, 0.05),
+    "silu_and_mul": (case_silu_and_mul, 0.05),
+    "embedding": (case_embedding, 0.04),
+    "moe_route": (case_moe_route, 0.15),
+    "moe_dispatch": (case_moe_dispatch, 0.1),
 }
 TOTAL = int(os.environ.get("ERNIE_TEST_CASES", "2000"))
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from bugs import ATTENTION, GEMM, NORM, SAMPLING, WINT8, Bug
+from bugs import ATTENTION, GEMM, MOE, NORM, SAMPLING, WINT8, Bug
 
 CUDA = Path("csrc/cuda")
 # Functions of ptx.cuh with such a name order something.
@@ -29,6 +29,7 @@ CUDA_GEMM = [*GEMM, "tests/ops/test_gemm_cuda.py"]
 CUDA_WINT8 = [*WINT8, "tests/ops/test_wint8_cuda.py"]
 TESTS = {
     "common.cuh": [*NORM, *GRID_LOOPS],
+    "moe": [*MOE, *GRID_LOOPS],
     "norm.cu": [*NORM, *GRID_LOOPS],
     "sampling.cu": [*SAMPLING, *GRID_LOOPS],
     "attention": ATTENTION,

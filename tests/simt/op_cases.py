@@ -67,6 +67,26 @@ def _linear_arrays(rows: int, out_features: int, in_features: int) -> dict[str, 
     }
 
 
+def _sort_arrays() -> dict[str, np.ndarray]:
+    return {
+        "topk_ids": np.random.default_rng(6).integers(0, 600, (9, 3)).astype(np.int32),
+        "expert_offsets": np.zeros(601, np.int64),
+        "inverse": np.zeros((9, 3), np.int32),
+        "source_rows": np.zeros(27, np.int32),
+    }
+
+
+def _route_arrays() -> dict[str, np.ndarray]:
+    """As many experts as ask for more shared memory than comes without permission."""
+    return {
+        "router_logits": np.random.default_rng(7).uniform(-1, 1, (2, 4096)).astype(np.float32),
+        "correction_bias": np.zeros(4096, np.float32),
+        "flags": np.zeros(2, np.uint8),
+        "topk_weights": np.zeros((2, 3), np.float32),
+        "topk_ids": np.zeros((2, 3), np.int32),
+    }
+
+
 def _attention_case(lengths: list[tuple[int, int]], *, head_dim: int, allocates: bool) -> Case:
     batch = PagedBatch(
         np.random.default_rng(5), lengths, num_heads=2, num_kv_heads=1, head_dim=head_dim,
@@ -110,6 +130,13 @@ CASES["wint8_linear of bfloat16"] = Case(
     ),
     {},
     frozenset({"out"}),
+)
+CASES["moe_sort in tiles"] = Case(
+    ops.moe_sort, _sort_arrays, {"num_experts": 600},
+    frozenset({"expert_offsets", "inverse", "source_rows"}), allocates=True,
+)  # fmt: skip
+CASES["moe_route of many experts"] = Case(
+    ops.moe_route, _route_arrays, {"top_k": 3}, frozenset({"flags", "topk_weights", "topk_ids"})
 )
 CASES["attention of a prompt"] = _attention_case([(70, 70)], head_dim=128, allocates=False)
 CASES["attention in splits"] = _attention_case([(1, 600)], head_dim=32, allocates=True)

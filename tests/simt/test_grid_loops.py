@@ -87,7 +87,21 @@ def sample(rng, dtype):
     return [ops.sample(logits, **parameters)]
 
 
-BOTH = [rms_norm, silu_and_mul, embedding, rope, kv_cache]
+def moe(rng, dtype):
+    """Routing by warps and by blocks; entries in one block and in tiles; rows and columns."""
+    results = []
+    for num_experts in (64, 300):
+        logits = tensor(reference.random(rng, (11, num_experts), F32))
+        results += ops.moe_route(logits, tensor(np.zeros(num_experts, np.float32)), 5)
+    ids = tensor(rng.integers(0, 40, (600, 5)).astype(np.int32))  # three tiles
+    results += ops.moe_sort(ids, 40)
+    x = tensor(reference.random(rng, (7, 2500), dtype))
+    permuted, _, inverse = ops.moe_dispatch(x, ids[:7], 40)
+    weights = tensor(rng.random((7, 5)).astype(np.float32))
+    return [*results, permuted, ops.moe_combine(permuted, inverse, weights, shared=x)]
+
+
+BOTH = [rms_norm, silu_and_mul, embedding, rope, kv_cache, moe]
 CASES = [(walk, dtype) for walk in BOTH for dtype in (F32, BF16)]
 CASES += [(apply_penalties, F32), (sample, F32)]
 

@@ -52,7 +52,8 @@ def names_of(calls: list[dict[str, Any]]) -> list[str]:
 def allowed(name: str) -> set[str]:
     if CASES[name].allocates:
         return OF_AN_OP | OF_A_WORKSPACE | OF_THE_POOL
-    return OF_AN_OP | (OF_A_WORKSPACE if name.startswith(("attention", "sample")) else set())
+    with_workspace = name.startswith(("attention", "sample", "moe_sort", "moe_dispatch"))
+    return OF_AN_OP | (OF_A_WORKSPACE if with_workspace else set())
 
 
 def check_calls(name: str, calls: list[dict[str, Any]], stream: int) -> None:

@@ -5,6 +5,7 @@ from ernie_kernels.ops.attention import attention
 from ernie_kernels.ops.embedding import embedding
 from ernie_kernels.ops.gemm import PackedWeight, linear, linear_pack, linear_silu_and_mul
 from ernie_kernels.ops.kv_cache import kv_cache_copy_blocks, kv_cache_write
+from ernie_kernels.ops.moe import moe_combine, moe_dispatch, moe_route, moe_sort
 from ernie_kernels.ops.norm import add_rms_norm, rms_norm
 from ernie_kernels.ops.rope import rope, rope_table
 from ernie_kernels.ops.sampling import apply_penalties, sample
@@ -29,6 +30,10 @@ __all__ = [
     "linear",
     "linear_pack",
     "linear_silu_and_mul",
+    "moe_combine",
+    "moe_dispatch",
+    "moe_route",
+    "moe_sort",
     "rms_norm",
     "rope",
     "rope_table",
