@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 
 from ernie_kernels import _core, ops
 from ernie_kernels._core import Tensor, from_numpy
@@ -24,6 +25,7 @@ from ernie_kernels.verify.stored_weights import Matrix
 NUMPY_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 EPS = 1e-5
 THETA = 500000.0
+TOP_K = 3
 
 Result = TypeVar("Result")
 
@@ -257,6 +259,65 @@ def attention(case: Case) -> Pairs:
         yield result[begin:end], case.bounds.attention(queries[begin:end], k, v)
 
 
+def moe_route(case: Case) -> Pairs:
+    logits, bias = case.random(5, 7), 0.5 * case.random(7)
+    weights, ids = case.timed(lambda: ops.moe_route(case.floats(logits), case.floats(bias), TOP_K))
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    chosen = np.argsort(-(p + bias), axis=-1, kind="stable")[:, :TOP_K]
+    yield ids, exactly(chosen.astype(np.float64))
+    value = np.take_along_axis(p, chosen, -1)
+    value /= value.sum(-1, keepdims=True)
+    yield weights, Expected(value, 4 * summation(7) * value + UNDERFLOW)
+
+
+def chosen_experts() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Of 5 tokens, with experts that nobody chooses, and the order of all choices by expert."""
+    ids = np.array([[6, 0, 3], [0, 6, 2], [3, 2, 0], [6, 3, 5], [0, 2, 6]])
+    return ids, np.argsort(ids.ravel(), kind="stable")
+
+
+def offsets_of(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(np.bincount(ids.ravel(), minlength=7))])
+
+
+def moe_sort(case: Case) -> Pairs:
+    ids, order = chosen_experts()
+    offsets, inverse, source_rows = case.timed(lambda: ops.moe_sort(case.integers(ids, "int32"), 7))
+    yield offsets, exactly(offsets_of(ids).astype(np.float64))
+    yield inverse, exactly(np.argsort(order).reshape(ids.shape).astype(np.float64))
+    yield source_rows, exactly((order // TOP_K).astype(np.float64))
+
+
+def moe_dispatch(case: Case) -> Pairs:
+    (ids, order), x = chosen_experts(), case.random(5, 37)
+    permuted, offsets, inverse = case.timed(
+        lambda: ops.moe_dispatch(case.floats(x), case.integers(ids, "int32"), 7)
+    )
+    yield permuted, exactly(x[order // TOP_K])
+    yield offsets, exactly(offsets_of(ids).astype(np.float64))
+    yield inverse, exactly(np.argsort(order).reshape(ids.shape).astype(np.float64))
+
+
+def moe_combine(case: Case) -> Pairs:
+    (ids, order), x, shared = chosen_experts(), case.random(15, 37), case.random(5, 37)
+    inverse = np.argsort(order).reshape(ids.shape)
+    weights = np.abs(case.random(5, TOP_K))
+    out = case.timed(
+        lambda: ops.moe_combine(
+            case.floats(x),
+            case.integers(inverse, "int32"),
+            case.integers(weights, "float32"),
+            shared=case.floats(shared),
+        )
+    )
+    terms = weights[..., None] * x[inverse]
+    value = terms.sum(1) + shared
+    magnitude = np.abs(terms).sum(1) + np.abs(shared)
+    bound = case.bounds.unit * np.abs(value) + summation(TOP_K + 1) * magnitude + UNDERFLOW
+    yield out, Expected(value, bound)
+
+
 def apply_penalties(case: Case) -> Pairs:
     logits = case.random(2, 9) * 3
     tokens = [[1, 4, 4, 2, 4], [8, 0]]
@@ -370,6 +431,10 @@ CHECKS: dict[str, tuple[Callable[[Case], Pairs], tuple[str, ...]]] = {
     "kv_cache_write": (kv_cache_write, BOTH),
     "kv_cache_copy_blocks": (kv_cache_copy_blocks, BOTH),
     "attention": (attention, BOTH),
+    "moe_route": (moe_route, ("float32",)),
+    "moe_sort": (moe_sort, ("float32",)),
+    "moe_dispatch": (moe_dispatch, BOTH),
+    "moe_combine": (moe_combine, BOTH),
     "apply_penalties": (apply_penalties, ("float32",)),
     "sample": (sample, ("float32",)),
 }
