@@ -13,8 +13,10 @@ from ernie_kernels.models.memory_plan import (
     kv_bytes_per_token,
     plan_memory,
     weights_of,
+    workspace_nbytes,
 )
 from ernie_kernels.models.weights import QUANTIZATIONS
+from ernie_kernels.models.workspace import Workspace
 from ernie_kernels.runner.model_runner import kv_cache_bytes_per_block
 from released_configs import ERNIE_0_3B, ERNIE_21B, ERNIE_300B
 from tiny_checkpoint import write_checkpoint
@@ -146,3 +148,12 @@ def test_host_peak(tmp_path):
     assert on_gpu.host_peak_bytes == 2 * table + LOADING_BYTES
     rounded = plan_memory(config, quantization="wint8", device="cuda")
     assert rounded.host_peak_bytes == 3 * table + 4 * 103424 + LOADING_BYTES
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_workspace(tmp_path, device, dtype):
+    config = config_of(tmp_path, {**ERNIE_0_3B, "num_key_value_heads": 4, "num_hidden_layers": 2})
+    workspace = Workspace(config, 33, dtype, device)
+    tensors = [value for value in vars(workspace).values() if isinstance(value, ek.Tensor)]
+    expected = workspace_nbytes(config, 33, dtype, device.partition(":")[0])
+    assert sum(tensor.nbytes for tensor in tensors) == expected

@@ -114,6 +114,7 @@ class MemoryPlan:
         weight_bytes: of all weights, on the device.
         read_bytes_per_token: of the weights that a single token needs. The KV cache of its context
             comes on top; the row of an untied embedding is left out.
+        workspace_bytes: of the activations of a step of ``max_tokens_per_step`` rows.
         host_peak_bytes: of host memory while loading, over what the process had before.
         kv_bytes_per_token: of cache, for each token of context.
     """
@@ -124,6 +125,7 @@ class MemoryPlan:
     device: str
     weight_bytes: int
     read_bytes_per_token: int
+    workspace_bytes: int
     host_peak_bytes: int
     kv_bytes_per_token: int
 
@@ -135,6 +137,7 @@ def plan_memory(
     weight_dtype: str = "bfloat16",
     dtype: str = "bfloat16",
     device: str = "cpu",
+    max_tokens_per_step: int = 512,
 ) -> MemoryPlan:
     """See :class:`MemoryPlan`, which has these arguments as attributes."""
     total = read = largest = 0
@@ -155,6 +158,7 @@ def plan_memory(
         device=device,
         weight_bytes=total,
         read_bytes_per_token=read,
+        workspace_bytes=workspace_nbytes(config, max_tokens_per_step, dtype, device),
         host_peak_bytes=(total if device == "cpu" else 0) + largest + LOADING_BYTES,
         kv_bytes_per_token=kv_bytes_per_token(config, dtype),
     )
@@ -164,6 +168,16 @@ def kv_bytes_per_token(config: ModelConfig, dtype: str) -> int:
     """Keys and values of one token in all layers, in a cache of ``"bfloat16"`` or ``"float32"``."""
     values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     return values * ITEMSIZES[dtype]
+
+
+def workspace_nbytes(config: ModelConfig, max_tokens: int, dtype: str, device: str) -> int:
+    """Bytes of a :class:`~.workspace.Workspace` of ``max_tokens`` rows."""
+    query = config.num_attention_heads * config.head_dim
+    key = config.num_key_value_heads * config.head_dim
+    width = max(plan.intermediate_size for plan in config.layers)
+    gate_up = 0 if device == "cpu" else 2 * width
+    row = 2 * config.hidden_size + (query + 2 * key) + query + gate_up + width
+    return max_tokens * (row * ITEMSIZES[dtype] + config.head_dim * ITEMSIZES["float32"])
 
 
 def weight_nbytes(
