@@ -85,6 +85,10 @@ class FakeRunner:
     def decode(self, spans: Sequence[TokenSpan]) -> None:
         """As on the CPU: it has no way of its own."""
 
+    def flagged(self, spans: Sequence[TokenSpan]) -> list[tuple[int, int]]:
+        """It has no routers."""
+        return []
+
     def _slots(self, span: TokenSpan, start: int, stop: int) -> list[int]:
         blocks = span.blocks.tolist()
         size = self.block_size

@@ -234,6 +234,7 @@ class Engine:
                 logits = runner.logits(hidden_states[: len(sampled)])
         if logits is not None:
             self._sample(logits, sampled)
+        self._end_flagged(runner, scheduled)
         row = len(sampled)
         for sequence, span in scheduled:
             if sequence.logits is not None:
@@ -258,6 +259,18 @@ class Engine:
                 sequence.token_ids[sequence.num_tokens] = token
                 self.num_generated_tokens += 1
             self._commit(sequence, progress)
+
+    def _end_flagged(
+        self, runner: ModelRunner, scheduled: list[tuple[Sequence, TokenSpan]]
+    ) -> None:
+        """End the sequences with a token that a router could not choose experts for.
+
+        Those that sample have ended by their logits, which are not finite then either.
+        """
+        for index, position in runner.flagged([span for _, span in scheduled]):
+            sequence = scheduled[index][0]
+            if sequence.logits is None and not sequence.is_finished:
+                self._commit(sequence, self._maker.of_no_experts(sequence, position))
 
     @staticmethod
     def _commit(sequence: Sequence, progress: Progress) -> None:

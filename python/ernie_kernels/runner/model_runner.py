@@ -13,7 +13,7 @@ from ernie_kernels.models.layers import LayerKVCache
 from ernie_kernels.models.workspace import Workspace
 from ernie_kernels.runner.batch import ForwardBatch, TokenSpan
 from ernie_kernels.runner.decode_graph import DecodeSteps
-from ernie_kernels.runner.transfers import Transfers
+from ernie_kernels.runner.transfers import Download, Transfers
 
 
 def kv_cache_bytes_per_block(config: ModelConfig, block_size: int, dtype: str) -> int:
@@ -59,6 +59,10 @@ class ModelRunner:
             LayerKVCache(empty(shape, dtype, device), empty(shape, dtype, device))
             for _ in range(config.num_hidden_layers)
         ]
+        self._transfers = transfers
+        self._has_routers = any(plan.mlp == "moe" for plan in config.layers)
+        self._flags = Download(transfers, "uint8", (max_tokens_per_step,))
+        self._flagged_after = 0  # so many waits
         self._decode_steps: DecodeSteps | None = None
         if device != "cpu":
             self._decode_steps = DecodeSteps(
@@ -84,7 +88,9 @@ class ModelRunner:
             return None
         if any(len(span.token_ids) != 1 or span.num_outputs != 1 for span in spans):
             return None
-        return self._decode_steps.logits(spans)
+        logits, flags = self._decode_steps.logits(spans)
+        self._keep(flags)
+        return logits
 
     def run(self, spans: Sequence[TokenSpan]) -> Tensor:
         """One step over at most ``max_tokens_per_step`` tokens, at least one.
@@ -95,7 +101,34 @@ class ModelRunner:
         """
         batch = ForwardBatch.from_spans(spans, self.block_size, self.device)
         buffers = self._workspace.rows(len(batch.input_ids))
-        return self.model(batch, self._kv_caches, buffers)
+        hidden_states = self.model(batch, self._kv_caches, buffers)
+        self._keep(batch.flags)
+        return hidden_states
+
+    def _keep(self, flags: Tensor) -> None:
+        if self._has_routers:
+            self._flags.queue(flags)
+            self._flagged_after = self._transfers.num_waits
+
+    def flagged(self, spans: Sequence[TokenSpan]) -> list[tuple[int, int]]:
+        """The tokens of the last step that a router could not choose experts for.
+
+        Waits for the step, unless somebody has.
+
+        Returns:
+            Of each span that has such tokens, its index and the position of the first.
+        """
+        if not self._has_routers:
+            return []
+        if self._flagged_after == self._transfers.num_waits:
+            self._transfers.wait()
+        stops = np.cumsum([len(span.token_ids) for span in spans])
+        found = np.flatnonzero(self._flags.array[: stops[-1]])
+        indices, first = np.unique(np.searchsorted(stops, found, side="right"), return_index=True)
+        return [
+            (index, spans[index].stop - int(stops[index] - row))
+            for index, row in zip(indices.tolist(), found[first].tolist(), strict=True)
+        ]
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """Logits of every row: float32 ``[num_rows, vocab_size]``, valid until the next call."""
