@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 import ernie_kernels as ek
+import safetensors_bytes
 from ernie_kernels.models.config import load_config
 from ernie_kernels.models.memory_plan import (
     LOADING_BYTES,
@@ -17,6 +18,7 @@ from ernie_kernels.models.memory_plan import (
 )
 from ernie_kernels.models.weights import QUANTIZATIONS
 from ernie_kernels.models.workspace import Workspace
+from ernie_kernels.runner.capacity import available_memory_for_cache
 from ernie_kernels.runner.model_runner import kv_cache_bytes_per_block
 from released_configs import ERNIE_0_3B, ERNIE_21B, ERNIE_300B
 from tiny_checkpoint import MOE_SHAPES, write_checkpoint
@@ -143,9 +145,30 @@ def test_plan_is_what_the_loader_allocates(tmp_path, device, shape, dtype, store
             quantization=quantization,
             weight_dtype=llm.weight_dtype,
             dtype=llm.dtype,
-            device=device.partition(":")[0],
+            device=device,
         )
         assert plan.weight_bytes == llm.stats()["weight_bytes"]
+
+
+@pytest.mark.parametrize("quantization", [None, "wint4"])
+@pytest.mark.parametrize("has_head", [False, True])
+def test_the_cache_leaves_room_for_the_weights_as_they_will_be(
+    tmp_path, monkeypatch, device, quantization, has_head
+):
+    """Not as they are stored, which is up to four times as much."""
+    _, weights = write_checkpoint(tmp_path, dtype="bfloat16", **MOE_SHAPES["21b"])
+    if has_head:  # beside a configuration that says it is tied
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"][::-1].copy()
+        safetensors_bytes.save(tmp_path / "model.safetensors", weights)
+    asked = []
+
+    def remembered(device, weight_bytes):
+        asked.append((device, weight_bytes))
+        return available_memory_for_cache(device, weight_bytes)
+
+    monkeypatch.setattr("ernie_kernels.llm.available_memory_for_cache", remembered)
+    with ek.LLM.from_pretrained(tmp_path, device=device, quantization=quantization) as llm:
+        assert asked == [(llm.device, llm.stats()["weight_bytes"])]
 
 
 def test_host_peak(tmp_path):
@@ -176,5 +199,5 @@ def test_workspace(tmp_path, device, model, dtype):
     owned = {name: value for name, value in vars(workspace).items() if name != "_last"}
     tensors = [tensor for value in owned.values() for tensor in tensors_in(value)]
     assert len(tensors) >= 6
-    expected = workspace_nbytes(config, 33, dtype, device.partition(":")[0])
+    expected = workspace_nbytes(config, 33, dtype, device)
     assert sum(tensor.nbytes for tensor in tensors) == expected

@@ -107,7 +107,7 @@ class MemoryPlan:
         quantization: one of ``QUANTIZATIONS`` of :mod:`.weights`, or None.
         weight_dtype: of matrices that are not rounded, ``"bfloat16"`` or ``"float32"``.
         dtype: of activations and cache.
-        device: ``"cpu"`` or ``"cuda"``.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         weight_bytes: of all weights, on the device.
         read_bytes_per_token: of the weights that a single token needs. The KV cache of its context
             comes on top; the row of an untied embedding is left out.
