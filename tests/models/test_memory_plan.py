@@ -171,6 +171,17 @@ def test_the_cache_leaves_room_for_the_weights_as_they_will_be(
         assert asked == [(llm.device, llm.stats()["weight_bytes"])]
 
 
+def test_prediction_module(tmp_path):
+    """Two norms and a projection before a dense layer of the model."""
+    hidden, attention = 2560, 2560 * (20 + 2 * 4 + 20) * 128
+    expected = 2 * hidden**2 + attention + 3 * hidden * 12288 + 4 * hidden
+    with_one = plan_memory(config_of(tmp_path, ERNIE_21B))
+    assert with_one.mtp_weight_bytes == 2 * expected
+    without = plan_memory(config_of(tmp_path, {**ERNIE_21B, "num_nextn_predict_layers": 0}))
+    assert without.mtp_weight_bytes == 0
+    assert without.weight_bytes == with_one.weight_bytes
+
+
 def test_host_peak(tmp_path):
     config = config_of(tmp_path, ERNIE_0_3B)
     table = 103424 * 1024

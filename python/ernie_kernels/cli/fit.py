@@ -162,7 +162,11 @@ def print_report(report: FitReport, path: Path, here: bool) -> None:
     for plan, layers in layer_ranges(config):
         print(f"  layer{'' if layers.isdigit() else 's'} {layers}: {described(plan)}")
     if config.num_nextn_predict_layers:
-        print("  and a multi-token prediction module, not counted here: generating needs none")
+        more = size(report.ways[0].on_host.mtp_weight_bytes)
+        print(
+            f"  and a multi-token prediction module, {more} more where it is used; generating needs "
+            "none"
+        )
     print()
     print_table(report)
     print()
