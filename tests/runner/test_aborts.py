@@ -43,7 +43,7 @@ def test_forgetting_a_stream_runs_no_code_that_could_swallow_an_interrupt():
             del stream
         finally:
             sys.settrace(before)
-        assert set(calls) <= {"chunks", "_stream", "outputs"}  # the suspended frames themselves
+        assert set(calls) <= {"chunks", "stream", "outputs"}  # the suspended frames themselves
         assert llm.stats()["running"] == 0
 
 
