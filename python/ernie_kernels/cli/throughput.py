@@ -14,6 +14,7 @@ from ernie_kernels import _core
 from ernie_kernels.errors import InternalError
 from ernie_kernels.llm import BLOCK_SIZE, LLM
 from ernie_kernels.models.config import ModelConfig
+from ernie_kernels.models.experts import MoE
 from ernie_kernels.runner.model_runner import kv_cache_bytes_per_block
 from ernie_kernels.runner.sampling import SamplingParams
 
@@ -29,7 +30,8 @@ class BatchSpeed:
         generated_tokens_per_second: of all requests together, from then on; None for one new token.
         first_token_seconds: from the call to a request's first token, median over the requests.
         token_seconds_p50, token_seconds_p95: between two tokens of one request.
-        bytes_per_step: weights and cache that a decode step reads.
+        bytes_per_step: weights and cache that a decode step reads; of experts on average, if the
+            router is even.
         read_bytes_per_second: that, over the time of a step.
     """
 
@@ -110,10 +112,17 @@ class ThroughputBench:
         return rates
 
     def bytes_per_step(self, batch_size: int) -> int:
-        """All weights once, but of an embedding that is not the head as well one row a request;
-        of every request the cache, in the middle of its answer."""
+        """All weights once, but of an embedding that is not the head as well one row a request, and
+        of experts those that the requests choose; of every request the cache, in the middle of its
+        answer."""
         llm = self._llm
         weights = llm.stats()["weight_bytes"]
+        for plan, layer in zip(llm.config.layers, llm.model.model.layers, strict=True):
+            if isinstance(layer.mlp, MoE):
+                experts = layer.mlp.gate_up_proj.nbytes + layer.mlp.down_proj.nbytes
+                # One that nobody chooses, if all are chosen equally often and by each on its own.
+                share_left_out = (1 - plan.top_k / plan.num_experts) ** batch_size
+                weights -= round(experts * share_left_out)
         if not llm.model.is_tied:
             table = llm.model.model.embed_tokens.weight.nbytes
             weights -= table - batch_size * table // llm.config.vocab_size
