@@ -26,10 +26,12 @@ from ernie_kernels.load_arguments import (
     check_one_of,
     check_one_of_type,
     check_quantization,
+    check_speculative_config,
 )
 from ernie_kernels.models.config import load_config
 from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.models.loader import open_checkpoint
+from ernie_kernels.models.mtp import SpeculativeConfig
 from ernie_kernels.outputs import GenerationChunk, RequestOutput
 from ernie_kernels.runner.block_manager import BlockManager
 from ernie_kernels.runner.capacity import (
@@ -94,6 +96,7 @@ class LLM:
         max_model_len: int | None,
         max_num_seqs: int,
         kv_cache_memory: int | None,
+        speculative: SpeculativeConfig | None,
     ) -> None:
         """Use :meth:`from_pretrained`, which checks the arguments."""
         self.device = device
@@ -111,7 +114,10 @@ class LLM:
                     f"kv_cache_dtype: {kv_cache_dtype} is not in this version; with "
                     f"dtype={self.dtype} the cache is {self.dtype}"
                 )
-            bytes_per_block = kv_cache_bytes_per_block(self.config, BLOCK_SIZE, self.dtype)
+            with_mtp = speculative is not None
+            bytes_per_block = kv_cache_bytes_per_block(
+                self.config, BLOCK_SIZE, self.dtype, with_mtp=with_mtp
+            )
             # What the weights are about to take is not for the cache.
             available, share = available_memory_for_cache(device, checkpoint.nbytes)
             plan = plan_cache(
@@ -132,6 +138,7 @@ class LLM:
                 dtype=self.dtype,
                 weight_dtype=self.weight_dtype,
                 quantization=quantization,
+                with_mtp=with_mtp,
             )
         self.max_model_len = plan.max_model_len
         self._limits = ModelLimits(self.config.vocab_size, plan.max_model_len)
@@ -146,10 +153,12 @@ class LLM:
             dtype=self.dtype,
             num_blocks=plan.num_blocks,
             block_size=BLOCK_SIZE,
-            # Room for prompts in any case: else one is read by a token a step beside all others.
-            max_tokens_per_step=max(MAX_TOKENS_PER_STEP, 2 * max_num_seqs),
+            # Room for prompts in any case: else one is read by a token a step beside all others,
+            # which with drafts take two.
+            max_tokens_per_step=max(MAX_TOKENS_PER_STEP, (2 + with_mtp) * max_num_seqs),
             max_num_seqs=max_num_seqs,
             max_model_len=plan.max_model_len,
+            speculative=speculative,
         )
         vocab_limit = self.config.vocab_size
         if self.tokenizer is not None:
@@ -193,6 +202,7 @@ class LLM:
         max_num_seqs: int = 32,
         kv_cache_memory: int | None = None,
         num_threads: int | None = None,
+        speculative_config: Mapping[str, Any] | None = None,
     ) -> LLM:
         """Load a checkpoint.
 
@@ -217,6 +227,13 @@ class LLM:
                 whose pages are taken from the system when they are first used; on a GPU nine
                 tenths of what the weights and 256 MiB leave of its free memory.
             num_threads: of the process, 1..1024. None: leave as it is.
+            speculative_config: ``{"method": "mtp", "num_speculative_tokens": 1}`` guesses a token
+                ahead with the checkpoint's multi-token prediction module and checks it in the next
+                step: the same tokens in fewer steps. Worth it where reading weights bounds a step
+                (few requests at a time) and ``stats()["acceptance_rate"]`` is well above what the
+                module costs, about one layer and the head a step. ``"hidden_state"``: the module
+                reads that of the model ``"before_norm"`` (default), as in training, or
+                ``"after_norm"``: whichever is accepted more often. None: the module is not loaded.
 
         Raises:
             ArgumentError, TypeError: an argument is out of range or of the wrong type.
@@ -247,6 +264,7 @@ class LLM:
         if num_threads is not None:
             check_integer("num_threads", num_threads, 1, 1024)
             _core.set_num_threads(num_threads)
+        speculative = check_speculative_config(speculative_config)
         try:
             return cls(
                 folder,
@@ -257,6 +275,7 @@ class LLM:
                 max_model_len=max_model_len,
                 max_num_seqs=max_num_seqs,
                 kv_cache_memory=kv_cache_memory,
+                speculative=speculative,
             )
         except MemoryError as error:
             raise _out_of_memory(error, "loading the model") from None
@@ -467,7 +486,8 @@ class LLM:
             ``num_cached_blocks``. Answers that are ``running`` and ``waiting``. Since loading:
             ``prompt_tokens`` (computed), ``prefix_hit_tokens`` (found in the cache instead),
             ``generated_tokens``, ``preemptions`` (answers that had to give their blocks to others for
-            a while).
+            a while). With ``speculative_config``: ``drafted_tokens``, ``accepted_tokens`` (those of
+            them that proved right), ``acceptance_rate`` (None before the first).
         """
         return {
             "weight_bytes": self._weight_bytes,

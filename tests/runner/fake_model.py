@@ -121,7 +121,9 @@ class FakeRunner:
             self.tokens[block * self.block_size : (block + 1) * self.block_size] = -2
 
 
-def fake_sampler(rows: np.ndarray, sequences: list) -> tuple[list[int], list[None]]:
+def fake_sampler(
+    rows: np.ndarray, sequences: list, positions: list[int]
+) -> tuple[list[int], list[None]]:
     tokens = [token_after(int(n), s.seed) for n, s in zip(rows, sequences, strict=True)]
     return tokens, [None] * len(sequences)
 

@@ -24,12 +24,12 @@ class Recorder:
     def __exit__(self, *_) -> None:
         self._engine._sampler = self._sampler
 
-    def __call__(self, logits, sequences):
-        for row, sequence in zip(logits.numpy(), sequences, strict=True):
-            key = (sequence.seed, sequence.num_tokens)
+    def __call__(self, logits, sequences, positions):
+        for row, sequence, position in zip(logits.numpy(), sequences, positions, strict=True):
+            key = (sequence.seed, position)
             assert key not in self.logits
             self.logits[key] = row.tobytes()
-        return self._sampler(logits, sequences)
+        return self._sampler(logits, sequences, positions)
 
 
 def fill_taken_blocks_with_nan(llm: ek.LLM) -> None:

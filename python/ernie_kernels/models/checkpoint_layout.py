@@ -33,7 +33,9 @@ _PADDLE_FUSED = {
     "gate_proj": ("up_gate_proj", 0),
     "up_proj": ("up_gate_proj", 1),
 }
-_LINEAR = re.compile(r"(?:^|\.)(?:(?P<member>\w+_proj)|lm_head|mlp\.gate)\.(?P<kind>weight|bias)$")
+_LINEAR = re.compile(
+    r"(?:^|\.)(?:(?P<member>\w+_proj)(?:\.\d+)?|lm_head|mlp\.gate)\.(?P<kind>weight|bias)$"
+)
 
 
 @dataclass(frozen=True, slots=True)

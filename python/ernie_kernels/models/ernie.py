@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from ernie_kernels import ops
 from ernie_kernels._core import Tensor
-from ernie_kernels.models.config import ModelConfig
+from ernie_kernels.models import mtp
+from ernie_kernels.models.config import LayerPlan, ModelConfig
 from ernie_kernels.models.layers import DecoderLayer, Embedding, LayerKVCache
 from ernie_kernels.models.loader import Checkpoint, WeightSpec
 from ernie_kernels.models.weights import WeightReader
@@ -25,8 +26,8 @@ EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
 
-def weight_specs(config: ModelConfig) -> dict[str, WeightSpec]:
-    """Every tensor of the model: its Hugging Face name and shape."""
+def weight_specs(config: ModelConfig, *, with_mtp: bool = False) -> dict[str, WeightSpec]:
+    """Every tensor of the model: its Hugging Face name and shape; or of its MTP module too."""
     hidden = (config.hidden_size, "hidden_size")
     vocab = (config.vocab_size, "vocab_size")
     query = (config.num_attention_heads * config.head_dim, "num_attention_heads", "head_dim")
@@ -41,8 +42,11 @@ def weight_specs(config: ModelConfig) -> dict[str, WeightSpec]:
         "model.norm.weight": spec(hidden),
         HEAD: spec(vocab, hidden),
     }
-    for index, plan in enumerate(config.layers):
-        layer = f"model.layers.{index}"
+    layers = [(f"model.layers.{index}", plan) for index, plan in enumerate(config.layers)]
+    if with_mtp:
+        specs |= mtp.module_specs(config)
+        layers.append((mtp.BLOCK, LayerPlan("dense", config.intermediate_size)))
+    for layer, plan in layers:
         specs[f"{layer}.input_layernorm.weight"] = spec(hidden)
         specs[f"{layer}.post_attention_layernorm.weight"] = spec(hidden)
         width = (plan.intermediate_size, "intermediate_size")
@@ -103,11 +107,14 @@ class ErnieForCausalLM:
         dtype: of activations, ``"float32"`` or ``"bfloat16"``.
         weight_dtype: of matrices; a float32 matrix needs float32 activations.
         quantization: of projections and head, ``"wint8"``, ``"w8a8"`` or None.
+        with_mtp: read the multi-token prediction module too.
 
     Attributes:
+        mtp: that module, or None.
         nbytes: bytes of all weights.
 
     Raises:
+        ConfigError: ``with_mtp``, and the checkpoint has no such module.
         WeightError: a tensor is missing, unexpected, of the wrong shape or dtype, or not finite.
         FormatError: a file cannot be read.
         OutOfMemoryError: not enough memory for the weights.
@@ -122,10 +129,13 @@ class ErnieForCausalLM:
         dtype: str,
         weight_dtype: str,
         quantization: str | None = None,
+        with_mtp: bool = False,
     ) -> None:
+        if with_mtp:
+            mtp.check_has_module(checkpoint)
         # A head may be stored beside a config that says "tied"; then the stored one counts.
         optional = [HEAD] if config.tie_word_embeddings else []
-        checkpoint.require(weight_specs(config), optional=optional)
+        checkpoint.require(weight_specs(config, with_mtp=with_mtp), optional=optional)
         weights = WeightReader(
             config,
             checkpoint,
@@ -146,6 +156,7 @@ class ErnieForCausalLM:
         self.model = ErnieDecoder(config, weights, embed_tokens)
         if not is_tied:
             self.lm_head = weights.head(weights.matrix(HEAD))
+        self.mtp = mtp.MultiTokenPredictor(config, weights, self.model) if with_mtp else None
         self.is_tied = is_tied
         self.nbytes = weights.nbytes
 
@@ -157,7 +168,8 @@ class ErnieForCausalLM:
         Returns:
             Hidden states after the final norm of the rows in ``batch.outputs``,
             ``[num_outputs, hidden_size]``, in ``buffers``; the caches hold the step's keys and
-            values.
+            values. Where these are all rows of the batch, ``buffers.residual`` holds the same before
+            the norm.
         """
         return self.model(batch, kv_caches, buffers)
 

@@ -50,6 +50,7 @@ class WeightSpec:
 
     shape: tuple[int, ...]
     config_keys: tuple[str, ...] = ()
+    either_way: bool = False  # files hold it as it is or transposed; its shape tells
 
 
 def open_checkpoint(folder: str | PathLike[str], *, progress: bool | None = None) -> Checkpoint:
@@ -136,8 +137,8 @@ class Checkpoint:
             specs: every tensor of the model by its Hugging Face name.
             optional: names in ``specs`` that may be absent (``lm_head.weight`` of a tied model).
 
-        Tensors of a multi-token prediction module (``mtp`` in the name) are ignored: generation
-        without it is exact.
+        Tensors of a multi-token prediction module (``mtp`` in the name) that are not in ``specs``
+        are ignored: generation without it is exact.
 
         Raises:
             WeightError: a tensor is missing, unexpected, or has the wrong shape or dtype.
@@ -153,6 +154,13 @@ class Checkpoint:
         unexpected = [n for n in self._tensors if n not in members and "mtp" not in n]
         if missing or unexpected:
             raise WeightError(_difference(missing, unexpected))
+        num_ignored = len(self._tensors.keys() - members.keys())
+        if num_ignored:
+            logger.info(
+                "%d tensors of a multi-token prediction module left out: speculative_config uses "
+                "them",
+                num_ignored,
+            )
         required = {}
         for stored, names in members.items():
             if stored in self._tensors:
@@ -167,6 +175,9 @@ class Checkpoint:
         sources = {name: source_of(name, self.layout) for name in members}
         names = sorted(members, key=lambda name: sources[name].place)
         transposed = sources[names[0]].transposed
+        first = members[names[0]]
+        if first.either_way and tensor.shape in (first.shape, first.shape[::-1]):
+            transposed = tensor.shape != first.shape
         pieces = {}
         outputs = 0
         for name in names:
