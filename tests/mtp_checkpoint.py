@@ -47,9 +47,7 @@ def make_guessable(weights: dict[str, np.ndarray], noise: float) -> None:
     hidden = len(projection)
     # The embedding's norm makes values near 1 of those near 0.5 * hidden**-0.5.
     weights[PROJECTION] = np.eye(hidden, 2 * hidden).astype(projection.dtype)
-    weights["model.mtp_emb_norm.0.weight"] = np.full(
-        hidden, 0.5 * hidden**-0.5, projection.dtype
-    )
+    weights["model.mtp_emb_norm.0.weight"] = np.full(hidden, 0.5 * hidden**-0.5, projection.dtype)
 
 
 def write_mtp_checkpoint(

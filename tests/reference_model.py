@@ -16,8 +16,12 @@ def forward(
     weights: Mapping[str, np.ndarray],
     ids: list[int],
     rounded: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+    *,
+    with_head: bool = True,
 ):
     """Logits of every token of one sequence, ``[len(ids), vocab_size]``.
+
+    Without the head: the hidden states before the final norm.
 
     ``rounded`` is what the model does to the input of every projection and of the head.
     """
@@ -52,6 +56,8 @@ def forward(
         gate = linear(b, f"{layer}.mlp.gate_proj")
         gated = gate / (1 + np.exp(-gate)) * linear(b, f"{layer}.mlp.up_proj")
         x = x + linear(gated, f"{layer}.mlp.down_proj")
+    if not with_head:
+        return x
     x = norm(x, "model.norm")
     return rounded(x) @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
 
