@@ -26,6 +26,7 @@ from ernie_kernels.load_arguments import (
     check_one_of,
     check_one_of_type,
     check_quantization,
+    check_quantization_of,
     check_speculative_config,
 )
 from ernie_kernels.models.config import load_config
@@ -101,6 +102,7 @@ class LLM:
         """Use :meth:`from_pretrained`, which checks the arguments."""
         self.device = device
         self.config = load_config(folder)
+        check_quantization_of(self.config, quantization)
         self.tokenizer = load_tokenizer(folder, self.config.vocab_size)
         self._chat_template = (
             None if self.tokenizer is None else load_chat_template(folder, self.tokenizer)
@@ -216,7 +218,8 @@ class LLM:
             quantization: round the projections and the head as they are read. ``"wint8"``: weights
                 to int8, one scale per output channel, in half the memory of bfloat16. ``"w8a8"``:
                 activations before them too, with a scale for every 64 values; faster for many
-                tokens, less accurate; CPU only. None: nothing.
+                tokens, less accurate; CPU only. ``"wint4"``: experts to 4 bits, the rest to int8;
+                for models with experts. None: nothing. Routers stay float32.
             kv_cache_dtype: ``"auto"`` or the dtype of the activations.
             batch_invariant: on the CPU a result never depends on what else is in the batch. On a GPU
                 it may in its last bits, as the number of rows decides the order of summation.

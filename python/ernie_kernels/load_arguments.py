@@ -11,11 +11,12 @@ from typing import Any
 from ernie_kernels import _core
 from ernie_kernels.checkpoint_file import quoted
 from ernie_kernels.errors import ArgumentError, ConfigError, DeviceError, UnsupportedError
+from ernie_kernels.models.config import ModelConfig
 from ernie_kernels.models.mtp import HIDDEN_STATES, SpeculativeConfig
-from ernie_kernels.models.weights import QUANTIZATIONS, W8A8
+from ernie_kernels.models.weights import QUANTIZATIONS, W8A8, WINT4
 
 # Of the names that mean something, those that this version does not know how to do.
-OTHER_QUANTIZATIONS = ("wint4", "w4a8", "ccq")
+OTHER_QUANTIZATIONS = ("w4a8", "ccq")
 SPECULATIVE_KEYS = ("method", "num_speculative_tokens", "hidden_state")
 
 
@@ -65,6 +66,14 @@ def check_quantization(quantization: Any, device: str) -> None:
     if quantization == W8A8 and device != "cpu":
         raise UnsupportedError(
             f"quantization: {W8A8} is not in this version for {device}; pass wint8 or device='cpu'"
+        )
+
+
+def check_quantization_of(config: ModelConfig, quantization: str | None) -> None:
+    """Raises ArgumentError where a model has nothing that would be quantised so."""
+    if quantization == WINT4 and all(plan.mlp == "dense" for plan in config.layers):
+        raise ArgumentError(
+            f"quantization: {WINT4} rounds experts and this model has none; pass wint8"
         )
 
 

@@ -92,6 +92,10 @@ class FakeRunner:
     def decode(self, spans: Sequence[TokenSpan]) -> None:
         """As on the CPU: it has no way of its own."""
 
+    def flagged(self, spans: Sequence[TokenSpan]) -> list[tuple[int, int]]:
+        """It has no routers."""
+        return []
+
     def draft(self, spans: Sequence[TokenSpan], followed: Sequence[TokenSpan]) -> np.ndarray | None:
         guesses = []
         for span, follow in zip(spans, followed, strict=True):

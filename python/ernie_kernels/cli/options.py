@@ -31,7 +31,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--quantization",
         choices=QUANTIZATIONS,
         help="round the weights while loading: wint8 (int8 weights), w8a8 (int8 activations too; "
-        "CPU only); default: leave them as they are",
+        "CPU only), wint4 (4-bit experts, int8 in the rest); default: leave them as they are",
     )
     group.add_argument(
         "--speculative-config",

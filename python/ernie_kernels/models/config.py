@@ -231,8 +231,8 @@ def load_config(folder: Path) -> ModelConfig:
     ``max_position_embeddings`` 131072, ``rms_norm_eps`` 1e-5, ``rope_theta`` 500000,
     ``tie_word_embeddings`` true, ``use_bias`` false, ``moe_layer_interval`` 1,
     ``moe_layer_end_index`` -1, ``moe_norm_min`` 1e-12; ``moe_num_shared_experts`` means 0.
-    ``num_key_value_heads: null`` means as many as ``num_attention_heads``. Token ids come from ``generation_config.json``, then
-    ``config.json``; absent means none.
+    ``num_key_value_heads: null`` means as many as ``num_attention_heads``. Token ids come from
+    ``generation_config.json``, then ``config.json``; absent means none.
 
     Raises:
         ConfigError: a file is malformed, or a key is missing, of the wrong type, out of range,
@@ -240,17 +240,26 @@ def load_config(folder: Path) -> ModelConfig:
     """
     folder = Path(folder)
     reader = ConfigReader(read_json(folder / CONFIG_FILE), CONFIG_FILE)
-    architecture, plan_layers = _find_architecture(reader)
-    check_other_keys(reader, architecture.name, architecture.keys)
-    layers, experts = plan_layers(reader)
-
-    vocab_size = reader.size("vocab_size")
-    heads = reader.size("num_attention_heads")
-    kv_heads_is_null = "num_key_value_heads" in reader.values
     generation = reader
     if (folder / GENERATION_CONFIG_FILE).exists():
         values = read_json(folder / GENERATION_CONFIG_FILE)
         generation = ConfigReader(values, GENERATION_CONFIG_FILE)
+    return _checked(reader, generation)
+
+
+def load_config_file(path: Path) -> ModelConfig:
+    """The same of one file of any name, whatever lies beside it."""
+    reader = ConfigReader(read_json(path), quoted(path.name))
+    return _checked(reader, reader)
+
+
+def _checked(reader: ConfigReader, generation: ConfigReader) -> ModelConfig:
+    architecture, plan_layers = _find_architecture(reader)
+    check_other_keys(reader, architecture.name, architecture.keys)
+    layers, experts = plan_layers(reader)
+    vocab_size = reader.size("vocab_size")
+    heads = reader.size("num_attention_heads")
+    kv_heads_is_null = "num_key_value_heads" in reader.values
 
     def source(key: str) -> ConfigReader:
         return generation if generation.values.get(key) is not None else reader
@@ -285,5 +294,5 @@ def load_config(folder: Path) -> ModelConfig:
         correction_bias=experts.num_experts > 0,
         num_nextn_predict_layers=num_mtp_layers(reader),
     )
-    _check_relations(config, CONFIG_FILE)
+    _check_relations(config, reader.file)
     return config

@@ -17,8 +17,14 @@ from typing import TYPE_CHECKING
 from ernie_kernels import ops
 from ernie_kernels._core import Tensor
 from ernie_kernels.errors import ConfigError
-from ernie_kernels.models.layers import DecoderLayer
-from ernie_kernels.models.loader import Checkpoint, WeightSpec
+from ernie_kernels.models.layers import MLP, DecoderLayer
+from ernie_kernels.models.loader import Checkpoint
+from ernie_kernels.models.weight_specs import (
+    MTP_BLOCK,
+    MTP_EMB_NORM,
+    MTP_HIDDEN_NORM,
+    MTP_LINEAR_PROJ,
+)
 
 if TYPE_CHECKING:
     from ernie_kernels.models.config import ModelConfig
@@ -27,11 +33,6 @@ if TYPE_CHECKING:
     from ernie_kernels.models.weights import WeightReader
     from ernie_kernels.models.workspace import LayerBuffers
     from ernie_kernels.runner.batch import ForwardBatch
-
-EMB_NORM = "model.mtp_emb_norm.0"
-HIDDEN_NORM = "model.mtp_hidden_norm.0"
-LINEAR_PROJ = "model.mtp_linear_proj.0.weight"
-BLOCK = "model.mtp_block.0"
 
 BEFORE_NORM, AFTER_NORM = "before_norm", "after_norm"
 HIDDEN_STATES = (BEFORE_NORM, AFTER_NORM)
@@ -45,25 +46,13 @@ class SpeculativeConfig:
     hidden_state: str = BEFORE_NORM  # one of HIDDEN_STATES: what the module reads
 
 
-def module_specs(config: ModelConfig) -> dict[str, WeightSpec]:
-    """The tensors beside those of the block. Some files hold the projection transposed."""
-    hidden = WeightSpec((config.hidden_size,), ("hidden_size",))
-    return {
-        f"{EMB_NORM}.weight": hidden,
-        f"{HIDDEN_NORM}.weight": hidden,
-        LINEAR_PROJ: WeightSpec(
-            (config.hidden_size, 2 * config.hidden_size), ("hidden_size",), either_way=True
-        ),
-    }
-
-
 def check_has_module(checkpoint: Checkpoint) -> None:
     """Raises ConfigError where there is none at all; half of one is a matter of ``require``."""
-    names = (f"{EMB_NORM}.weight", f"{HIDDEN_NORM}.weight", LINEAR_PROJ)
+    names = (f"{MTP_EMB_NORM}.weight", f"{MTP_HIDDEN_NORM}.weight", MTP_LINEAR_PROJ)
     if not any(name in checkpoint for name in names):
         raise ConfigError(
             f"speculative_config: method mtp needs the multi-token prediction module, and the "
-            f"checkpoint has none ({LINEAR_PROJ} and eleven more tensors); leave speculative_config "
+            f"checkpoint has none ({MTP_LINEAR_PROJ} and eleven more tensors); leave speculative_config "
             "out"
         )
 
@@ -72,10 +61,10 @@ class MultiTokenPredictor:
     """The module, with the embedding and the final norm of the model that it belongs to."""
 
     def __init__(self, config: ModelConfig, weights: WeightReader, decoder: ErnieDecoder) -> None:
-        self.emb_norm = weights.norm(EMB_NORM)
-        self.hidden_norm = weights.norm(HIDDEN_NORM)
-        self.linear_proj = weights.head(weights.matrix(LINEAR_PROJ))
-        self.block = DecoderLayer(config, weights, BLOCK)
+        self.emb_norm = weights.norm(MTP_EMB_NORM)
+        self.hidden_norm = weights.norm(MTP_HIDDEN_NORM)
+        self.linear_proj = weights.head(weights.matrix(MTP_LINEAR_PROJ))
+        self.block = DecoderLayer(config, weights, MTP_BLOCK, MLP(weights, f"{MTP_BLOCK}.mlp"))
         self._decoder = decoder
         self._config = config
 

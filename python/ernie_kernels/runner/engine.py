@@ -241,6 +241,7 @@ class Engine:
                 logits = runner.logits(hidden_states[:row])
         if logits is not None:
             self._sample(logits, sampled)
+        self._end_flagged(runner, scheduled)
         for sequence, span in scheduled:
             if sequence.logits is not None:
                 rows = hidden_states[row : row + span.num_outputs]
@@ -298,6 +299,20 @@ class Engine:
                     sequence.token_ids[sequence.num_tokens] = token
                     sequence.num_drafted = 1
         return followed
+
+    def _end_flagged(
+        self, runner: ModelRunner, scheduled: list[tuple[Sequence, TokenSpan]]
+    ) -> None:
+        """End the sequences with a token that a router could not choose experts for.
+
+        Those that sample have ended by their logits, which are not finite then either; but for a
+        draft that was wrong, which matters to nobody.
+        """
+        for index, position in runner.flagged([span for _, span in scheduled]):
+            sequence = scheduled[index][0]
+            is_draft = position >= sequence.num_tokens - 1
+            if sequence.logits is None and not sequence.is_finished and not is_draft:
+                self._commit(sequence, self._maker.of_no_experts(sequence, position))
 
     @staticmethod
     def _commit(sequence: Sequence, progress: Progress) -> None:

@@ -13,11 +13,11 @@ from ernie_kernels.models.config import ModelConfig
 from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.models.layers import LayerKVCache, take
 from ernie_kernels.models.mtp import SpeculativeConfig
-from ernie_kernels.models.workspace import Workspace
+from ernie_kernels.models.workspace import LayerBuffers, Workspace
 from ernie_kernels.runner.batch import ForwardBatch, TokenSpan
 from ernie_kernels.runner.decode_graph import DecodeSteps
 from ernie_kernels.runner.speculation import Drafter
-from ernie_kernels.runner.transfers import Transfers
+from ernie_kernels.runner.transfers import Download, Transfers
 
 
 def kv_cache_bytes_per_block(
@@ -73,6 +73,10 @@ class ModelRunner:
             LayerKVCache(empty(shape, dtype, device), empty(shape, dtype, device))
             for _ in range(config.num_hidden_layers)
         ]
+        self._transfers = transfers
+        self._has_routers = any(plan.mlp == "moe" for plan in config.layers)
+        self._flags = Download(transfers, "uint8", (max_tokens_per_step,))
+        self._flagged_after = 0  # so many waits
         self.num_drafts = 0
         self._drafter: Drafter | None = None
         if speculative is not None and model.mtp is not None:
@@ -112,7 +116,9 @@ class ModelRunner:
             return None
         if any(len(span.token_ids) != 1 or span.num_outputs != 1 for span in spans):
             return None
-        return self._decode_steps.logits(spans)
+        logits, flags = self._decode_steps.logits(spans)
+        self._keep(flags)
+        return logits
 
     def run(self, spans: Sequence[TokenSpan]) -> Tensor:
         """One step over at most ``max_tokens_per_step`` tokens, at least one.
@@ -124,9 +130,16 @@ class ModelRunner:
         batch = ForwardBatch.from_spans(spans, self.block_size, self.device)
         buffers = self._workspace.rows(len(batch.input_ids))
         if self._drafter is None:
-            return self.model(batch, self._kv_caches, buffers)
-        # The module reads the hidden states of all rows.
-        every_row = replace(batch, outputs=batch.queries)
+            hidden_states = self.model(batch, self._kv_caches, buffers)
+        else:
+            hidden_states = self._run_every_row(batch, buffers)
+        self._keep(batch.flags)
+        return hidden_states
+
+    def _run_every_row(self, batch: ForwardBatch, buffers: LayerBuffers) -> Tensor:
+        """As the model does, and leave the hidden states of all rows in ``buffers``."""
+        # A copy: what routers say of rows that would not have been computed is not to be heard.
+        every_row = replace(batch, outputs=replace(batch.queries))
         hidden_states = self.model(every_row, self._kv_caches, buffers)
         rows = batch.outputs.rows
         return hidden_states if rows is None else take(rows, hidden_states)
@@ -144,6 +157,31 @@ class ModelRunner:
         if hidden_states is None or len(hidden_states) == 0:
             return None
         return self.logits(hidden_states)
+
+    def _keep(self, flags: Tensor) -> None:
+        if self._has_routers:
+            self._flags.queue(flags)
+            self._flagged_after = self._transfers.num_waits
+
+    def flagged(self, spans: Sequence[TokenSpan]) -> list[tuple[int, int]]:
+        """The tokens of the last step that a router could not choose experts for.
+
+        Waits for the step, unless somebody has.
+
+        Returns:
+            Of each span that has such tokens, its index and the position of the first.
+        """
+        if not self._has_routers:
+            return []
+        if self._flagged_after == self._transfers.num_waits:
+            self._transfers.wait()
+        stops = np.cumsum([len(span.token_ids) for span in spans])
+        found = np.flatnonzero(self._flags.array[: stops[-1]])
+        indices, first = np.unique(np.searchsorted(stops, found, side="right"), return_index=True)
+        return [
+            (index, spans[index].stop - int(stops[index] - row))
+            for index, row in zip(indices.tolist(), found[first].tolist(), strict=True)
+        ]
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """Logits of every row: float32 ``[num_rows, vocab_size]``, valid until the next call."""
