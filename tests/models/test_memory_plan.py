@@ -1,5 +1,6 @@
 """Memory plans: the figures of the released models, and byte for byte what a load allocates."""
 
+import dataclasses
 import json
 
 import pytest
@@ -19,7 +20,7 @@ from ernie_kernels.models.weights import QUANTIZATIONS
 from ernie_kernels.models.workspace import Workspace
 from ernie_kernels.runner.model_runner import kv_cache_bytes_per_block
 from released_configs import ERNIE_0_3B, ERNIE_21B, ERNIE_300B
-from tiny_checkpoint import write_checkpoint
+from tiny_checkpoint import MOE_SHAPES, write_checkpoint
 
 RELEASED = {"0.3B": ERNIE_0_3B, "21B": ERNIE_21B, "300B": ERNIE_300B}
 
@@ -115,6 +116,14 @@ SHAPES = {
         "num_key_value_heads": 1,
         "head_dim": 10,
     },
+    **MOE_SHAPES,
+    "odd_experts": {
+        **MOE_SHAPES["21b"],
+        "hidden_size": 37,
+        "moe_num_experts": 5,
+        "moe_intermediate_size": 13,
+        "moe_num_shared_experts": 1,
+    },
 }
 
 
@@ -125,6 +134,8 @@ SHAPES = {
 def test_plan_is_what_the_loader_allocates(tmp_path, device, shape, dtype, stored, quantization):
     if quantization == "w8a8" and device != "cpu":
         pytest.skip("int8 activations are for the CPU")
+    if quantization == "wint4" and "moe_k" not in SHAPES[shape]:
+        pytest.skip("4 bits are for experts")
     write_checkpoint(tmp_path, dtype=stored, **SHAPES[shape])
     with ek.LLM.from_pretrained(
         tmp_path, device=device, dtype=dtype, quantization=quantization, max_model_len=64
@@ -151,9 +162,22 @@ def test_host_peak(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_workspace(tmp_path, device, dtype):
-    config = config_of(tmp_path, {**ERNIE_0_3B, "num_key_value_heads": 4, "num_hidden_layers": 2})
+@pytest.mark.parametrize("model", ["0.3B", "21B", "300B"])
+def test_workspace(tmp_path, device, model, dtype):
+    values = {**RELEASED[model], "num_key_value_heads": 4, "num_hidden_layers": 4}
+    config = config_of(tmp_path, values | ({} if model == "0.3B" else {"moe_layer_end_index": -1}))
     workspace = Workspace(config, 33, dtype, device)
-    tensors = [value for value in vars(workspace).values() if isinstance(value, ek.Tensor)]
     expected = workspace_nbytes(config, 33, dtype, device.partition(":")[0])
-    assert sum(tensor.nbytes for tensor in tensors) == expected
+    assert sum(tensor.nbytes for tensor in tensors_of(workspace)) == expected
+
+
+def tensors_of(workspace: Workspace) -> list[ek.Tensor]:
+    """What it has allocated: of its views only those that are all of a tensor."""
+    found = [each for each in vars(workspace).values() if isinstance(each, ek.Tensor)]
+    groups = [workspace._mlp]
+    if workspace._experts is not None:
+        groups += [workspace._experts, workspace._experts.shared]
+    for group in groups:
+        fields = (getattr(group, field.name) for field in dataclasses.fields(group))
+        found += [each for each in fields if isinstance(each, ek.Tensor)]
+    return found

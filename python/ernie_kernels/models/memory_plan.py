@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from ernie_kernels import ops
 from ernie_kernels.models.config import LayerPlan, ModelConfig
-from ernie_kernels.models.weights import W8A8, WINT8
+from ernie_kernels.models.weights import W8A8, WINT4, WINT8
 
-WINT4 = "wint4"  # experts of 4 bits, all else as with wint8
 # From the most exact to the smallest; None rounds nothing.
 PLANNED_QUANTIZATIONS = (None, WINT8, W8A8, WINT4)
 
@@ -174,10 +174,29 @@ def workspace_nbytes(config: ModelConfig, max_tokens: int, dtype: str, device: s
     """Bytes of a :class:`~.workspace.Workspace` of ``max_tokens`` rows."""
     query = config.num_attention_heads * config.head_dim
     key = config.num_key_value_heads * config.head_dim
-    width = max(plan.intermediate_size for plan in config.layers)
-    gate_up = 0 if device == "cpu" else 2 * width
-    row = 2 * config.hidden_size + (query + 2 * key) + query + gate_up + width
-    return max_tokens * (row * ITEMSIZES[dtype] + config.head_dim * ITEMSIZES["float32"])
+    values = 2 * config.hidden_size + (query + 2 * key) + query
+    values += _mlp_values(config.intermediate_size, device)
+    nbytes = values * ITEMSIZES[dtype] + config.head_dim * ITEMSIZES["float32"]
+    plan = next((plan for plan in config.layers if plan.mlp == "moe"), None)
+    if plan is None:
+        return max_tokens * nbytes
+    values = config.hidden_size + _mlp_values(plan.shared_intermediate_size, device)
+    routed = plan.num_experts + 2 * plan.top_k + (dtype != "float32") * config.hidden_size
+    nbytes += values * ITEMSIZES[dtype] + 4 * routed + 8
+    return max_tokens * nbytes + ops.fused_moe_workspace_size(
+        max_tokens,
+        plan.top_k,
+        plan.num_experts,
+        config.hidden_size,
+        plan.intermediate_size,
+        dtype=dtype,
+        device=device,
+    )
+
+
+def _mlp_values(width: int, device: str) -> int:
+    """Between the projections of an MLP, for each row: the CPU keeps gate and up to itself."""
+    return width if device == "cpu" else 3 * width
 
 
 def weight_nbytes(
