@@ -13,7 +13,7 @@ import reference_model
 import safetensors_bytes
 from ernie_kernels.runner.batch import TokenSpan
 from mtp_checkpoint import MTP, PROJECTION, write_mtp_checkpoint
-from tiny_checkpoint import random_ids, to_paddle
+from tiny_checkpoint import MOE_SHAPES, random_ids, to_paddle
 
 SHAPES = {
     "untied": {},
@@ -26,6 +26,8 @@ SHAPES = {
         "head_dim": 8,
     },
     "bias": {"use_bias": True, "rope_theta": 10000.0, "num_hidden_layers": 1},
+    # The block is dense in models with experts too.
+    **MOE_SHAPES,
 }
 
 

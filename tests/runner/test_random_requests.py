@@ -13,7 +13,7 @@ import tokenizer_files
 from ernie_kernels.runner.collector import Collector
 from ernie_kernels.runner.requests import Request, make_requests
 from mtp_checkpoint import MTP, write_mtp_checkpoint
-from tiny_checkpoint import write_checkpoint
+from tiny_checkpoint import MOE_SHAPES, write_checkpoint
 
 # tests/long/run.sh raises it to 1000.
 REQUESTS = int(os.environ.get("ERNIE_TEST_REQUESTS", "100"))
@@ -28,11 +28,19 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=[0.003, 0.02], ids=["good drafts", "bad drafts"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        {"noise": 0.003},
+        {"noise": 0.02},
+        {**MOE_SHAPES["21b"], "num_hidden_layers": 3, "noise": 0.005},
+    ],
+    ids=["good drafts", "bad drafts", "experts"],
+)
 def mtp_folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mtp_model")
     vocab_size = tokenizer_files.VOCAB_SIZE
-    write_mtp_checkpoint(folder, noise=request.param, vocab_size=vocab_size, eos_token_id=2)
+    write_mtp_checkpoint(folder, vocab_size=vocab_size, eos_token_id=2, **request.param)
     tokenizer_files.write_tokenizer(folder)
     return folder
 

@@ -132,15 +132,18 @@ class ModelRunner:
         if self._drafter is None:
             hidden_states = self.model(batch, self._kv_caches, buffers)
         else:
-            hidden_states = self._run_every_row(batch, buffers)
+            hidden_states = self._run_every_row(batch, buffers, self._drafter)
         self._keep(batch.flags)
         return hidden_states
 
-    def _run_every_row(self, batch: ForwardBatch, buffers: LayerBuffers) -> Tensor:
-        """As the model does, and leave the hidden states of all rows in ``buffers``."""
+    def _run_every_row(
+        self, batch: ForwardBatch, buffers: LayerBuffers, drafter: Drafter
+    ) -> Tensor:
+        """As the model does, and let the module have the hidden states of all rows."""
         # A copy: what routers say of rows that would not have been computed is not to be heard.
         every_row = replace(batch, outputs=replace(batch.queries))
         hidden_states = self.model(every_row, self._kv_caches, buffers)
+        drafter.keep(before_norm=buffers.residual, after_norm=hidden_states)
         rows = batch.outputs.rows
         return hidden_states if rows is None else take(rows, hidden_states)
 

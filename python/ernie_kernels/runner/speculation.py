@@ -84,15 +84,19 @@ class Drafter:
     ) -> None:
         self.kv_cache = kv_cache
         self._module = module
+        self._made = empty([0, config.hidden_size], dtype, device)
         self._reads_normed = speculative.hidden_state == AFTER_NORM
         self._workspace = workspace
         self._block_size = block_size
         self._device = device
         self._joined = empty([workspace.max_tokens, 2 * config.hidden_size], dtype, device)
 
+    def keep(self, *, before_norm: Tensor, after_norm: Tensor) -> None:
+        """What a step of the model has made of all its rows: ``[num_tokens, hidden_size]``, in place."""
+        self._made = after_norm if self._reads_normed else before_norm
+
     def __call__(self, spans: Rows[TokenSpan], followed: Rows[TokenSpan]) -> Tensor | None:
-        """Run the module behind a step of the model, over all rows of which the workspace holds
-        what the model has made.
+        """Run the module behind a step of the model, whose rows were given to :meth:`keep`.
 
         Args:
             spans: those of the step.
@@ -110,9 +114,7 @@ class Drafter:
         if not some:
             return None
         rows = np.concatenate([np.arange(first, first + len(f.token_ids)) for first, f in some])
-        step = self._workspace.rows(int(firsts[-1]))
-        made = step.hidden_states if self._reads_normed else step.residual
-        hidden_states = take(from_numpy(rows, self._device), made)
+        hidden_states = take(from_numpy(rows, self._device), self._made)
         batch = ForwardBatch.from_spans([f for _, f in some], self._block_size, self._device)
         return self._module(
             hidden_states,
