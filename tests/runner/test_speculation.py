@@ -191,6 +191,61 @@ def test_an_engine_counts():
         assert sequence.output_token_ids == expected
 
 
+@pytest.mark.parametrize("is_right", [False, True])
+def test_what_a_router_says_of_a_draft_counts_if_it_is_right(is_right):
+    engine = fake_engine(num_drafts=1)
+    runner, run = engine._runner, engine._runner.run
+    drafts: dict[int, int] = {}  # by position
+
+    def run_and_remember(spans):
+        drafts.clear()
+        drafts.update({s.stop - 1: int(s.token_ids[-1]) for s in spans if s.num_outputs == 2})
+        return run(spans)
+
+    def flagged(spans):
+        """Every draft's row, where the choice was the draft or where it was not."""
+        found = [(index, span.stop - 1) for index, span in enumerate(spans) if drafts]
+        return [f for f in found if (ticket_sequence.token_ids[f[1]] == drafts[f[1]]) == is_right]
+
+    runner.run, runner.flagged = run_and_remember, flagged
+    request = fake_request([1, 2, 3], seed=3, max_tokens=20)
+    ticket = engine.add_request(request)
+    (ticket_sequence,) = ticket._call.sequences
+    while engine.has_unfinished:
+        engine.step()
+    assert ticket_sequence.finish_reason == ("error" if is_right else "length")
+    expected, _ = expected_tokens([1, 2, 3], 3, request.params)
+    output = ticket_sequence.output_token_ids
+    assert output == expected[: len(output)]
+
+
+def test_a_module_that_overflows_makes_no_draft():
+    engine = fake_engine(num_drafts=1)
+    sampler, draft = engine._sampler, engine._runner.draft
+    calls = []
+
+    def draft_and_tell(spans, followed):
+        rows = draft(spans, followed)
+        calls.extend(["draft"] if rows is not None else [])
+        return rows
+
+    def sample(rows, sequences, positions):
+        if calls and calls.pop() == "draft":
+            return [-1] * len(rows), [None] * len(rows)
+        return sampler(rows, sequences, positions)
+
+    engine._runner.draft, engine._sampler = draft_and_tell, sample
+    request = fake_request([1, 2, 3], seed=3, max_tokens=20)
+    ticket = engine.add_request(request)
+    while engine.has_unfinished:
+        engine.step()
+    (sequence,) = ticket._call.sequences
+    assert (sequence.output_token_ids, sequence.finish_reason) == expected_tokens(
+        [1, 2, 3], 3, request.params
+    )
+    assert engine.stats()["drafted_tokens"] == 0
+
+
 class StepCounter:
     """In the place of a model runner's ``run``."""
 
