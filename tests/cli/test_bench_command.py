@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from commands import run
 import ernie_kernels as ek
 from ernie_kernels.cli.throughput import ThroughputBench, cache_bytes
 from ernie_kernels.models.memory_plan import plan_memory
+from mtp_checkpoint import MTP, write_mtp_checkpoint
 from tiny_checkpoint import MOE_SHAPES, write_checkpoint
 
 QUICK = ["--repeats", "1", "--prompt_tokens", "16", "--new_tokens", "4"]
@@ -57,6 +59,31 @@ def test_one_new_token_has_no_decode(capfd, folder):
     assert code == 0
     assert batch["generated_tokens_per_second"] is None
     assert batch["prompt_tokens_per_second"] > 0
+
+
+def test_drafts_save_steps(capfd, tmp_path):
+    write_mtp_checkpoint(tmp_path, noise=0.001, max_position_embeddings=64)
+    code, out, _ = run(capfd, "bench", str(tmp_path), "--repeats", "2", "--prompt_tokens", "8",
+                       "--new_tokens", "20", "--batch_sizes", "2", "--json",
+                       "--speculative_config", json.dumps(MTP))  # fmt: skip
+    report = json.loads(out)
+    (batch,) = report["batches"]
+    assert code == 0
+    assert report["speculative_config"] == MTP
+    assert 20 < batch["accepted_tokens"] <= batch["drafted_tokens"]
+    # Two runs of two requests of 20 tokens, the first of which no step of their own has brought.
+    steps = batch["generated_tokens_per_second"] / 2 * (1 - batch["accepted_tokens"] / 76)
+    assert batch["read_bytes_per_second"] == pytest.approx(steps * batch["bytes_per_step"])
+    with ek.LLM.from_pretrained(tmp_path, speculative_config=MTP) as llm:
+        stats, head = llm.stats(), llm.model.lm_head.weight.nbytes
+        table = llm.model.model.embed_tokens.weight.nbytes
+        weights = stats["weight_bytes"] + head - table + 2 * table // llm.config.vocab_size
+        cache = 2 * 18 * stats["kv_cache_bytes"] // stats["num_blocks"] // stats["block_size"]
+        assert batch["bytes_per_step"] == pytest.approx(weights + cache, abs=32)
+    code, out, _ = run(capfd, "bench", str(tmp_path), "--repeats", "1", "--prompt_tokens", "8",
+                       "--new_tokens", "20", "--batch_sizes", "1",
+                       "--speculative_config", json.dumps(MTP))  # fmt: skip
+    assert re.search(r"^batch 1: \d+ of \d+ drafts accepted \(\d+\.\d%\)$", out, re.MULTILINE)
 
 
 def test_figures_follow_from_the_times(folder, monkeypatch):

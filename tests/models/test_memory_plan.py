@@ -1,7 +1,7 @@
 """Memory plans: the figures of the released models, and byte for byte what a load allocates."""
 
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 
@@ -20,6 +20,7 @@ from ernie_kernels.models.weights import QUANTIZATIONS
 from ernie_kernels.models.workspace import Workspace
 from ernie_kernels.runner.capacity import available_memory_for_cache
 from ernie_kernels.runner.model_runner import kv_cache_bytes_per_block
+from mtp_checkpoint import write_mtp_checkpoint
 from released_configs import ERNIE_0_3B, ERNIE_21B, ERNIE_300B
 from tiny_checkpoint import MOE_SHAPES, write_checkpoint
 
@@ -148,6 +149,22 @@ def test_plan_is_what_the_loader_allocates(tmp_path, device, shape, dtype, store
             device=device,
         )
         assert plan.weight_bytes == llm.stats()["weight_bytes"]
+
+
+@pytest.mark.parametrize("quantization", [None, "wint4"])
+def test_a_prediction_module_takes_what_is_planned(tmp_path, device, quantization):
+    write_mtp_checkpoint(tmp_path, dtype="bfloat16", **MOE_SHAPES["21b"])
+    with ek.LLM.from_pretrained(
+        tmp_path,
+        device=device,
+        quantization=quantization,
+        speculative_config={"method": "mtp", "num_speculative_tokens": 1},
+        max_model_len=64,
+    ) as llm:
+        config = replace(llm.config, num_nextn_predict_layers=1)
+        plan = plan_memory(config, quantization=quantization, device=device)
+        assert plan.mtp_weight_bytes > 0
+        assert llm.stats()["weight_bytes"] == plan.weight_bytes + plan.mtp_weight_bytes
 
 
 @pytest.mark.parametrize("quantization", [None, "wint4"])
