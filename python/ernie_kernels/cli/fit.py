@@ -163,10 +163,7 @@ def print_report(report: FitReport, path: Path, here: bool) -> None:
         print(f"  layer{'' if layers.isdigit() else 's'} {layers}: {described(plan)}")
     if config.num_nextn_predict_layers:
         more = size(report.ways[0].on_host.mtp_weight_bytes)
-        print(
-            f"  and a multi-token prediction module, {more} more where it is used; generating needs "
-            "none"
-        )
+        print(f"  and a multi-token prediction module: {more} more with --speculative_config")
     print()
     print_table(report)
     print()
