@@ -6,8 +6,9 @@ scales of rounded matrices. Tests hold the two together.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ernie_kernels import ops
@@ -53,8 +54,9 @@ def weights_of(config: ModelConfig) -> Iterator[Weight]:
     if not config.tie_word_embeddings:
         yield Weight("embedding", config.vocab_size, hidden)
     yield Weight("projection", config.vocab_size, hidden)
-    for plan in config.layers:
-        yield from _weights_of_layer(config, plan)
+    for plan, times in Counter(config.layers).items():
+        for weight in _weights_of_layer(config, plan):
+            yield replace(weight, count=times * weight.count, active=times * weight.active)
     yield Weight("norm", hidden)
 
 
