@@ -16,8 +16,12 @@ def forward(
     weights: Mapping[str, np.ndarray],
     ids: list[int],
     rounded: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+    *,
+    with_head: bool = True,
 ):
     """Logits of every token of one sequence, ``[len(ids), vocab_size]``.
+
+    Without the head: the hidden states before the final norm.
 
     ``rounded`` is what the model does to the input of every projection and of the head.
     """
@@ -72,6 +76,8 @@ def forward(
         b = norm(x, f"{layer}.post_attention_layernorm")
         is_moe = f"{layer}.mlp.gate.weight" in w
         x = x + (experts if is_moe else mlp)(b, f"{layer}.mlp")
+    if not with_head:
+        return x
     x = norm(x, "model.norm")
     return rounded(x) @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
 import numpy as np
 
-from ernie_kernels import _core
+from ernie_kernels import _core, calls
 from ernie_kernels.chat_template import load_chat_template
 from ernie_kernels.checkpoint_file import quoted
-from ernie_kernels.errors import (
-    ConfigError,
-    OutOfMemoryError,
-    UnsupportedError,
-)
+from ernie_kernels.errors import ConfigError, UnsupportedError
 from ernie_kernels.load_arguments import (
     check_device,
     check_folder,
@@ -27,17 +24,17 @@ from ernie_kernels.load_arguments import (
     check_one_of_type,
     check_quantization,
     check_quantization_of,
+    check_speculative_config,
 )
 from ernie_kernels.models.config import load_config
 from ernie_kernels.models.ernie import ErnieForCausalLM
-from ernie_kernels.models.loader import open_checkpoint
+from ernie_kernels.models.loader import Checkpoint, open_checkpoint
+from ernie_kernels.models.memory_plan import plan_memory
+from ernie_kernels.models.mtp import SpeculativeConfig
+from ernie_kernels.models.weight_specs import HEAD
 from ernie_kernels.outputs import GenerationChunk, RequestOutput
 from ernie_kernels.runner.block_manager import BlockManager
-from ernie_kernels.runner.capacity import (
-    available_host_memory,
-    available_memory_for_cache,
-    plan_cache,
-)
+from ernie_kernels.runner.capacity import available_memory_for_cache, plan_cache
 from ernie_kernels.runner.collector import Collector
 from ernie_kernels.runner.engine import Engine
 from ernie_kernels.runner.model_runner import ModelRunner, kv_cache_bytes_per_block
@@ -45,9 +42,6 @@ from ernie_kernels.runner.reasoning import THINK_END, THINK_START
 from ernie_kernels.runner.requests import (
     NO_TOKENIZER,
     ModelLimits,
-    Request,
-    checked_batch,
-    checked_ids,
     checked_params,
     checked_template_kwargs,
     make_request,
@@ -95,6 +89,7 @@ class LLM:
         max_model_len: int | None,
         max_num_seqs: int,
         kv_cache_memory: int | None,
+        speculative: SpeculativeConfig | None,
     ) -> None:
         """Use :meth:`from_pretrained`, which checks the arguments."""
         self.device = device
@@ -113,9 +108,14 @@ class LLM:
                     f"kv_cache_dtype: {kv_cache_dtype} is not in this version; with "
                     f"dtype={self.dtype} the cache is {self.dtype}"
                 )
-            bytes_per_block = kv_cache_bytes_per_block(self.config, BLOCK_SIZE, self.dtype)
+            self.weight_dtype = "bfloat16" if is_bfloat16 else self.dtype
+            with_mtp = speculative is not None
+            bytes_per_block = kv_cache_bytes_per_block(
+                self.config, BLOCK_SIZE, self.dtype, with_mtp=with_mtp
+            )
             # What the weights are about to take is not for the cache.
-            available, share = available_memory_for_cache(device, checkpoint.nbytes)
+            weights = self._planned_weight_bytes(checkpoint, quantization, with_mtp)
+            available, share = available_memory_for_cache(device, weights)
             plan = plan_cache(
                 bytes_per_block=bytes_per_block,
                 block_size=BLOCK_SIZE,
@@ -126,7 +126,6 @@ class LLM:
                 available_memory=available,
                 share=share,
             )
-            self.weight_dtype = "bfloat16" if is_bfloat16 else self.dtype
             model = ErnieForCausalLM(
                 self.config,
                 checkpoint,
@@ -134,6 +133,7 @@ class LLM:
                 dtype=self.dtype,
                 weight_dtype=self.weight_dtype,
                 quantization=quantization,
+                with_mtp=with_mtp,
             )
         self.max_model_len = plan.max_model_len
         self._limits = ModelLimits(self.config.vocab_size, plan.max_model_len)
@@ -148,10 +148,12 @@ class LLM:
             dtype=self.dtype,
             num_blocks=plan.num_blocks,
             block_size=BLOCK_SIZE,
-            # Room for prompts in any case: else one is read by a token a step beside all others.
-            max_tokens_per_step=max(MAX_TOKENS_PER_STEP, 2 * max_num_seqs),
+            # Room for prompts in any case: else one is read by a token a step beside all others,
+            # which with drafts take two.
+            max_tokens_per_step=max(MAX_TOKENS_PER_STEP, (2 + with_mtp) * max_num_seqs),
             max_num_seqs=max_num_seqs,
             max_model_len=plan.max_model_len,
+            speculative=speculative,
         )
         vocab_limit = self.config.vocab_size
         if self.tokenizer is not None:
@@ -182,6 +184,24 @@ class LLM:
             else f" of {self.config.max_position_embeddings}",
         )
 
+    def _planned_weight_bytes(
+        self, checkpoint: Checkpoint, quantization: str | None, with_mtp: bool
+    ) -> int:
+        # A head that is stored beside a tied embedding may be another: room for both.
+        is_tied = self.config.tie_word_embeddings and HEAD not in checkpoint
+        plan = plan_memory(
+            replace(
+                self.config,
+                tie_word_embeddings=is_tied,
+                num_nextn_predict_layers=int(with_mtp),
+            ),
+            quantization=quantization,
+            weight_dtype=self.weight_dtype,
+            dtype=self.dtype,
+            device=self.device,
+        )
+        return plan.weight_bytes + plan.mtp_weight_bytes
+
     @classmethod
     def from_pretrained(
         cls,
@@ -195,6 +215,7 @@ class LLM:
         max_num_seqs: int = 32,
         kv_cache_memory: int | None = None,
         num_threads: int | None = None,
+        speculative_config: Mapping[str, Any] | None = None,
     ) -> LLM:
         """Load a checkpoint.
 
@@ -220,6 +241,13 @@ class LLM:
                 whose pages are taken from the system when they are first used; on a GPU nine
                 tenths of what the weights and 256 MiB leave of its free memory.
             num_threads: of the process, 1..1024. None: leave as it is.
+            speculative_config: ``{"method": "mtp", "num_speculative_tokens": 1}`` guesses a token
+                ahead with the checkpoint's multi-token prediction module and checks it in the next
+                step: the same tokens in fewer steps. Worth it where reading weights bounds a step
+                (few requests at a time) and ``stats()["acceptance_rate"]`` is well above what the
+                module costs, about one layer and the head a step. ``"hidden_state"``: the module
+                reads that of the model ``"before_norm"`` (default), as in training, or
+                ``"after_norm"``: whichever is accepted more often. None: the module is not loaded.
 
         Raises:
             ArgumentError, TypeError: an argument is out of range or of the wrong type.
@@ -250,6 +278,7 @@ class LLM:
         if num_threads is not None:
             check_integer("num_threads", num_threads, 1, 1024)
             _core.set_num_threads(num_threads)
+        speculative = check_speculative_config(speculative_config)
         try:
             return cls(
                 folder,
@@ -260,9 +289,10 @@ class LLM:
                 max_model_len=max_model_len,
                 max_num_seqs=max_num_seqs,
                 kv_cache_memory=kv_cache_memory,
+                speculative=speculative,
             )
         except MemoryError as error:
-            raise _out_of_memory(error, "loading the model") from None
+            raise calls.out_of_memory(error, "loading the model") from None
 
     # -------------------------------------------------------------------------------------- calls
 
@@ -281,22 +311,7 @@ class LLM:
             DeviceError: as in :meth:`generate`.
         """
         self._check_open()
-        batch = checked_batch(prompt_token_ids, "prompt_token_ids")
-        prompts = [
-            checked_ids(ids, f"prompt_token_ids[{index}]", self._limits)
-            for index, ids in enumerate(batch)
-        ]
-        vocab_size = self.config.vocab_size
-        needed = sum(len(ids) for ids in prompts) * vocab_size * 4
-        if needed > available_host_memory():
-            raise OutOfMemoryError(
-                f"forward: {needed} bytes of logits needed, {available_host_memory()} available; "
-                "pass fewer or shorter sequences"
-            )
-        try:
-            return self._engine.forward(prompts, vocab_size)
-        except MemoryError as error:
-            raise _out_of_memory(error, "forward") from None
+        return calls.forward(self._engine, prompt_token_ids, self._limits)
 
     @overload
     def generate(
@@ -352,7 +367,8 @@ class LLM:
         check_one_of_type("stream", stream, bool)
         requests = make_requests(prompts, prompt_token_ids, params, self.tokenizer, self._limits)
         collector = Collector(requests, has_text=self.tokenizer is not None)
-        return self._stream(requests, collector) if stream else self._finish(requests, collector)
+        call = calls.stream if stream else calls.finish
+        return call(self._engine, requests, collector)
 
     @overload
     def chat(
@@ -427,31 +443,8 @@ class LLM:
             requests, has_text=True, starts_in_reasoning=marks[-1:] == [THINK_START]
         )
         if stream:
-            return self._stream(requests, collector)
-        return self._finish(requests, collector)[0]
-
-    def _finish(self, requests: list[Request], collector: Collector) -> list[RequestOutput]:
-        for _ in self._stream(requests, collector):
-            pass
-        return collector.outputs
-
-    def _stream(
-        self, requests: list[Request], collector: Collector
-    ) -> Generator[GenerationChunk, None, None]:
-        ticket = None
-        try:
-            ticket = self._engine.add_requests(requests)
-            for taken in self._engine.outputs(ticket):
-                yield from collector.chunks(taken)
-        except GeneratorExit:  # as in Engine.outputs
-            raise
-        except BaseException as error:
-            if ticket is not None:
-                ticket.close()
-            if isinstance(error, MemoryError):
-                raise _out_of_memory(error, "generation") from None
-            raise
-        collector.raise_errors()
+            return calls.stream(self._engine, requests, collector)
+        return calls.finish(self._engine, requests, collector)[0]
 
     # -------------------------------------------------------------------------------------- state
 
@@ -470,7 +463,8 @@ class LLM:
             ``num_cached_blocks``. Answers that are ``running`` and ``waiting``. Since loading:
             ``prompt_tokens`` (computed), ``prefix_hit_tokens`` (found in the cache instead),
             ``generated_tokens``, ``preemptions`` (answers that had to give their blocks to others for
-            a while).
+            a while). With ``speculative_config``: ``drafted_tokens``, ``accepted_tokens`` (those of
+            them that proved right), ``acceptance_rate`` (None before the first).
         """
         return {
             "weight_bytes": self._weight_bytes,
@@ -500,9 +494,3 @@ class LLM:
 
     def _check_open(self) -> None:
         self._engine.check_open()
-
-
-def _out_of_memory(error: MemoryError, stage: str) -> OutOfMemoryError:
-    if isinstance(error, OutOfMemoryError):
-        return OutOfMemoryError(f"{stage}: {error}")
-    return OutOfMemoryError(f"{stage}: host memory exhausted")

@@ -162,7 +162,8 @@ def print_report(report: FitReport, path: Path, here: bool) -> None:
     for plan, layers in layer_ranges(config):
         print(f"  layer{'' if layers.isdigit() else 's'} {layers}: {described(plan)}")
     if config.num_nextn_predict_layers:
-        print("  and a multi-token prediction module, not counted here: generating needs none")
+        more = size(report.ways[0].on_host.mtp_weight_bytes)
+        print(f"  and a multi-token prediction module: {more} more with --speculative_config")
     print()
     print_table(report)
     print()
@@ -241,10 +242,11 @@ def advice(report: FitReport, place: Place, path: Path) -> list[str]:
         options += ["--max-model-len", str(fit.tokens)]
     elif best is not smallest:
         factor = best.on_host.read_bytes_per_token / smallest.on_host.read_bytes_per_token
-        lines.append(
-            f"  {shlex.join(smallest.options)} reads {factor:.1f} times fewer bytes for a token: up "
-            "to so much faster, but less exact."
-        )
+        if factor > 1.1:
+            lines.append(
+                f"  {shlex.join(smallest.options)} reads {factor:.1f} times fewer bytes for a token: "
+                "up to so much faster, but less exact."
+            )
     if place.name == HOST and len(report.places) > 1:
         options += ["--device", "cpu"]
     model = [] if path == DEMO_FOLDER else ["--model_path", str(path) if path.is_dir() else "DIR"]
@@ -260,7 +262,7 @@ def count(number: int) -> str:
 
 
 def size(number: int) -> str:
-    for scale, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+    for scale, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if number >= scale:
             return f"{number / scale:.1f} {unit}"
     return f"{number} B"

@@ -36,7 +36,9 @@ _PADDLE_FUSED = {
     "gate_proj": ("up_gate_proj", 0),
     "up_proj": ("up_gate_proj", 1),
 }
-_LINEAR = re.compile(r"(?:^|\.)(?:(?P<member>\w+_proj)|lm_head|mlp\.gate)\.(?P<kind>weight|bias)$")
+_LINEAR = re.compile(
+    r"(?:^|\.)(?:(?P<member>\w+_proj)(?:\.\d+)?|lm_head|mlp\.gate)\.(?P<kind>weight|bias)$"
+)
 
 _EXPERT = re.compile(r"\.experts\.(?P<index>\d+)\.(?P<member>gate|up|down)_proj\.weight$")
 # member -> (tensor of all experts, members of an expert in it, its place among them)

@@ -17,7 +17,8 @@ from ernie_kernels.models.config import ModelConfig
 from ernie_kernels.models.experts import MoE
 from ernie_kernels.models.layers import MLP, DecoderLayer, Embedding, LayerKVCache
 from ernie_kernels.models.loader import Checkpoint
-from ernie_kernels.models.weight_specs import EMBEDDING, HEAD, weight_specs
+from ernie_kernels.models.mtp import MultiTokenPredictor, check_has_module
+from ernie_kernels.models.weight_specs import EMBEDDING, HEAD, mtp_specs, weight_specs
 from ernie_kernels.models.weights import WeightReader
 
 if TYPE_CHECKING:
@@ -71,11 +72,14 @@ class ErnieForCausalLM:
         weight_dtype: of matrices; a float32 matrix needs float32 activations.
         quantization: of projections, experts and head: ``"wint8"``, ``"w8a8"``, ``"wint4"`` (which
             has 8 bits in all but the experts) or None.
+        with_mtp: read the multi-token prediction module too.
 
     Attributes:
+        mtp: that module, or None.
         nbytes: bytes of all weights.
 
     Raises:
+        ConfigError: ``with_mtp``, and the checkpoint has no such module.
         WeightError: a tensor is missing, unexpected, of the wrong shape or dtype, or not finite.
         FormatError: a file cannot be read.
         OutOfMemoryError: not enough memory for the weights.
@@ -90,10 +94,14 @@ class ErnieForCausalLM:
         dtype: str,
         weight_dtype: str,
         quantization: str | None = None,
+        with_mtp: bool = False,
     ) -> None:
+        if with_mtp:
+            check_has_module(checkpoint)
         # A head may be stored beside a config that says "tied"; then the stored one counts.
         optional = [HEAD] if config.tie_word_embeddings else []
-        checkpoint.require(weight_specs(config), optional=optional)
+        specs = weight_specs(config) | (mtp_specs(config) if with_mtp else {})
+        checkpoint.require(specs, optional=optional)
         weights = WeightReader(
             config,
             checkpoint,
@@ -114,6 +122,7 @@ class ErnieForCausalLM:
         self.model = ErnieDecoder(config, weights, embed_tokens)
         if not is_tied:
             self.lm_head = weights.head(weights.matrix(HEAD))
+        self.mtp = MultiTokenPredictor(config, weights, self.model) if with_mtp else None
         self.is_tied = is_tied
         self.nbytes = weights.nbytes
 
@@ -125,7 +134,8 @@ class ErnieForCausalLM:
         Returns:
             Hidden states after the final norm of the rows in ``batch.outputs``,
             ``[num_outputs, hidden_size]``, in ``buffers``; the caches hold the step's keys and
-            values.
+            values. Where these are all rows of the batch, ``buffers.residual`` holds the same before
+            the norm.
         """
         return self.model(batch, kv_caches, buffers)
 

@@ -210,7 +210,8 @@ class DecoderLayer:
     ) -> tuple[Tensor, Tensor]:
         """Returns the layer's hidden states and residual of the rows in ``queries``.
 
-        Of the batch's other rows only the keys and values are computed.
+        Of the batch's other rows only the keys and values are computed. Flags are set where
+        ``queries`` is the batch's own: elsewhere what is not finite shows in these rows' logits.
         """
         if hidden_states is None:
             hidden_states = self.input_layernorm(residual, out=buffers.hidden_states)
@@ -218,12 +219,11 @@ class DecoderLayer:
             hidden_states, residual = self.input_layernorm.add(hidden_states, residual)
         self.self_attn.project(hidden_states, batch, kv_cache, buffers)
         query = buffers.query
-        flags: Tensor | None = batch.flags
+        flags = batch.flags if queries is batch.queries else None
         if queries.rows is not None:
             query = self.self_attn.query_of(queries.rows, buffers)
             residual = take(queries.rows, residual)
             buffers = buffers.first(len(queries.rows))
-            flags = None  # of other rows; what is not finite here shows in these rows' logits
         hidden_states = self.self_attn.attend(query, queries, batch, kv_cache, buffers)
         hidden_states, residual = self.post_attention_layernorm.add(hidden_states, residual)
         return self.feed_forward(hidden_states, buffers, flags), residual

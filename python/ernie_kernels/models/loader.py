@@ -166,7 +166,11 @@ class Checkpoint:
         if missing or unexpected:
             raise WeightError(_difference(missing, unexpected))
         if others:
-            logger.info("%d tensors of a multi-token prediction module ignored", len(others))
+            logger.info(
+                "%d tensors of a multi-token prediction module left out: speculative_config uses "
+                "them",
+                len(others),
+            )
         required = {}
         for stored, names in members.items():
             if stored in self._tensors:

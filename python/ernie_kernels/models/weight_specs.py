@@ -13,6 +13,13 @@ HEAD = "lm_head.weight"
 Extent = tuple[int, tuple[str, ...]]
 
 
+# Of the multi-token prediction module (mtp.py). Its block is a dense layer in every model.
+MTP_EMB_NORM = "model.mtp_emb_norm.0"
+MTP_HIDDEN_NORM = "model.mtp_hidden_norm.0"
+MTP_LINEAR_PROJ = "model.mtp_linear_proj.0.weight"
+MTP_BLOCK = "model.mtp_block.0"
+
+
 def weight_specs(config: ModelConfig) -> dict[str, WeightSpec]:
     """Every tensor of the model: its Hugging Face name and shape."""
     hidden: Extent = (config.hidden_size, ("hidden_size",))
@@ -23,20 +30,42 @@ def weight_specs(config: ModelConfig) -> dict[str, WeightSpec]:
         HEAD: _spec(vocab, hidden),
     }
     for index, plan in enumerate(config.layers):
-        layer = f"model.layers.{index}"
-        specs[f"{layer}.input_layernorm.weight"] = _spec(hidden)
-        specs[f"{layer}.post_attention_layernorm.weight"] = _spec(hidden)
-        linears = {**_attention(config, f"{layer}.self_attn", hidden)}
-        if plan.mlp == "moe":
-            specs |= _router(plan, f"{layer}.mlp", hidden)
-            linears |= _experts(plan, f"{layer}.mlp", hidden)
-        else:
-            width = (plan.intermediate_size, ("intermediate_size",))
-            linears |= _mlp(f"{layer}.mlp", width, hidden)
-        for name, (out_features, in_features) in linears.items():
-            specs[f"{name}.weight"] = _spec(out_features, in_features)
-            if config.use_bias:
-                specs[f"{name}.bias"] = _spec(out_features)
+        specs |= _layer(config, f"model.layers.{index}", plan, hidden)
+    return specs
+
+
+def mtp_specs(config: ModelConfig) -> dict[str, WeightSpec]:
+    """Those of the multi-token prediction module. Some files hold its projection transposed."""
+    hidden: Extent = (config.hidden_size, ("hidden_size",))
+    joined: Extent = (2 * config.hidden_size, ("hidden_size",))
+    projection = _spec(hidden, joined)
+    block = LayerPlan(mlp="dense", intermediate_size=config.intermediate_size)
+    return {
+        f"{MTP_EMB_NORM}.weight": _spec(hidden),
+        f"{MTP_HIDDEN_NORM}.weight": _spec(hidden),
+        MTP_LINEAR_PROJ: WeightSpec(projection.shape, projection.config_keys, either_way=True),
+        **_layer(config, MTP_BLOCK, block, hidden),
+    }
+
+
+def _layer(
+    config: ModelConfig, layer: str, plan: LayerPlan, hidden: Extent
+) -> dict[str, WeightSpec]:
+    specs = {
+        f"{layer}.input_layernorm.weight": _spec(hidden),
+        f"{layer}.post_attention_layernorm.weight": _spec(hidden),
+    }
+    linears = {**_attention(config, f"{layer}.self_attn", hidden)}
+    if plan.mlp == "moe":
+        specs |= _router(plan, f"{layer}.mlp", hidden)
+        linears |= _experts(plan, f"{layer}.mlp", hidden)
+    else:
+        width = (plan.intermediate_size, ("intermediate_size",))
+        linears |= _mlp(f"{layer}.mlp", width, hidden)
+    for name, (out_features, in_features) in linears.items():
+        specs[f"{name}.weight"] = _spec(out_features, in_features)
+        if config.use_bias:
+            specs[f"{name}.bias"] = _spec(out_features)
     return specs
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ernie_kernels import _core
 from ernie_kernels._core import Tensor
-from ernie_kernels.ops.gemm import check_width
+from ernie_kernels.ops.packed import check_width
 
 
 @dataclass(frozen=True, slots=True)
