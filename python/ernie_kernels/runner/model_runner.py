@@ -15,8 +15,8 @@ from ernie_kernels.runner.batch import ForwardBatch, TokenSpan
 from ernie_kernels.runner.decode_graph import DecodeSteps
 from ernie_kernels.runner.transfers import Transfers
 
-# Products of one call of the head when nothing but it runs: Python hears Ctrl-C between two calls,
-# and the slowest CPUs take a good half of a second for so many. ERNIE-4.5-0.3B: 24 rows.
+# Products of one call of the head that computes all rows of a prompt: Python hears Ctrl-C between
+# two calls, so they may not take a second. Half of one at 10 Gflop/s; of ERNIE-4.5-0.3B 24 rows.
 HEAD_PRODUCTS_PER_CALL = 2_600_000_000
 
 
