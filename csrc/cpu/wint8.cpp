@@ -18,9 +18,9 @@ namespace {
 // Columns expanded to bfloat16 at a time: kMaxPanels of them are 256 KiB, and stay in L2.
 constexpr int64_t kDepthBlock = 1024;
 
-// Groups of 64 columns at a time with int8 activations: 4 panels of them are 32 KiB, and stay in L1
-// for all rows of a block.
-constexpr int64_t kGroupBlock = 8;
+// Groups of 64 columns at a time with int8 activations: the 2 panels of a tile are 32 KiB, and stay
+// in L1 for all rows of a block.
+constexpr int64_t kGroupBlock = 16;
 
 // -------------------------------------------------------------------------- quantizing, packing
 
