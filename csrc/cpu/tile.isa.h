@@ -49,12 +49,12 @@ inline void for_each_row_tile(int64_t rows, int64_t panel, const F& tile) {
 }
 
 // Calls tile.operator()<ROWS, PANELS>(row, panel) for tiles that cover all rows and panels.
-template <int TILE_PANELS = kTilePanels, class F>
+template <int TILE_PANELS = kTilePanels, int ROW_PANELS = kRowPanels, class F>
 inline void for_each_tile(int64_t rows, int64_t panels, const F& tile) {
   int64_t panel = 0;
   if (rows == 1)
-    for (; panel + kRowPanels <= panels; panel += kRowPanels)
-      tile.template operator()<1, kRowPanels>(0, panel);
+    for (; panel + ROW_PANELS <= panels; panel += ROW_PANELS)
+      tile.template operator()<1, ROW_PANELS>(0, panel);
   for (; panel + TILE_PANELS <= panels; panel += TILE_PANELS)
     for_each_row_tile<TILE_PANELS>(rows, panel, tile);
   if constexpr (TILE_PANELS > 2)

@@ -97,6 +97,11 @@ class Panels {
   int64_t quads() const { return quads_; }
   int64_t stride() const { return quads_ * 4 * kPanelRows; }
 
+  // Behind the last one in place; null if they are packed into cache.
+  const int8_t* end() const {
+    return weight_.rank != 2 ? weight_.ptr<int8_t>() + weight_.size(0) * stride() : nullptr;
+  }
+
   const int8_t* at(int64_t panel, int64_t panels) const {
     if (weight_.rank != 2) return weight_.ptr<int8_t>() + panel * stride();
     auto* buffer = static_cast<int8_t*>(scratch(ScratchSlot::kPanel, panels * stride()));
@@ -135,6 +140,7 @@ class FloatProduct {
                            .w = w,
                            .w_stride = panels_.stride(),
                            .panels = panels,
+                           .w_end = panels_.end(),
                            .k = depth_,
                            .acc = acc,
                            .acc_stride = acc_stride});
@@ -208,6 +214,8 @@ class Int8Product {
                       .w = w + g * kActivationGroup * kPanelRows,
                       .w_stride = panels_.stride(),
                       .panels = panels,
+                      // A single row runs ahead far enough, and prefetching would slow it down.
+                      .w_end = streams_ && rows > 1 ? panels_.end() : nullptr,
                       .quads = std::min(block * kQuads, panels_.quads() - g * kQuads),
                       .acc = acc,
                       .acc_stride = acc_stride,
