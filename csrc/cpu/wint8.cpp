@@ -214,7 +214,7 @@ class Int8Product {
                       .w = w + g * kActivationGroup * kPanelRows,
                       .w_stride = panels_.stride(),
                       .panels = panels,
-                      // A single row runs ahead far enough, and prefetching would slow it down.
+                      // A single row reads in one run, which the CPU prefetches by itself.
                       .w_end = streams_ && rows > 1 ? panels_.end() : nullptr,
                       .quads = std::min(block * kQuads, panels_.quads() - g * kQuads),
                       .acc = acc,
