@@ -13,10 +13,11 @@ namespace {
 constexpr int64_t kVectors = kPanelRows / F32::kWidth;  // registers across one panel
 
 // Rows and panels of the largest tile whose accumulators stay in registers, and the widest tile for
-// a single row: there the panels are as many streams from memory.
+// a single row: there the panels are as many streams from memory. Of eight, one Zen 5 core reads
+// bfloat16 at 86 % of what it can, of four at 96 %.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 6, kTilePanels = 4;
-constexpr int kRowPanels = 8;
+constexpr int kRowPanels = 4;
 constexpr int kInt8TilePanels = 2;  // integer and float sums, side by side
 #elif defined(__AVX2__)
 constexpr int kTileRows = 6, kTilePanels = 1;

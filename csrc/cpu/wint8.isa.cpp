@@ -8,8 +8,6 @@ namespace ernie::cpu::ERNIE_ISA {
 namespace {
 
 constexpr int64_t kQuadBytes = 4 * kPanelRows;  // four k of one panel
-// Panels of a tile of a single row with float x: on Zen 5 twice as many come more slowly.
-constexpr int kStreamPanels = kRowPanels < 4 ? kRowPanels : 4;
 
 // --------------------------------------------------------------- int8 to float32 and bfloat16
 //
@@ -434,18 +432,16 @@ void wint8_expand(const int8_t* w, int64_t k, bf16* out) {
 
 void wint8_f32(const Wint8Block& b) {
   const FlushDenormals scope;
-  for_each_tile<kTilePanels, kStreamPanels>(b.rows, b.panels,
-                                            [&]<int ROWS, int PANELS>(int64_t row, int64_t panel) {
-                                              stream_tile<ROWS, PANELS, float>(b, row, panel);
-                                            });
+  for_each_tile(b.rows, b.panels, [&]<int ROWS, int PANELS>(int64_t row, int64_t panel) {
+    stream_tile<ROWS, PANELS, float>(b, row, panel);
+  });
 }
 
 void wint8_bf16(const Wint8Block& b) {
 #if defined(__AVX512BF16__)
-  for_each_tile<kTilePanels, kStreamPanels>(b.rows, b.panels,
-                                            [&]<int ROWS, int PANELS>(int64_t row, int64_t panel) {
-                                              stream_tile<ROWS, PANELS, bf16>(b, row, panel);
-                                            });
+  for_each_tile(b.rows, b.panels, [&]<int ROWS, int PANELS>(int64_t row, int64_t panel) {
+    stream_tile<ROWS, PANELS, bf16>(b, row, panel);
+  });
 #else
   // As gemm_bf16_bf16: plain loops, since no machine of this tier is asked.
   for (int64_t r = 0; r < b.rows; ++r)
