@@ -190,9 +190,10 @@ def row(ours: str, case: str, p25: float, peers: dict[str, float], share: float)
         "p25_us": p25,
         "of_read": share,
         "of_matrix": share,
+        "of_int8": share,
         "peers": {
             name: {"p25_us": time, "ratio_best": time / p25, "ratio_p25": time / p25 * 1.1,
-                   "of_read": 0.4, "of_matrix": 0.4}
+                   "of_read": 0.4, "of_matrix": 0.4, "of_int8": 0.4}
             for name, time in peers.items()
         },
     }  # fmt: skip
@@ -213,6 +214,7 @@ def test_goals_take_the_fastest_of_each_side(capsys):
     assert found["C3b"].is_met
     assert found["C3b"].ours["ours"] == "w8a8"
     assert found["C3b"].peer_name == "llama.cpp Q4_K"
+    assert (found["C1b"].ceiling, found["C3b"].ceiling) == ("of_read", "of_int8")
     show_goals(records)
     lines = capsys.readouterr().out.splitlines()
     assert sum("not measured" in line for line in lines) == 5
