@@ -108,6 +108,17 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "num_tokens": 64, "out_features": 2048, "in_features": 1024, "capability": 90,
         "sm_count": 132,
     },
+    "cuda_grouped_plan": lambda: {
+        "num_rows": 64, "num_experts": 8, "out_features": 2048, "in_features": 1024,
+        "capability": 90, "sm_count": 132,
+    },
+    "cuda_grouped_row_tile": lambda: {
+        "begin": 3, "end": 40, "num_rows": 64, "tile_rows": 8, "index": 4,
+    },
+    "cuda_grouped_source_row": lambda: {"row": 5, "count": 9},
+    "cuda_grouped_weight_row": lambda: {
+        "first_output": 32, "local": 17, "gated": True, "outputs": 100,
+    },
     "cuda_wint8_plan": lambda: {
         "num_tokens": 64, "out_features": 2048, "in_features": 1024, "capability": 90,
         "sm_count": 132,

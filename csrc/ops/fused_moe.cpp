@@ -209,7 +209,7 @@ void fused_moe(const FusedMoeArgs& a, const Stream& stream) {
   check_written(check, {"out", &a.out}, all);
   check_written(check, {"workspace", &a.workspace}, all);
   if (a.out.numel() == 0) return;
-  dispatch<FusedMoeArgs>(kOp, {&cpu::fused_moe, nullptr}, a, stream);
+  dispatch(kOp, {&cpu::fused_moe, ERNIE_CUDA_FN(cuda::fused_moe)}, a, stream);
 }
 
 }  // namespace ernie
