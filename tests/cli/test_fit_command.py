@@ -165,6 +165,13 @@ def test_a_float32_checkpoint_may_be_rounded_to_bfloat16(capfd, tmp_path):
     assert ways["wint8"]["host"]["kv_bytes_per_token"] == 4 * 9216
 
 
+def test_model_path_as_other_commands_take_it(capfd, released):
+    asked = ("--memory", "4GB", "--json")
+    code, out, _ = run(capfd, "fit", "--model_path", released("0.3B"), *asked)
+    assert code == 0
+    assert out == run(capfd, "fit", released("0.3B"), *asked)[1]
+
+
 def test_this_machine(capfd):
     """The demo model, for which there is room."""
     code, report = fit(capfd)

@@ -13,6 +13,8 @@ import pytest
 import ernie_kernels as ek
 import reference_model
 import safetensors_bytes
+from ernie_kernels.models.config import load_config
+from ernie_kernels.models.memory_plan import plan_memory
 from tiny_checkpoint import in_shards, random_ids, to_paddle, write_checkpoint
 
 import reference
@@ -192,3 +194,5 @@ def test_peak_memory_of_a_load(tmp_path, tied):
     peak, held = map(int, done.stdout.split())
     largest = 140_000 * 512 * 2
     assert held <= peak <= held + largest + (64 << 20)
+    plan = plan_memory(load_config(tmp_path), quantization="wint8")
+    assert plan.host_peak_bytes == held + largest + (64 << 20)

@@ -71,9 +71,11 @@ def add_parser(commands: Any) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--model-path", "--model", dest="config", help=argparse.SUPPRESS)
     parser.add_argument(
         "config",
         nargs="?",
+        default=argparse.SUPPRESS,  # leaves what the option says alone
         metavar="CONFIG_OR_DIR",
         help="a config.json under any name, or the folder it is in (default: the demo model)",
     )
@@ -83,13 +85,14 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--gpu-memory",
         metavar="SIZE",
-        help="free memory of a GPU; with --memory or this nothing of this machine counts",
+        help="free memory of another machine's GPU; with either of the two, this machine does not "
+        "count",
     )
     parser.add_argument(
         "--bandwidth",
         type=float,
         metavar="GB/S",
-        help="how fast memory is read; 'bench' measures it",
+        help="how fast memory is read; 'bench' tells of this machine",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("-v", "--verbose", action="store_true", help=argparse.SUPPRESS)

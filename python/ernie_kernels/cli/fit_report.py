@@ -9,14 +9,12 @@ from typing import Any
 from ernie_kernels import _core
 from ernie_kernels.models.config import LayerPlan, ModelConfig
 from ernie_kernels.models.memory_plan import (
-    PLANNED_QUANTIZATIONS,
-    WINT4,
     MemoryPlan,
     ParameterCount,
     count_parameters,
     plan_memory,
 )
-from ernie_kernels.models.weights import W8A8
+from ernie_kernels.models.weights import QUANTIZATIONS, W8A8, WINT4
 from ernie_kernels.runner.capacity import (
     DEFAULT_MIN_TOKENS,
     DEVICE_RESERVE,
@@ -179,9 +177,9 @@ def _ways(config: ModelConfig, places: list[Place]) -> Iterator[Way]:
     dtypes: list[tuple[str | None, str, tuple[str, ...]]] = [(None, stored, ())]
     if stored == "float32":
         dtypes.append((None, "bfloat16", ("--dtype", "bfloat16")))
-    for quantization in PLANNED_QUANTIZATIONS[1:]:
+    for quantization in QUANTIZATIONS:  # from the most exact to the smallest
         if quantization != WINT4 or config.num_experts:
-            dtypes.append((quantization, stored, ("--quantization", str(quantization))))
+            dtypes.append((quantization, stored, ("--quantization", quantization)))
     for way, dtype, options in dtypes:
         on_host, on_gpu = (
             plan_memory(config, quantization=way, weight_dtype=dtype, dtype=dtype, device=device)

@@ -12,10 +12,7 @@ from typing import Literal
 
 from ernie_kernels import ops
 from ernie_kernels.models.config import LayerPlan, ModelConfig
-from ernie_kernels.models.weights import W8A8, WINT4, WINT8
-
-# From the most exact to the smallest; None rounds nothing.
-PLANNED_QUANTIZATIONS = (None, WINT8, W8A8, WINT4)
+from ernie_kernels.models.weights import WINT4, WINT8
 
 ITEMSIZES = {"bfloat16": 2, "float32": 4}  # bytes
 # Of one element, and how many of a row the CPU's panels keep together: csrc/ops/gemm.h, wint8.h,
@@ -107,7 +104,7 @@ class MemoryPlan:
     """Bytes that a model takes when it is loaded in one way.
 
     Attributes:
-        quantization: one of ``PLANNED_QUANTIZATIONS``.
+        quantization: one of ``QUANTIZATIONS`` of :mod:`.weights`, or None.
         weight_dtype: of matrices that are not rounded, ``"bfloat16"`` or ``"float32"``.
         dtype: of activations and cache.
         device: ``"cpu"`` or ``"cuda"``.
@@ -174,28 +171,31 @@ def workspace_nbytes(config: ModelConfig, max_tokens: int, dtype: str, device: s
     """Bytes of a :class:`~.workspace.Workspace` of ``max_tokens`` rows."""
     query = config.num_attention_heads * config.head_dim
     key = config.num_key_value_heads * config.head_dim
-    values = 2 * config.hidden_size + (query + 2 * key) + query
-    values += _mlp_values(config.intermediate_size, device)
-    nbytes = values * ITEMSIZES[dtype] + config.head_dim * ITEMSIZES["float32"]
+    row = 2 * config.hidden_size + (query + 2 * key) + query  # of the activations' dtype
+    row += _mlp_values(config.intermediate_size, device)
+    row_float32 = config.head_dim  # the rope table
+    nbytes = 0
     plan = next((plan for plan in config.layers if plan.mlp == "moe"), None)
-    if plan is None:
-        return max_tokens * nbytes
-    values = config.hidden_size + _mlp_values(plan.shared_intermediate_size, device)
-    routed = plan.num_experts + 2 * plan.top_k + (dtype != "float32") * config.hidden_size
-    nbytes += values * ITEMSIZES[dtype] + 4 * routed + 8
-    return max_tokens * nbytes + ops.fused_moe_workspace_size(
-        max_tokens,
-        plan.top_k,
-        plan.num_experts,
-        config.hidden_size,
-        plan.intermediate_size,
-        dtype=dtype,
-        device=device,
-    )
+    if plan is not None:
+        row += config.hidden_size + _mlp_values(plan.shared_intermediate_size, device)
+        # What the router reads, its logits, and of each choice a weight and an id of 4 bytes.
+        row_float32 += 0 if dtype == "float32" else config.hidden_size
+        row_float32 += plan.num_experts + 2 * plan.top_k
+        row_numbers = 8 * max_tokens
+        nbytes = row_numbers + ops.fused_moe_workspace_size(
+            max_tokens,
+            plan.top_k,
+            plan.num_experts,
+            config.hidden_size,
+            plan.intermediate_size,
+            dtype=dtype,
+            device=device,
+        )
+    return nbytes + max_tokens * (row * ITEMSIZES[dtype] + row_float32 * ITEMSIZES["float32"])
 
 
 def _mlp_values(width: int, device: str) -> int:
-    """Between the projections of an MLP, for each row: the CPU keeps gate and up to itself."""
+    """Between the projections of an MLP; on the CPU gate and up never leave the cache."""
     return width if device == "cpu" else 3 * width
 
 
