@@ -2,7 +2,33 @@
 
 from __future__ import annotations
 
-from . import attention, core, elementwise, engine, gemm, moe, mtp, norm, sampling, scheduler, wint8
+from . import (
+    attention,
+    config,
+    core,
+    elementwise,
+    engine,
+    gemm,
+    moe,
+    mtp,
+    norm,
+    sampling,
+    scheduler,
+    wint8,
+)
 
-FAMILIES = (norm, elementwise, gemm, wint8, moe, attention, sampling, core, scheduler, engine, mtp)
+FAMILIES = (
+    norm,
+    elementwise,
+    gemm,
+    wint8,
+    moe,
+    attention,
+    sampling,
+    core,
+    scheduler,
+    engine,
+    mtp,
+    config,
+)
 HOST_BUGS = [bug for family in FAMILIES for bug in family.BUGS]
