@@ -117,7 +117,7 @@ SHAPES = {
     **MOE_SHAPES,
     "odd_experts": {
         **MOE_SHAPES["21b"],
-        "hidden_size": 37,
+        "hidden_size": 34,  # of 4-bit panels 40, of others 36 or less
         "num_key_value_heads": 1,
         "head_dim": 6,
         "moe_num_experts": 5,

@@ -309,7 +309,9 @@ def test_logits_are_those_without_drafts(folder, rng):
     for config in (None, MTP):
         with ek.LLM.from_pretrained(folder, device="cpu", speculative_config=config) as llm:
             llm.generate(prompt_token_ids=prompts, params=ek.SamplingParams(max_tokens=3))
+            before = llm.stats()["prompt_tokens"]
             logits.append(llm.forward(prompts))
+            assert llm.stats()["prompt_tokens"] == before + 105
     assert all(np.array_equal(a, b) for a, b in zip(*logits, strict=True))
 
 

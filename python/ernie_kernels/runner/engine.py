@@ -249,12 +249,13 @@ class Engine:
                 runner.write_logits(rows, sequence.logits[span.start : span.stop])
                 if span.stop == sequence.num_prompt_tokens:
                     self._commit(sequence, Progress(None, None, finish_reason="length"))
+        stops = [span.stop for span in spans]
         if runner.num_drafts:
-            spans = self._draft(runner, scheduled)
-        for (sequence, _), span in zip(scheduled, spans, strict=True):
+            stops = self._draft(runner, scheduled)
+        for (sequence, span), stop in zip(scheduled, stops, strict=True):
             read = min(span.stop, sequence.num_prompt_tokens) - span.start
             self.num_prompt_tokens += max(0, read)
-            self._scheduler.advance(sequence, span.stop)
+            self._scheduler.advance(sequence, stop)
             if sequence.is_finished:
                 self._scheduler.remove(sequence)
 
@@ -283,10 +284,8 @@ class Engine:
             self.num_generated_tokens += 1
         self._commit(sequence, progress)
 
-    def _draft(
-        self, runner: ModelRunner, scheduled: list[tuple[Sequence, TokenSpan]]
-    ) -> list[TokenSpan]:
-        """Guess what comes next. Returns the spans as far as they count as computed."""
+    def _draft(self, runner: ModelRunner, scheduled: list[tuple[Sequence, TokenSpan]]) -> list[int]:
+        """Guess what comes next. Returns how many tokens of each sequence count as computed."""
         followed = [followed_span(sequence, span) for sequence, span in scheduled]
         logits = runner.draft([span for _, span in scheduled], followed)
         if logits is not None:
@@ -298,7 +297,7 @@ class Engine:
                 if token >= 0:
                     sequence.token_ids[sequence.num_tokens] = token
                     sequence.num_drafted = 1
-        return followed
+        return [span.stop for span in followed]
 
     def _end_flagged(
         self, runner: ModelRunner, scheduled: list[tuple[Sequence, TokenSpan]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     attention,
+    config,
     core,
     elementwise,
     engine,
@@ -30,5 +31,6 @@ FAMILIES = (
     engine,
     moe_model,
     mtp,
+    config,
 )
 HOST_BUGS = [bug for family in FAMILIES for bug in family.BUGS]
