@@ -123,6 +123,23 @@ def wint8_linear(x: Array, weight: Array, scale: Array, bias: Array | None) -> t
     return expected, magnitude
 
 
+def wint4_quantize(weight: Array) -> tuple[Array, Array]:
+    """As wint8_quantize, up to 7: values of 4 bits, one in each int8."""
+    w = weight.astype(np.float32)
+    largest = np.abs(w).max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        scaled = np.nan_to_num(w / largest * np.float32(7))
+    halves_away = np.trunc(f64(scaled) + np.copysign(0.5, f64(scaled)))
+    scale = (largest[:, 0] / np.float32(7)).astype(weight.dtype).astype(np.float32)
+    return np.clip(halves_away, -7, 7).astype(np.int8), scale
+
+
+def nibbles(values: Array) -> Array:
+    """``[N, K]`` of 4 bits as ``[N, ceil(K / 2)]`` uint8, the even columns in the low halves."""
+    padded = np.pad(values, ((0, 0), (0, values.shape[1] % 2))).astype(np.uint8) & 15
+    return padded[:, ::2] | padded[:, 1::2] << 4
+
+
 def quantize_activations(x: Array) -> tuple[Array, Array]:
     """``[num_tokens, groups, 64]`` integers as float32, and the scales ``[num_tokens, groups]``."""
     padded = np.pad(x.astype(np.float32), ((0, 0), (0, -x.shape[1] % 64)))
