@@ -382,6 +382,57 @@ def moe_combine_float32(
     return total.astype(x.dtype)
 
 
+def grouped_linear(x: Array, weights: Array, offsets: Array) -> tuple[Array, Array]:
+    """Sorted rows ``x`` times the matrices ``[E, N, K]`` of their experts, in float64."""
+    expected = np.zeros((len(x), weights.shape[1]))
+    magnitude = np.zeros_like(expected)
+    for e in np.flatnonzero(np.diff(offsets)):
+        rows = slice(offsets[e], offsets[e + 1])
+        expected[rows], magnitude[rows] = linear(x[rows], weights[e], None)
+    return expected, magnitude
+
+
+def fused_moe(
+    x: Array,
+    topk_weights: Array,
+    topk_ids: Array,
+    w_gate_up: Array,
+    w_down: Array,
+    shared: Array | None,
+) -> tuple[Array, Array]:
+    """In float64 without any rounding, and what the stated ones and float32 sums may make of it.
+
+    The second is the magnitude that ``check`` wants: what may be wrong, in units of its second term.
+    """
+    unit, float32 = UNIT[x.dtype], 2.0**-24
+    expected, error = np.zeros(x.shape), np.zeros(x.shape)
+    for t, j in np.ndindex(topk_ids.shape):
+        gate_up, down = f64(w_gate_up[topk_ids[t, j]]), f64(w_down[topk_ids[t, j]])
+        c_up, c_down = (max(16.0, 2.0 * math.sqrt(w.shape[1])) * float32 for w in (gate_up, down))
+        s, s_sum = gate_up @ f64(x[t]), np.abs(gate_up) @ np.abs(f64(x[t]))
+        gate, up = np.split(s, 2)
+        gate_error, up_error = np.split(unit * np.abs(s) + c_up * s_sum, 2)
+        silu = gate / (1 + np.exp(-gate))
+        gated = silu * up
+        # silu is nowhere steeper than 1.1.
+        gated_error = (
+            1.1 * gate_error * (np.abs(up) + up_error)
+            + np.abs(silu) * up_error
+            + (unit + 16 * float32) * np.abs(gated)
+        )
+        y = down @ gated
+        y_error = (
+            np.abs(down) @ (gated_error + c_down * np.abs(gated)) + unit * np.abs(y) + UNDERFLOW
+        )
+        weight = float(topk_weights[t, j])
+        expected[t] += weight * y
+        error[t] += abs(weight) * (y_error + 16 * float32 * np.abs(y))
+    if shared is not None:
+        expected += f64(shared)
+        error += 16 * float32 * np.abs(f64(shared))
+    return expected, error / (16 * float32)
+
+
 # ------------------------------------------------------------------------------------ activation
 
 
