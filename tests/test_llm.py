@@ -393,7 +393,7 @@ def test_cache_that_no_machine_holds(folder, monkeypatch):
 def test_logits_that_do_not_fit_are_refused_before_they_are_computed(llm, monkeypatch):
     expected = llm.forward([[1, 2, 3]])[0]
     with monkeypatch.context() as patch:
-        patch.setattr("ernie_kernels.llm.available_host_memory", lambda: 1000)
+        patch.setattr("ernie_kernels.calls.available_host_memory", lambda: 1000)
         with pytest.raises(ek.OutOfMemoryError, match="forward: 7920 bytes of logits needed, 1000"):
             llm.forward([[1, 2, 3]])
     assert np.array_equal(llm.forward([[1, 2, 3]])[0], expected)

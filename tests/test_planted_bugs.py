@@ -14,14 +14,18 @@ sys.path.insert(0, str(ROOT / "tests/planted"))
 import backends
 import barriers
 import caught
-from bugs import BUGS
+import cuda_bugs
+import host_bugs
 from cuda_bugs import CUDA_BUGS
+from host_bugs import HOST_BUGS
 
 BARRIER_BUGS = barriers.barrier_bugs(ROOT)
 EVERY_CUDA_BUG = [*CUDA_BUGS, *BARRIER_BUGS]
 
 
-@pytest.mark.parametrize("bugs", [BUGS, CUDA_BUGS, BARRIER_BUGS], ids=["cpu", "cuda", "barriers"])
+@pytest.mark.parametrize(
+    "bugs", [HOST_BUGS, CUDA_BUGS, BARRIER_BUGS], ids=["host", "cuda", "barriers"]
+)
 def test_every_bug_has_its_place_and_its_tests(bugs):
     wrong = []
     for bug in bugs:
@@ -35,8 +39,14 @@ def test_every_bug_has_its_place_and_its_tests(bugs):
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize("package", [cuda_bugs, host_bugs])
+def test_every_file_of_bugs_is_in_the_list(package):
+    files = {path.stem for path in Path(package.__file__).parent.glob("*.py")} - {"__init__"}
+    assert {family.__name__.rpartition(".")[2] for family in package.FAMILIES} == files
+
+
 def test_names_are_distinct():
-    names = [bug.name for bug in (*BUGS, *EVERY_CUDA_BUG)]
+    names = [bug.name for bug in (*HOST_BUGS, *EVERY_CUDA_BUG)]
     assert len(names) == len(set(names))
 
 

@@ -3,16 +3,15 @@
 #include "core/check.h"
 #include "core/checked.h"
 #include "core/dispatch.h"
+#include "ops/linear_checks.h"
 
 namespace ernie {
 namespace {
 
-constexpr int64_t kPanelRows = 16;
-
 void check_packed(const Check& check, const char* name, const TensorView& w, int64_t out_features,
                   int64_t in_features) {
   check.shape(name, w,
-              {{"ceil(out_features / 16)", ceil_div(out_features, kPanelRows)},
+              {panels_of(out_features),
                {"ceil(in_features / 4)", ceil_div(in_features, 4)},
                {"16", kPanelRows},
                {"4", 4}});
@@ -28,52 +27,18 @@ void check_weight(const Check& check, const TensorView& w, int64_t out_features,
   check.contiguous("weight", w);
 }
 
-void check_x(const Check& check, const TensorView& x) {
-  check.rank("x", x, 2);
-  check.dtype("x", x, {DType::kF32, DType::kBF16});
-  check.inner_contiguous("x", x);
-}
-
-// out or gate_up: a matrix of one row per token.
-void check_rows(const Check& check, const char* name, const TensorView& t, int64_t num_tokens,
-                const char* columns_name, int64_t columns) {
-  check.shape(name, t, {{"num_tokens", num_tokens}, {columns_name, columns}});
-  check.inner_contiguous(name, t);
-  check.writable(name, t);
-}
-
-// That `written` is apart from every input.
-template <class Args>
-void check_apart(const Check& check, const char* name, const TensorView& written, const Args& a) {
-  check.disjoint(name, written, "x", a.x);
-  check.disjoint(name, written, "weight", a.weight);
-  check.disjoint(name, written, "scale", a.scale);
-  if (a.bias) check.disjoint(name, written, "bias", *a.bias);
-}
-
 // Operands of a product, all but `out`.
 template <class Args>
 void check_operands(const char* op, const Args& a, int64_t out_features, const Stream& stream) {
   const Check check(op);
   check_weight(check, a.weight, out_features, a.x.size(1));
-  check.shape("scale", a.scale, {{"out_features", out_features}});
-  check.dtype("scale", a.scale, {DType::kF32});
-  check.contiguous("scale", a.scale);
-  if (a.bias) {
-    check.shape("bias", *a.bias, {{"out_features", out_features}});
-    check.dtype("bias", *a.bias, {DType::kF32, DType::kBF16});
-    check.contiguous("bias", *a.bias);
-    check.device(stream.device, {{"bias", &*a.bias}});
-  }
+  check_scale(check, a.scale, out_features);
+  check_bias(check, a.bias, out_features, {DType::kF32, DType::kBF16}, stream);
   check.device(stream.device,
                {{"out", &a.out}, {"x", &a.x}, {"weight", &a.weight}, {"scale", &a.scale}});
   check_apart(check, "out", a.out, a);
-  if (stream.device.type != DeviceType::kCuda) return;
-  if (a.weight.rank != 2)
-    check.fail("weight", "[out_features, in_features] on a CUDA device", "a packed weight");
-  if (a.int8_activations)
-    throw UnsupportedError(std::string(op) + ": int8_activations: no kernel for " +
-                           to_string(stream.device) + "; pass False");
+  check_unpacked_on_cuda(check, a.weight, stream);
+  if (a.int8_activations) refuse_int8_activations_on_cuda(op, stream);
 }
 
 }  // namespace
@@ -94,21 +59,11 @@ void wint8_linear_silu_and_mul(const Wint8LinearSiluAndMulArgs& a, const Stream&
   const Check check("wint8_linear_silu_and_mul");
   check_x(check, a.x);
   check.rank("out", a.out, 2);
-  const int64_t num_tokens = a.x.size(0), intermediate_size = a.out.size(1);
-  check_rows(check, "out", a.out, num_tokens, "intermediate_size", intermediate_size);
+  const int64_t intermediate_size = a.out.size(1);
+  check_rows(check, "out", a.out, a.x.size(0), "intermediate_size", intermediate_size);
   check.dtype("out", a.out, {a.x.dtype});
-  const int64_t out_features = 2 * intermediate_size;
-  check_operands("wint8_linear_silu_and_mul", a, out_features, stream);
-  if (a.gate_up) {
-    const TensorView& s = *a.gate_up;
-    check_rows(check, "gate_up", s, num_tokens, "2 * intermediate_size", out_features);
-    check.dtype("gate_up", s, {a.x.dtype});
-    check.disjoint("gate_up", s, "out", a.out);
-    check_apart(check, "gate_up", s, a);
-    check.device(stream.device, {{"gate_up", &s}});
-  } else if (stream.device.type == DeviceType::kCuda) {
-    check.fail("gate_up", "[num_tokens, 2 * intermediate_size] on a CUDA device", "none");
-  }
+  check_operands("wint8_linear_silu_and_mul", a, 2 * intermediate_size, stream);
+  check_gate_up(check, a, stream);
   if (a.out.numel() == 0) return;
   dispatch("wint8_linear_silu_and_mul",
            {&cpu::wint8_linear_silu_and_mul, ERNIE_CUDA_FN(cuda::wint8_linear_silu_and_mul)}, a,
@@ -128,9 +83,7 @@ void wint8_quantize(const Wint8QuantizeArgs& a, const Stream& stream) {
     check_packed(check, "out", a.out, out_features, in_features);
   check.contiguous("out", a.out);
   check.writable("out", a.out);
-  check.shape("scale", a.scale, {{"out_features", out_features}});
-  check.dtype("scale", a.scale, {DType::kF32});
-  check.contiguous("scale", a.scale);
+  check_scale(check, a.scale, out_features);
   check.writable("scale", a.scale);
   check.disjoint("out", a.out, "weight", a.weight);
   check.disjoint("scale", a.scale, "weight", a.weight);

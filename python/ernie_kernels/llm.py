@@ -11,14 +11,10 @@ from typing import Any, Literal, Self, overload
 
 import numpy as np
 
-from ernie_kernels import _core
+from ernie_kernels import _core, calls
 from ernie_kernels.chat_template import load_chat_template
 from ernie_kernels.checkpoint_file import quoted
-from ernie_kernels.errors import (
-    ConfigError,
-    OutOfMemoryError,
-    UnsupportedError,
-)
+from ernie_kernels.errors import ConfigError, UnsupportedError
 from ernie_kernels.load_arguments import (
     check_device,
     check_folder,
@@ -32,11 +28,7 @@ from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.models.loader import open_checkpoint
 from ernie_kernels.outputs import GenerationChunk, RequestOutput
 from ernie_kernels.runner.block_manager import BlockManager
-from ernie_kernels.runner.capacity import (
-    available_host_memory,
-    available_memory_for_cache,
-    plan_cache,
-)
+from ernie_kernels.runner.capacity import available_memory_for_cache, plan_cache
 from ernie_kernels.runner.collector import Collector
 from ernie_kernels.runner.engine import Engine
 from ernie_kernels.runner.model_runner import ModelRunner, kv_cache_bytes_per_block
@@ -44,9 +36,6 @@ from ernie_kernels.runner.reasoning import THINK_END, THINK_START
 from ernie_kernels.runner.requests import (
     NO_TOKENIZER,
     ModelLimits,
-    Request,
-    checked_batch,
-    checked_ids,
     checked_params,
     checked_template_kwargs,
     make_request,
@@ -259,7 +248,7 @@ class LLM:
                 kv_cache_memory=kv_cache_memory,
             )
         except MemoryError as error:
-            raise _out_of_memory(error, "loading the model") from None
+            raise calls.out_of_memory(error, "loading the model") from None
 
     # -------------------------------------------------------------------------------------- calls
 
@@ -278,22 +267,7 @@ class LLM:
             DeviceError: as in :meth:`generate`.
         """
         self._check_open()
-        batch = checked_batch(prompt_token_ids, "prompt_token_ids")
-        prompts = [
-            checked_ids(ids, f"prompt_token_ids[{index}]", self._limits)
-            for index, ids in enumerate(batch)
-        ]
-        vocab_size = self.config.vocab_size
-        needed = sum(len(ids) for ids in prompts) * vocab_size * 4
-        if needed > available_host_memory():
-            raise OutOfMemoryError(
-                f"forward: {needed} bytes of logits needed, {available_host_memory()} available; "
-                "pass fewer or shorter sequences"
-            )
-        try:
-            return self._engine.forward(prompts, vocab_size)
-        except MemoryError as error:
-            raise _out_of_memory(error, "forward") from None
+        return calls.forward(self._engine, prompt_token_ids, self._limits)
 
     @overload
     def generate(
@@ -349,7 +323,8 @@ class LLM:
         check_one_of_type("stream", stream, bool)
         requests = make_requests(prompts, prompt_token_ids, params, self.tokenizer, self._limits)
         collector = Collector(requests, has_text=self.tokenizer is not None)
-        return self._stream(requests, collector) if stream else self._finish(requests, collector)
+        call = calls.stream if stream else calls.finish
+        return call(self._engine, requests, collector)
 
     @overload
     def chat(
@@ -424,31 +399,8 @@ class LLM:
             requests, has_text=True, starts_in_reasoning=marks[-1:] == [THINK_START]
         )
         if stream:
-            return self._stream(requests, collector)
-        return self._finish(requests, collector)[0]
-
-    def _finish(self, requests: list[Request], collector: Collector) -> list[RequestOutput]:
-        for _ in self._stream(requests, collector):
-            pass
-        return collector.outputs
-
-    def _stream(
-        self, requests: list[Request], collector: Collector
-    ) -> Generator[GenerationChunk, None, None]:
-        ticket = None
-        try:
-            ticket = self._engine.add_requests(requests)
-            for taken in self._engine.outputs(ticket):
-                yield from collector.chunks(taken)
-        except GeneratorExit:  # as in Engine.outputs
-            raise
-        except BaseException as error:
-            if ticket is not None:
-                ticket.close()
-            if isinstance(error, MemoryError):
-                raise _out_of_memory(error, "generation") from None
-            raise
-        collector.raise_errors()
+            return calls.stream(self._engine, requests, collector)
+        return calls.finish(self._engine, requests, collector)[0]
 
     # -------------------------------------------------------------------------------------- state
 
@@ -497,9 +449,3 @@ class LLM:
 
     def _check_open(self) -> None:
         self._engine.check_open()
-
-
-def _out_of_memory(error: MemoryError, stage: str) -> OutOfMemoryError:
-    if isinstance(error, OutOfMemoryError):
-        return OutOfMemoryError(f"{stage}: {error}")
-    return OutOfMemoryError(f"{stage}: host memory exhausted")

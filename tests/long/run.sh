@@ -36,7 +36,8 @@ print(f"{datetime.date.today()}, ernie_kernels {ek.__version__}, {ek.cpu_tier()}
 PY
 report "block manager" run_tests tests/runner/test_block_manager.py
 report "engine" run_tests tests/runner/test_engine_operations.py
-report "interrupts" run_tests tests/runner/test_interrupts.py tests/runner/test_threads.py
+report "interrupts" run_tests tests/runner/test_interrupts.py tests/runner/test_threads.py \
+  tests/runner/test_aborts.py
 report "failing allocations" run_tests tests/runner/test_failing_allocations.py
 report "batch invariance" run_tests tests/runner/test_batch_invariance.py
 report "isolation" run_tests tests/runner/test_isolation.py

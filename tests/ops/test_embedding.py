@@ -7,14 +7,10 @@ import ernie_kernels as ek
 from ernie_kernels import ops
 
 import reference
+from placement import bits
 from reference import BF16, F32, on, poisoned
 
 DTYPES = [F32, BF16]
-
-
-def bits(x) -> np.ndarray:
-    x = np.ascontiguousarray(x.numpy() if isinstance(x, ek.Tensor) else x)
-    return x.view(np.uint8)
 
 
 @pytest.mark.parametrize("table_dtype", DTYPES, ids=str)

@@ -7,33 +7,28 @@ import ernie_kernels as ek
 from ernie_kernels import ops
 
 import reference
+from linear_cases import (
+    COLUMNS,
+    EITHER_PACKED,
+    GATED_SHAPES,
+    SHAPES,
+    check_gated,
+    check_packed_widths,
+    check_pairs_are_asked_for,
+    check_rows_are_independent,
+    columns_written,
+    given_bias,
+    given_weight,
+    ids,
+    panels,
+)
 from reference import BF16, F32, on, poisoned
 
 # x, weight, out
 DTYPES = [(F32, F32, F32), (F32, BF16, F32), (BF16, BF16, BF16), (BF16, BF16, F32)]
-# num_tokens, in_features, out_features: around the tiles (6 rows, 16 x 8 outputs), the blocks
-# (96 rows, 1024 deep) and the pairs of bfloat16 weights.
-SHAPES = [
-    (1, 1, 1),
-    (1, 7, 5),
-    (2, 16, 16),
-    (3, 33, 17),
-    (5, 64, 127),
-    (6, 65, 128),
-    (7, 511, 129),
-    (13, 513, 31),
-    (97, 40, 200),
-    (100, 1030, 65),
-    (9, 2051, 33),
-    (1, 2048, 300),
-]
 
 
-def ids(dtypes) -> str:
-    return "-".join(map(str, dtypes))
-
-
-@pytest.mark.parametrize("packed", [False, pytest.param(True, id="packed")])
+@EITHER_PACKED
 @pytest.mark.parametrize("dtypes", DTYPES, ids=ids)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_linear_matches_reference(device, rng, shape, dtypes, packed):
@@ -41,24 +36,18 @@ def test_linear_matches_reference(device, rng, shape, dtypes, packed):
     x = reference.random(rng, (num_tokens, in_features), dtypes[0])
     weight = reference.random(rng, (out_features, in_features), dtypes[1])
     bias = reference.random(rng, (out_features,), dtypes[1]) if out_features % 2 else None
-    if packed and device != "cpu":
-        pytest.skip("packed weights are the CPU's")
-    given = ops.linear_pack(weight) if packed else on(weight, device)
+    given = given_weight(weight, ops.linear_pack, packed, device)
     out = poisoned((num_tokens, out_features), dtypes[2], device)
 
-    ops.linear(on(x, device), given, None if bias is None else on(bias, device), out=out)
+    ops.linear(on(x, device), given, given_bias(bias, device), out=out)
 
     expected, magnitude = reference.linear(x, weight, bias)
     reference.check(out, expected, magnitude=magnitude, terms=in_features)
 
 
-@pytest.mark.parametrize("packed", [False, pytest.param(True, id="packed")])
+@EITHER_PACKED
 @pytest.mark.parametrize("dtypes", [d for d in DTYPES if d[0] == d[2]], ids=ids)
-@pytest.mark.parametrize(
-    "shape",
-    [(1, 7, 1), (1, 64, 300), (2, 33, 16), (5, 40, 63), (6, 70, 64), (7, 64, 65), (97, 1030, 100)],
-    ids=str,
-)
+@pytest.mark.parametrize("shape", GATED_SHAPES, ids=str)
 def test_linear_silu_and_mul_equals_the_two_ops(device, rng, shape, dtypes, packed):
     num_tokens, in_features, intermediate_size = shape
     x = on(reference.random(rng, (num_tokens, in_features), dtypes[0]), device)
@@ -66,26 +55,20 @@ def test_linear_silu_and_mul_equals_the_two_ops(device, rng, shape, dtypes, pack
     bias = None
     if intermediate_size % 2:
         bias = on(reference.random(rng, (2 * intermediate_size,), dtypes[1]), device)
-    if packed and device != "cpu":
-        pytest.skip("packed weights are the CPU's")
-    given = ops.linear_pack(weight) if packed else on(weight, device)
-    expected = ops.silu_and_mul(ops.linear(x, given, bias)).numpy()
-    np.testing.assert_array_equal(ops.linear_silu_and_mul(x, given, bias).numpy(), expected)
-    wide = poisoned((num_tokens, intermediate_size + 3), dtypes[2], device)
-    gate_up = poisoned((num_tokens, 2 * intermediate_size), dtypes[2], device)
-    ops.linear_silu_and_mul(x, given, bias, out=wide[:, 1 : intermediate_size + 1], gate_up=gate_up)
-    np.testing.assert_array_equal(wide.numpy()[:, 1 : intermediate_size + 1], expected)
-    assert np.isnan(wide.numpy()[:, 0].astype(F32)).all()
-    assert np.isnan(wide.numpy()[:, intermediate_size + 1 :].astype(F32)).all()
+    given = given_weight(weight, ops.linear_pack, packed, device)
+    check_gated(
+        lambda **out: ops.linear_silu_and_mul(x, given, bias, **out),
+        ops.silu_and_mul(ops.linear(x, given, bias)).numpy(),
+        dtypes[2],
+        device,
+    )
 
 
 def test_linear_silu_and_mul_wants_pairs(rng):
-    x, weight = reference.random(rng, (2, 8), F32), reference.random(rng, (7, 8), F32)
-    for given in (weight, ops.linear_pack(weight)):
-        with pytest.raises(ek.ArgumentError, match="weight: expected an even number of out_featur"):
-            ops.linear_silu_and_mul(x, given)
-    with pytest.raises(ek.ArgumentError, match="linear_silu_and_mul: x: expected in_features=8"):
-        ops.linear_silu_and_mul(x[:, :5], ops.linear_pack(weight))
+    weight = reference.random(rng, (7, 8), F32)
+    check_pairs_are_asked_for(
+        ops.linear_pack, ops.linear_silu_and_mul, "linear_silu_and_mul", weight
+    )
 
 
 def test_packed_layout(rng):
@@ -93,11 +76,9 @@ def test_packed_layout(rng):
         weight = reference.random(rng, (37, 21), dtype)
         packed = ops.linear_pack(weight)
         assert (packed.out_features, packed.in_features) == (37, 21)
-        got = packed.tensor.numpy().reshape(3, -1, 16, group)
-        want = np.zeros((48, got.shape[1] * group), np.float32)
-        want[:37, :21] = weight
-        want = want.reshape(3, 16, -1, group).transpose(0, 2, 1, 3)
-        np.testing.assert_array_equal(got.astype(np.float32), want)
+        got = packed.tensor.numpy()
+        assert got.shape == ((3, 21, 16) if dtype == F32 else (3, 11, 16, 2))
+        np.testing.assert_array_equal(got.reshape(3, -1, 16, group), panels(weight, group))
 
 
 @pytest.mark.parametrize("dtypes", DTYPES, ids=ids)
@@ -106,33 +87,23 @@ def test_row_depends_on_itself_alone(rng, dtypes):
     x = reference.random(rng, (131, 2100), dtypes[0])
     weight = reference.random(rng, (150, 2100), dtypes[1])
     packed = ops.linear_pack(weight)
-    name = str(dtypes[2])
-    whole = ops.linear(x, packed, dtype=name).numpy()
-    np.testing.assert_array_equal(ops.linear(x, weight, dtype=name).numpy(), whole)
-    for begin, end in [(0, 1), (5, 7), (3, 6), (90, 94), (7, 12), (60, 66), (20, 117), (130, 131)]:
-        part = ops.linear(x[begin:end], packed, dtype=name).numpy()
-        np.testing.assert_array_equal(part, whole[begin:end])
-    before = ek.num_threads()
-    try:
-        for threads in (1, 2, 5):
-            ek.set_num_threads(threads)
-            np.testing.assert_array_equal(ops.linear(x, packed, dtype=name).numpy(), whole)
-    finally:
-        ek.set_num_threads(before)
+
+    def run(rows, given=packed):
+        return ops.linear(rows, given, dtype=str(dtypes[2])).numpy()
+
+    np.testing.assert_array_equal(run(x, weight), run(x))
+    check_rows_are_independent(run, x)
 
 
-@pytest.mark.parametrize(
-    ("begin", "end"), [(10, 40), (0, 32)]
-)  # the first row off 16 bytes, and on
+@pytest.mark.parametrize(("begin", "end"), COLUMNS)
 def test_strided_rows_and_outputs(device, rng, begin, end):
     x = ek.from_numpy(reference.random(rng, (9, 50), F32), device)
     weight = reference.random(rng, (20, end - begin), F32)
-    wide = ek.from_numpy(np.full((9, 40), 7, np.float32), device)
-    ops.linear(x[:, begin:end], on(weight, device), out=wide[:, 5:25])
+    got = columns_written(
+        lambda out: ops.linear(x[:, begin:end], on(weight, device), out=out), device
+    )
     expected, magnitude = reference.linear(x.numpy()[:, begin:end], weight, None)
-    reference.check(wide.numpy()[:, 5:25], expected, magnitude=magnitude, terms=end - begin)
-    assert np.all(wide.numpy()[:, :5] == 7)
-    assert np.all(wide.numpy()[:, 25:] == 7)
+    reference.check(got, expected, magnitude=magnitude, terms=end - begin)
 
 
 def test_nan_beyond_an_odd_row_does_not_leak(rng):
@@ -199,10 +170,4 @@ def test_any_exporter_can_be_packed():
 
 
 def test_packed_widths_are_checked():
-    packed = ops.linear_pack(np.ones((17, 6), BF16))
-    with pytest.raises(ek.ArgumentError, match="x: expected in_features=6 columns"):
-        ops.linear(np.ones((2, 5), BF16), packed)
-    with pytest.raises(ek.ArgumentError, match="out: expected out_features=17 columns"):
-        ops.linear(np.ones((2, 6), BF16), packed, out=np.ones((2, 20), BF16))
-    with pytest.raises(ek.ArgumentError, match="linear_pack: weight: expected 2 dimensions"):
-        ops.linear_pack(np.ones(3, np.float32))
+    check_packed_widths(ops.linear_pack, ops.linear, BF16, BF16)

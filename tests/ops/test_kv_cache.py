@@ -7,6 +7,7 @@ import ernie_kernels as ek
 from ernie_kernels import ops
 
 import reference
+from placement import bits
 from reference import BF16, F32, on
 
 DTYPES = [F32, BF16]
@@ -16,11 +17,6 @@ BLOCK_SIZE = 4
 
 def caches(rng, shape, dtype):
     return reference.random(rng, shape, dtype), reference.random(rng, shape, dtype)
-
-
-def bits(x) -> np.ndarray:
-    x = np.ascontiguousarray(x.numpy() if isinstance(x, ek.Tensor) else x)
-    return x.view(np.uint8)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

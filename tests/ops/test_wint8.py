@@ -7,6 +7,21 @@ import ernie_kernels as ek
 from ernie_kernels import ops
 
 import reference
+from linear_cases import (
+    COLUMNS,
+    EITHER_PACKED,
+    GATED_SHAPES,
+    SHAPES,
+    check_gated,
+    check_packed_widths,
+    check_pairs_are_asked_for,
+    check_rows_are_independent,
+    columns_written,
+    given_bias,
+    given_weight,
+    ids,
+    panels,
+)
 from reference import BF16, F32, on, poisoned
 
 INT8 = np.dtype(np.int8)
@@ -18,26 +33,9 @@ DTYPES = [
     (BF16, F32, BF16),
     (BF16, BF16, F32),
 ]
-# num_tokens, in_features, out_features: around the tiles (6 rows, 16 x 8 outputs), the blocks
-# (96 rows, 1024 deep), the quads of packed weights and the 64 columns that share a scale.
-SHAPES = [
-    (1, 1, 1),
-    (1, 7, 5),
-    (2, 16, 16),
-    (3, 33, 17),
-    (5, 64, 127),
-    (6, 65, 128),
-    (7, 511, 129),
-    (13, 513, 31),
-    (97, 40, 200),
-    (100, 1030, 65),
-    (9, 2051, 33),
-    (1, 2048, 300),
-]
-
-
-def ids(dtypes) -> str:
-    return "-".join(map(str, dtypes))
+EITHER_MODE = pytest.mark.parametrize(
+    "int8_activations", [False, pytest.param(True, id="int8_activations")]
+)
 
 
 def random_weight(rng, out_features, in_features) -> np.ndarray:
@@ -54,27 +52,17 @@ def random_operands(rng, shape, dtypes):
     return x, weight, scale, bias
 
 
-def given_weight(weight, packed, device):
-    if packed and device != "cpu":
-        pytest.skip("packed weights are the CPU's")
-    return ops.wint8_pack(weight) if packed else on(weight, device)
-
-
-def maybe(array, device):
-    return None if array is None else on(array, device)
-
-
 # ------------------------------------------------------------------------------------ weight-only
 
 
-@pytest.mark.parametrize("packed", [False, pytest.param(True, id="packed")])
+@EITHER_PACKED
 @pytest.mark.parametrize("dtypes", DTYPES, ids=ids)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_wint8_linear_matches_reference(device, rng, shape, dtypes, packed):
     x, weight, scale, bias = random_operands(rng, shape, dtypes)
-    given = given_weight(weight, packed, device)
+    given = given_weight(weight, ops.wint8_pack, packed, device)
     out = poisoned((shape[0], shape[2]), dtypes[2], device)
-    ops.wint8_linear(on(x, device), given, on(scale, device), maybe(bias, device), out=out)
+    ops.wint8_linear(on(x, device), given, on(scale, device), given_bias(bias, device), out=out)
     expected, magnitude = reference.wint8_linear(x, weight, scale, bias)
     reference.check(out, expected, magnitude=magnitude, terms=shape[1])
 
@@ -106,13 +94,13 @@ def test_weight_only_keeps_infinity_and_nan(device):
 # ------------------------------------------------------------------------------- int8 activations
 
 
-@pytest.mark.parametrize("packed", [False, pytest.param(True, id="packed")])
+@EITHER_PACKED
 @pytest.mark.parametrize("dtypes", DTYPES, ids=ids)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_int8_activations_are_exactly_the_formula(rng, shape, dtypes, packed):
     x, weight, scale, bias = random_operands(rng, shape, dtypes)
     expected = reference.w8a8_linear(x, weight, scale, bias).astype(dtypes[2])
-    given = given_weight(weight, packed, "cpu")
+    given = given_weight(weight, ops.wint8_pack, packed, "cpu")
     out = poisoned((shape[0], shape[2]), dtypes[2], "cpu")
     ops.wint8_linear(x, given, scale, bias, int8_activations=True, out=out)
     np.testing.assert_array_equal(out.numpy(), expected)
@@ -159,14 +147,10 @@ def test_int8_activations_keep_a_bad_row_to_itself(rng, value, column):
 # -------------------------------------------------------------------------------------- both modes
 
 
-@pytest.mark.parametrize("int8_activations", [False, pytest.param(True, id="int8_activations")])
-@pytest.mark.parametrize("packed", [False, pytest.param(True, id="packed")])
+@EITHER_MODE
+@EITHER_PACKED
 @pytest.mark.parametrize("dtypes", [d for d in DTYPES if d[0] == d[2]], ids=ids)
-@pytest.mark.parametrize(
-    "shape",
-    [(1, 7, 1), (1, 64, 300), (2, 33, 16), (5, 40, 63), (6, 70, 64), (7, 64, 65), (97, 1030, 100)],
-    ids=str,
-)
+@pytest.mark.parametrize("shape", GATED_SHAPES, ids=str)
 def test_wint8_linear_silu_and_mul_equals_the_two_ops(
     device, rng, shape, dtypes, packed, int8_activations
 ):
@@ -174,25 +158,22 @@ def test_wint8_linear_silu_and_mul_equals_the_two_ops(
         pytest.skip("int8 activations are the CPU's")
     num_tokens, in_features, intermediate_size = shape
     x = on(reference.random(rng, (num_tokens, in_features), dtypes[0]), device)
-    given = given_weight(random_weight(rng, 2 * intermediate_size, in_features), packed, device)
+    weight = random_weight(rng, 2 * intermediate_size, in_features)
+    given = given_weight(weight, ops.wint8_pack, packed, device)
     scale = on(rng.uniform(0.001, 0.01, 2 * intermediate_size).astype(np.float32), device)
     bias = None
     if intermediate_size % 2:
         bias = on(reference.random(rng, (2 * intermediate_size,), dtypes[1]), device)
     mode = {"int8_activations": int8_activations}
-    expected = ops.silu_and_mul(ops.wint8_linear(x, given, scale, bias, **mode)).numpy()
-    got = ops.wint8_linear_silu_and_mul(x, given, scale, bias, **mode).numpy()
-    np.testing.assert_array_equal(got, expected)
-    wide = poisoned((num_tokens, intermediate_size + 3), dtypes[2], device)
-    gate_up = poisoned((num_tokens, 2 * intermediate_size), dtypes[2], device)
-    out = wide[:, 1 : intermediate_size + 1]
-    ops.wint8_linear_silu_and_mul(x, given, scale, bias, out=out, gate_up=gate_up, **mode)
-    np.testing.assert_array_equal(wide.numpy()[:, 1 : intermediate_size + 1], expected)
-    assert np.isnan(wide.numpy()[:, 0].astype(F32)).all()
-    assert np.isnan(wide.numpy()[:, intermediate_size + 1 :].astype(F32)).all()
+    check_gated(
+        lambda **out: ops.wint8_linear_silu_and_mul(x, given, scale, bias, **out, **mode),
+        ops.silu_and_mul(ops.wint8_linear(x, given, scale, bias, **mode)).numpy(),
+        dtypes[2],
+        device,
+    )
 
 
-@pytest.mark.parametrize("int8_activations", [False, pytest.param(True, id="int8_activations")])
+@EITHER_MODE
 @pytest.mark.parametrize("x_dtype", [F32, BF16], ids=str)
 def test_row_depends_on_itself_alone(rng, x_dtype, int8_activations):
     """Alone, in any batch, packed or not, on any number of threads: the same bits."""
@@ -205,17 +186,8 @@ def test_row_depends_on_itself_alone(rng, x_dtype, int8_activations):
         got = ops.wint8_linear(rows, given, scale, int8_activations=int8_activations)
         return got.numpy()
 
-    whole = run(x)
-    np.testing.assert_array_equal(run(x, weight), whole)
-    for begin, end in [(0, 1), (5, 7), (3, 6), (90, 94), (7, 12), (60, 66), (20, 117), (130, 131)]:
-        np.testing.assert_array_equal(run(x[begin:end]), whole[begin:end])
-    before = ek.num_threads()
-    try:
-        for threads in (1, 2, 5):
-            ek.set_num_threads(threads)
-            np.testing.assert_array_equal(run(x), whole)
-    finally:
-        ek.set_num_threads(before)
+    np.testing.assert_array_equal(run(x, weight), run(x))
+    check_rows_are_independent(run, x)
 
 
 @pytest.mark.parametrize("shape", [(0, 8, 4), (3, 0, 4), (3, 8, 0)], ids=str)
@@ -230,8 +202,8 @@ def test_empty_extents(device, shape):
         np.testing.assert_allclose(out.numpy(), in_features, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("begin", "end"), [(10, 40), (0, 32)])
-@pytest.mark.parametrize("int8_activations", [False, pytest.param(True, id="int8_activations")])
+@pytest.mark.parametrize(("begin", "end"), COLUMNS)
+@EITHER_MODE
 def test_strided_rows_and_outputs(device, rng, begin, end, int8_activations):
     if int8_activations and device != "cpu":
         pytest.skip("int8 activations are the CPU's")
@@ -239,14 +211,13 @@ def test_strided_rows_and_outputs(device, rng, begin, end, int8_activations):
     wide_x[:, begin:end] = reference.random(rng, (9, end - begin), F32)
     x, weight = ek.from_numpy(wide_x, device), random_weight(rng, 20, end - begin)
     scale = np.ones(20, np.float32)
-    wide = ek.from_numpy(np.full((9, 40), 7, np.float32), device)
     mode = {"int8_activations": int8_activations}
     args = on(weight, device), on(scale, device)
-    ops.wint8_linear(x[:, begin:end], *args, out=wide[:, 5:25], **mode)
+    got = columns_written(
+        lambda out: ops.wint8_linear(x[:, begin:end], *args, out=out, **mode), device
+    )
     alone = ops.wint8_linear(on(wide_x[:, begin:end].copy(), device), *args, **mode).numpy()
-    np.testing.assert_array_equal(wide.numpy()[:, 5:25], alone)
-    assert np.all(wide.numpy()[:, :5] == 7)
-    assert np.all(wide.numpy()[:, 25:] == 7)
+    np.testing.assert_array_equal(got, alone)
 
 
 # ------------------------------------------------------------------------------ quantising, packing
@@ -304,9 +275,7 @@ def test_packed_layout(rng):
     weight = random_weight(rng, 37, 22)
     packed = ops.wint8_pack(weight)
     assert (packed.out_features, packed.in_features, packed.nbytes) == (37, 22, 48 * 24)
-    want = np.zeros((48, 24), np.int8)
-    want[:37, :22] = weight
-    want = want.reshape(3, 16, 6, 4).transpose(0, 2, 1, 3)
+    want = panels(weight, 4)
     np.testing.assert_array_equal(packed.tensor.numpy(), want)
     wide = np.pad(weight, ((0, 0), (3, 5)))
     np.testing.assert_array_equal(ops.wint8_pack(wide[:, 3:25]).tensor.numpy(), want)
@@ -348,23 +317,21 @@ def test_int8_activations_are_not_on_cuda():
 
 
 def test_gated_weights_come_in_pairs(rng):
-    x, weight = reference.random(rng, (2, 8), F32), random_weight(rng, 7, 8)
-    for given in (weight, ops.wint8_pack(weight)):
-        with pytest.raises(ek.ArgumentError, match="weight: expected an even number of out_featur"):
-            ops.wint8_linear_silu_and_mul(x, given, np.ones(7, F32))
-    with pytest.raises(
-        ek.ArgumentError, match="wint8_linear_silu_and_mul: x: expected in_features=8"
-    ):
-        ops.wint8_linear_silu_and_mul(x[:, :5], ops.wint8_pack(weight), np.ones(7, F32))
+    check_pairs_are_asked_for(
+        ops.wint8_pack,
+        lambda x, weight: ops.wint8_linear_silu_and_mul(x, weight, np.ones(7, F32)),
+        "wint8_linear_silu_and_mul",
+        random_weight(rng, 7, 8),
+    )
 
 
 def test_packed_widths_are_checked():
-    packed, scale = ops.wint8_pack(np.ones((17, 6), np.int8)), np.ones(17, np.float32)
-    with pytest.raises(ek.ArgumentError, match="x: expected in_features=6 columns"):
-        ops.wint8_linear(np.ones((2, 5), BF16), packed, scale)
-    with pytest.raises(ek.ArgumentError, match="out: expected out_features=17 columns"):
-        ops.wint8_linear(np.ones((2, 6), BF16), packed, scale, out=np.ones((2, 20), BF16))
-    with pytest.raises(ek.ArgumentError, match="wint8_pack: weight: expected 2 dimensions"):
-        ops.wint8_pack(np.ones(3, np.int8))
+    scale = np.ones(17, F32)
+    check_packed_widths(
+        ops.wint8_pack,
+        lambda x, weight, **out: ops.wint8_linear(x, weight, scale, **out),
+        INT8,
+        BF16,
+    )
     with pytest.raises(ek.ArgumentError, match="wint8_pack: weight: expected int8, got float32"):
         ops.wint8_pack(np.ones((3, 4), np.float32))

@@ -12,16 +12,19 @@ from pathlib import Path
 # The machine's words for a fault, after "kernel K, block (..), thread (..) ", by the name of the
 # check. What it says otherwise is about an instruction used against its rules.
 REPORT = re.compile(r"kernel \S.*?, block \([\d,]+\), thread \([\d,]+\) (.*)")
+RACE, UNWRITTEN, COPY = "race", "uninitialised read", "pending copy"
+BEYOND, MISALIGNED, DIVERGENCE = "out of bounds", "misaligned", "divergence"
+DEADLOCK, TIMEOUT = "deadlock", "timeout"
 CHECKS = {
-    "race": r"race: ",
-    "uninitialised read": r"nobody has written it",
-    "pending copy": r"has not been waited for",
-    "out of bounds": r"beyond its end|across its end|bytes before |null pointer|the host's|"
+    RACE: r"race: ",
+    UNWRITTEN: r"nobody has written it",
+    COPY: r"has not been waited for",
+    BEYOND: r"beyond its end|across its end|bytes before |null pointer|the host's|"
     r"another thread's|of which the block has none|no allocation|been freed|takes element",
-    "misaligned": r"needs an address aligned|beyond a multiple of",
-    "divergence": r"divergent barriers|with mask",
-    "deadlock": r"deadlock: ",
-    "timeout": r"ERNIE_SIMT_TIMEOUT",
+    MISALIGNED: r"needs an address aligned|beyond a multiple of",
+    DIVERGENCE: r"divergent barriers|with mask",
+    DEADLOCK: r"deadlock: ",
+    TIMEOUT: r"ERNIE_SIMT_TIMEOUT",
 }
 INSTRUCTION, WRONG, CRASH = "instruction rule", "wrong result", "crash"
 ALL_CHECKS = {*CHECKS, INSTRUCTION, WRONG, CRASH}

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from bugs import ATTENTION, GEMM, MOE, NORM, SAMPLING, WINT8, Bug
+from backends import COPY, RACE, UNWRITTEN
+from bug import ATTENTION, CUDA_GEMM, CUDA_WINT8, GRID_LOOPS, MOE, NORM, SAMPLING, Bug
 
 CUDA = Path("csrc/cuda")
 # Functions of ptx.cuh with such a name order something.
@@ -24,9 +25,6 @@ FUNCTION = re.compile(
 
 # By the first part of a file's path in csrc/cuda: the tests that run its kernels, and for headers of
 # many the one unit that is compiled again.
-GRID_LOOPS = ["tests/simt/test_grid_loops.py"]
-CUDA_GEMM = [*GEMM, "tests/ops/test_gemm_cuda.py"]
-CUDA_WINT8 = [*WINT8, "tests/ops/test_wint8_cuda.py"]
 TESTS = {
     "common.cuh": [*NORM, *GRID_LOOPS],
     "moe": [*MOE, *GRID_LOOPS],
@@ -43,7 +41,7 @@ UNITS = {
 }
 
 # By which check the absence of any of them may be noticed: the schedule decides which comes first.
-CHECKS = ("race", "uninitialised read", "pending copy")
+CHECKS = (RACE, UNWRITTEN, COPY)
 
 
 def kernel_sources(root: Path) -> dict[Path, str]:

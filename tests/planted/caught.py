@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from bugs import Bug
+from bug import Bug
 
 HEAD = """\
 # Planted CUDA bugs

@@ -6,7 +6,7 @@
     python tests/planted/run.py --count 3       # three of them, spread over the list
     python tests/planted/run.py --list
 
-Each bug is a replacement in one source file: those of bugs.py, or with --cuda those of cuda_bugs.py
+Each bug is a replacement in one source file: those of host_bugs/, or with --cuda those of cuda_bugs/
 and every barrier that barriers.py finds. The script copies the tree to a scratch folder, builds it,
 sees the tests pass, and then for each bug: patches, rebuilds, runs the tests that should catch it,
 and restores. A bug that no test notices is reported, and the exit code is 1.
@@ -29,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import caught
 from backends import CUDA, HOST, Backend, CannotRun
 from barriers import barrier_bugs
-from bugs import BUGS, Bug
+from bug import Bug
 from cuda_bugs import CUDA_BUGS
+from host_bugs import HOST_BUGS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,7 +79,7 @@ def plant(bug: Bug, tree: Path, backend: Backend) -> str | None:
 
 
 def all_bugs(cuda: bool) -> list[Bug]:
-    return [*CUDA_BUGS, *barrier_bugs(ROOT)] if cuda else BUGS
+    return [*CUDA_BUGS, *barrier_bugs(ROOT)] if cuda else HOST_BUGS
 
 
 def run(bugs: list[Bug], tree: Path, backend: Backend) -> dict[str, str | None]:

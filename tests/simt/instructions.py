@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -15,6 +16,13 @@ from simt import control
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "ERNIE_PROBES_LIBRARY"  # environment: nvcc's build of the probes
 DEFAULT_LIBRARY = ROOT / "build/probes/tests/simt/probes/libernie_probes.so"
+
+BF16, F16, E4M3 = ml_dtypes.bfloat16, np.float16, ml_dtypes.float8_e4m3fn
+MACHINES = [
+    pytest.param("simt", marks=pytest.mark.simt),
+    pytest.param("gpu", marks=[pytest.mark.cuda, pytest.mark.hardware]),
+]
+SEEDS = range(8)  # on the machine: orders in which threads and copies go on
 
 NO_SUCH_PROBE, NOT_IN_THIS_CODE = -1, -2
 
@@ -60,3 +68,16 @@ def run(
     if code != 0:
         raise InstructionError(getattr(library, f"ernie_{kind}_text")().decode())
     return out
+
+
+def random_words(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(0, 2**32, shape, dtype=np.uint32)
+
+
+def same_bits(got: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_array_equal(got, expected.astype(got.dtype, copy=False))
+
+
+def use_seed(seed: int) -> None:
+    if control.is_loaded():
+        control.set_seed(seed)

@@ -16,20 +16,10 @@ from ernie_kernels.runner.requests import make_prompt_sequence
 from ernie_kernels.runner.sampler import Sampler
 from simt import control
 from simt.every_failure import Action, check_every_failure
-from tiny_checkpoint import write_checkpoint
+from simt.tiny_model import VOCAB_SIZE, load_tiny, write_tiny
 
 pytestmark = pytest.mark.simt
 
-TINY = {
-    "vocab_size": 24,
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-}
 PARAMS = ek.SamplingParams(temperature=0.8, seed=3)
 GREEDY = ek.SamplingParams(temperature=0.0)
 DEMANDING = replace(PARAMS, repetition_penalty=1.2, logprobs=3)
@@ -41,16 +31,12 @@ ALLOCATES = {"cudaMallocAsync", "cudaFreeAsync", "cudaMalloc", "cudaFree", "cuda
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("checkpoint")
-    write_checkpoint(path, **TINY)
-    return path
+    return write_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture
 def llm(folder):
-    with ek.LLM.from_pretrained(
-        folder, device="cuda", kv_cache_memory=1 << 16, max_num_seqs=4
-    ) as model:
+    with load_tiny(folder, max_num_seqs=4) as model:
         yield model
 
 
@@ -90,9 +76,7 @@ def test_a_step_is_one_graph_and_one_wait(llm, params):
 
 def test_without_graphs_a_step_waits_as_often(folder, monkeypatch):
     monkeypatch.setenv("ERNIE_CUDA_GRAPHS", "0")
-    with ek.LLM.from_pretrained(
-        folder, device="cuda", kv_cache_memory=1 << 16, max_num_seqs=4
-    ) as llm:
+    with load_tiny(folder, max_num_seqs=4) as llm:
         step_calls(llm, [PARAMS])
         for calls in step_calls(llm, [PARAMS]):
             assert "cudaGraphLaunch" not in calls
@@ -108,7 +92,7 @@ def tokens_of(llm: ek.LLM, max_tokens: int = 5) -> list[int]:
 def test_a_gpu_that_cannot_capture(llm, folder, caplog):
     expected = tokens_of(llm)
     with (
-        ek.LLM.from_pretrained(folder, device="cuda", kv_cache_memory=1 << 16) as other,
+        load_tiny(folder) as other,
         control.failing("cudaStreamBeginCapture", error=CAPTURE_UNSUPPORTED) as has_failed,
         caplog.at_level(logging.WARNING, "ernie_kernels"),
     ):
@@ -130,12 +114,12 @@ def test_a_gpu_that_cannot_capture(llm, folder, caplog):
 )
 def test_every_failure_of_a_step(folder, steps_before, error, from_then_on):
     """The first step of a size runs kernel by kernel, the second makes the graph."""
-    sequence = make_prompt_sequence(0, np.array([4, 5]), np.empty((2, 24), np.float32))
+    sequence = make_prompt_sequence(0, np.array([4, 5]), np.empty((2, VOCAB_SIZE), np.float32))
     sequence.params = PARAMS
     before = control.allocations()
 
     def prepare() -> tuple[ek.LLM, Sampler, list[TokenSpan]]:
-        llm = ek.LLM.from_pretrained(folder, device="cuda", kv_cache_memory=1 << 16, max_num_seqs=2)
+        llm = load_tiny(folder)
         runner, sampler = llm._engine._runner, llm._engine._sampler
         spans = [TokenSpan(np.array([4 + at]), at, np.array([1], np.int32), 1) for at in range(3)]
         for span in spans[:steps_before]:

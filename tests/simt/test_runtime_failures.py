@@ -14,7 +14,7 @@ from ernie_kernels import ops
 from simt import control
 from simt.every_failure import Action, check_every_failure
 from simt.op_cases import CASES, OnStream
-from tiny_checkpoint import write_checkpoint
+from simt.tiny_model import load_tiny, write_tiny
 
 pytestmark = pytest.mark.simt
 
@@ -204,29 +204,13 @@ def test_first_linear_of_a_device(nth):
 
 # ---------------------------------------------------------------------------------------- model
 
-TINY = {
-    "vocab_size": 24,
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-}
 PROMPTS = [[1, 2, 3]]
 PARAMS = ek.SamplingParams(temperature=0.8, seed=3, max_tokens=2, repetition_penalty=1.2)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("checkpoint")
-    write_checkpoint(path, **TINY)
-    return path
-
-
-def load(folder: Any) -> ek.LLM:
-    return ek.LLM.from_pretrained(folder, device="cuda", kv_cache_memory=1 << 16, max_num_seqs=2)
+    return write_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 def answers(llm: ek.LLM) -> list[Any]:
@@ -260,7 +244,7 @@ def test_model(folder, call, error, from_then_on):
         assert stats["num_free_blocks"] == stats["num_blocks"]
         return result
 
-    with load(folder) as llm:
+    with load_tiny(folder) as llm:
         for _ in range(2):  # until its graphs are made
             call(llm)
 
@@ -279,13 +263,13 @@ def test_model(folder, call, error, from_then_on):
     ("error", "from_then_on"), [(control.OUT_OF_MEMORY, False), (control.LAUNCH_FAILURE, True)]
 )
 def test_loading(folder, error, from_then_on):
-    action = Action(lambda: folder, load, lambda _, llm: llm.stats()["num_free_blocks"])
+    action = Action(lambda: folder, load_tiny, lambda _, llm: llm.stats()["num_free_blocks"])
     check_every_failure(action, errors=[error], from_then_on=[from_then_on], runs_again_after=16)
 
 
 def test_loaded_model_is_released(folder):
     before = control.allocations()
-    with load(folder) as llm:
+    with load_tiny(folder) as llm:
         assert control.allocations() > before
         all_logits(llm)
     del llm

@@ -6,27 +6,16 @@ from dataclasses import dataclass
 
 from ernie_kernels import _core
 from ernie_kernels._core import Tensor
-from ernie_kernels.errors import ArgumentError
+from ernie_kernels.ops.packed import PackedMatrix, matrix_of
 
 
 @dataclass(frozen=True, slots=True)
-class PackedWeight:
+class PackedWeight(PackedMatrix):
     """A weight in the order that the CPU's kernels read it; made by :func:`linear_pack`.
 
-    Attributes:
-        tensor: bfloat16 ``[ceil(N / 16), ceil(K / 2), 16, 2]`` or float32 ``[ceil(N / 16), K, 16]``,
-            zeros beyond N and K.
-        out_features: N.
-        in_features: K.
+    ``tensor``: bfloat16 ``[ceil(N / 16), ceil(K / 2), 16, 2]`` or float32 ``[ceil(N / 16), K, 16]``,
+    zeros beyond N and K.
     """
-
-    tensor: Tensor
-    out_features: int
-    in_features: int
-
-    @property
-    def nbytes(self) -> int:
-        return self.tensor.nbytes
 
 
 def linear(
@@ -61,12 +50,7 @@ def linear(
 
     Source: y = x Wᵀ + b.
     """
-    matrix, out_features = weight, None
-    if isinstance(weight, PackedWeight):
-        matrix, out_features = weight.tensor, weight.out_features
-        # Panels are padded, so the core cannot tell 17 features from 20.
-        check_width("linear: x", x, "in_features", weight.in_features)
-        check_width("linear: out", out, "out_features", out_features)
+    matrix, out_features = matrix_of("linear", weight, PackedWeight, x, out)
     if out is None:
         out = _core.linear_out(x, matrix, out_features, dtype)
     _core.linear(out, x, matrix, bias)
@@ -104,24 +88,14 @@ def linear_silu_and_mul(
 
     Source: Shazeer 2020, arXiv:2002.05202.
     """
-    matrix, out_features = weight, None
-    if isinstance(weight, PackedWeight):
-        matrix, out_features = weight.tensor, weight.out_features
-        check_width("linear_silu_and_mul: x", x, "in_features", weight.in_features)
-        if out_features % 2 == 0:
-            check_width("linear_silu_and_mul: out", out, "intermediate_size", out_features // 2)
+    matrix, out_features = matrix_of(
+        "linear_silu_and_mul", weight, PackedWeight, x, out, "intermediate_size"
+    )
     if out is None:
         out, room = _core.linear_silu_and_mul_out(x, matrix, out_features)
         gate_up = room if gate_up is None else gate_up
     _core.linear_silu_and_mul(out, x, matrix, bias, gate_up)
     return out
-
-
-def check_width(name: str, tensor: Tensor | None, what: str, expected: int) -> None:
-    shape = getattr(tensor, "shape", None)
-    if shape is not None and len(shape) == 2 and shape[1] != expected:
-        message = f"{name}: expected {what}={expected} columns, got shape {list(shape)}"
-        raise ArgumentError(message)
 
 
 def linear_pack(weight: Tensor) -> PackedWeight:

@@ -1,5 +1,5 @@
 // A stand-in for the CUDA runtime: the SIMT machine is device 0. Declares what csrc/cuda calls,
-// with CUDA's names and values; machine/runtime.cpp defines it.
+// with CUDA's names and values; machine/runtime_*.cpp define it.
 #pragma once
 
 #include <cmath>

@@ -1,0 +1,13 @@
+"""Plausible slips in the CUDA kernels, each with the checks of the SIMT machine that may notice it.
+
+"wrong result" is a comparison of the test's own. Where two checks are named, the schedule decides
+which of them comes first.
+"""
+
+from __future__ import annotations
+
+from . import attention, elementwise, gemm, graphs, moe, norm, sampling, wint8
+
+# In the order of CAUGHT.md.
+FAMILIES = (norm, elementwise, sampling, attention, gemm, wint8, graphs, moe)
+CUDA_BUGS = [bug for family in FAMILIES for bug in family.BUGS]

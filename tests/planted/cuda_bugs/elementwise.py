@@ -1,0 +1,127 @@
+"""Bugs of activation, embedding, rope and the cache's writes."""
+
+from __future__ import annotations
+
+from backends import BEYOND, MISALIGNED, RACE, WRONG
+from bug import ACTIVATION, EMBEDDING, KV_CACHE, ROPE, Bug
+
+ROPE_CU = "csrc/cuda/rope.cu"
+ACTIVATION_CU = "csrc/cuda/activation.cu"
+EMBEDDING_CU = "csrc/cuda/embedding.cu"
+KV_CACHE_CU = "csrc/cuda/kv_cache.cu"
+
+BUGS = [
+    Bug(
+        "activation: 16-byte loads whatever the address",
+        ACTIVATION_CU,
+        "if (left >= kSize && aligned16(o, g, u))",
+        "if (left >= kSize)",
+        ACTIVATION,
+        (MISALIGNED,),
+    ),
+    Bug(
+        "activation: up one element too far",
+        ACTIVATION_CU,
+        "const T* u = g + intermediate_size;",
+        "const T* u = g + intermediate_size + 1;",
+        ACTIVATION,
+        (BEYOND,),
+    ),
+    Bug(
+        "activation: steps of threads where threads have vectors",
+        ACTIVATION_CU,
+        "const int64_t step = int64_t{gridDim.y} * kThreads * kSize;",
+        "const int64_t step = int64_t{gridDim.y} * kThreads;",
+        ACTIVATION,
+        (RACE,),
+    ),
+    Bug(
+        "embedding: ids not held against the table",
+        EMBEDDING_CU,
+        "const bool known = id >= 0 && id < vocab_size;",
+        "const bool known = id >= 0;",
+        EMBEDDING,
+        (BEYOND,),
+    ),
+    Bug(
+        "embedding: second vector of a piece as long as the first",
+        EMBEDDING_CU,
+        "load_vec<kWide>(row + i, left - i);",
+        "load_vec<kWide>(row + i, left);",
+        EMBEDDING,
+        (BEYOND,),
+    ),
+    Bug(
+        "embedding: 16-byte stores whatever the address",
+        EMBEDDING_CU,
+        "if (left >= kPerThread<From> && aligned16(o, row))",
+        "if (left >= kPerThread<From> && aligned16(row))",
+        EMBEDDING,
+        (MISALIGNED,),
+    ),
+    Bug(
+        "rope: key heads counted from the first query head",
+        ROPE_CU,
+        "key.data + t * key.token_stride + (head - query.num_heads) * key.head_stride;",
+        "key.data + t * key.token_stride + head * key.head_stride;",
+        ROPE,
+        (BEYOND, RACE),
+    ),
+    Bug(
+        "rope: 16-byte loads whatever the address",
+        ROPE_CU,
+        "if (left >= kSize && aligned16(x + i, cos_sin))",
+        "if (left >= kSize)",
+        ROPE,
+        (MISALIGNED,),
+    ),
+    Bug(
+        "rope: whole vectors to the head's end",
+        ROPE_CU,
+        "if (left >= kSize && aligned16(x + i, cos_sin))",
+        "if (aligned16(x + i, cos_sin))",
+        ROPE,
+        (BEYOND, RACE),
+    ),
+    Bug(
+        "rope: the first token's angles for all",
+        ROPE_CU,
+        "const float* cos_sin = table + t * head_dim + i;",
+        "const float* cos_sin = table + i;",
+        ROPE,
+        (WRONG,),
+    ),
+    Bug(
+        "kv_cache_write: slots not held against the cache",
+        KV_CACHE_CU,
+        "if (slot < 0 || slot >= num_slots) continue;",
+        "if (slot < 0) continue;",
+        KV_CACHE,
+        (BEYOND,),
+    ),
+    Bug(
+        "kv_cache_write: every block writes all of a token",
+        KV_CACHE_CU,
+        "  const int64_t step = int64_t{gridDim.y} * kThreads;\n"
+        "  for (int64_t t = blockIdx.x; t < num_tokens",
+        "  const int64_t step = kThreads;\n  for (int64_t t = blockIdx.x; t < num_tokens",
+        KV_CACHE,
+        (RACE,),
+    ),
+    Bug(
+        "kv_cache_copy_blocks: blocks not held against the cache",
+        KV_CACHE_CU,
+        "if (from < 0 || from >= num_blocks || to < 0 || to >= num_blocks) continue;",
+        "if (from < 0 || to < 0) continue;",
+        KV_CACHE,
+        (BEYOND,),
+    ),
+    Bug(
+        "kv_cache_copy_blocks: both copies in the key cache",
+        KV_CACHE_CU,
+        "Unit* cache = blockIdx.z == 0 ? k_cache : v_cache;",
+        "Unit* cache = blockIdx.y == 0 ? k_cache : v_cache;",
+        KV_CACHE,
+        (RACE,),
+    ),
+]

@@ -1,0 +1,162 @@
+"""Bugs of the bfloat16 and float32 products."""
+
+from __future__ import annotations
+
+from backends import BEYOND, COPY, DEADLOCK, MISALIGNED, RACE, UNWRITTEN, WRONG
+from bug import CUDA_GEMM, Bug
+
+FRAGMENT = "csrc/cuda/gemm/fragment.cuh"
+GEMM_CU = "csrc/cuda/gemm/gemm.cu"
+NARROW_BF16 = "csrc/cuda/gemm/narrow_bf16.cu"
+NARROW_F32 = "csrc/cuda/gemm/narrow_f32.cu"
+TILE_BF16 = "csrc/cuda/gemm/tile_bf16.cu"
+TILE_F32 = "csrc/cuda/gemm/tile_f32.cu"
+
+BUGS = [
+    Bug(
+        "narrow_bf16: rows and columns of a fragment swapped",
+        FRAGMENT,
+        "{x_low.x, x_high.x, x_low.y, x_high.y}",
+        "{x_low.x, x_low.y, x_high.x, x_high.y}",
+        CUDA_GEMM,
+        (WRONG,),
+        NARROW_BF16,
+    ),
+    Bug(
+        "narrow_bf16: the last pair of an odd row read whole",
+        FRAGMENT,
+        "const uint32_t high = k + 2 * i + 1 < end ?",
+        "const uint32_t high = k + 2 * i < end ?",
+        CUDA_GEMM,
+        (BEYOND, WRONG),
+        NARROW_BF16,
+    ),
+    Bug(
+        "narrow_bf16: tokens that are not there are read",
+        NARROW_BF16,
+        "high < p.m ? end : 0);",
+        "end);",
+        CUDA_GEMM,
+        (BEYOND,),
+    ),
+    Bug(
+        "narrow_bf16: features that are not there are written",
+        NARROW_BF16,
+        "if (to_token >= p.m || to_feature >= p.n) continue;",
+        "if (to_token >= p.m) continue;",
+        CUDA_GEMM,
+        (BEYOND, RACE),
+    ),
+    Bug(
+        "narrow_bf16: shared memory for one slice too few",
+        NARROW_BF16,
+        "ERNIE_SHARED(float, partial, [kGemmSlices * kTokens * kFeatures]);",
+        "ERNIE_SHARED(float, partial, [(kGemmSlices - 1) * kTokens * kFeatures]);",
+        CUDA_GEMM,
+        (BEYOND,),
+    ),
+    Bug(
+        "narrow_bf16: accumulator not cleared",
+        NARROW_BF16,
+        "float acc[kTokenTiles][kFeatureTiles][4] = {};",
+        "float acc[kTokenTiles][kFeatureTiles][4];",
+        CUDA_GEMM,
+        (WRONG,),
+    ),
+    Bug(
+        "narrow_bf16: warps without k return before the barrier",
+        NARROW_BF16,
+        "  float* mine = partial",
+        "  if (begin >= p.k) return;\n  float* mine = partial",
+        CUDA_GEMM,
+        (UNWRITTEN,),
+    ),
+    Bug(
+        "narrow_f32: sum of a quad from the wrong lane",
+        NARROW_F32,
+        "sum += __shfl_xor_sync(0xffffffffu, sum, 2);",
+        "sum += __shfl_xor_sync(0xffffffffu, sum, 4);",
+        CUDA_GEMM,
+        (WRONG,),
+    ),
+    Bug(
+        "narrow_f32: four lanes write a sum",
+        NARROW_F32,
+        "if (chunk == 0) mine[t * kFeatures + 8 * f + quad] = sum;",
+        "mine[t * kFeatures + 8 * f + quad] = sum;",
+        CUDA_GEMM,
+        (RACE,),
+    ),
+    Bug(
+        "linear: 16-byte loads whatever the stride",
+        GEMM_CU,
+        ".inputs_aligned = k % 8 == 0 && rows_aligned(a.x) && aligned(a.weight),",
+        ".inputs_aligned = k % 8 == 0 && aligned(a.x) && aligned(a.weight),",
+        CUDA_GEMM,
+        (MISALIGNED,),
+    ),
+    Bug(
+        "tile_bf16: a step is loaded into the stage of the next",
+        TILE_BF16,
+        "stages + next % kStages * kStageChunks, p,",
+        "stages + (next + 1) % kStages * kStageChunks, p,",
+        CUDA_GEMM,
+        (RACE, COPY),
+    ),
+    Bug(
+        "tile_bf16: k beyond the row is copied",
+        TILE_BF16,
+        "const bool inside = exists && from < p.k;",
+        "const bool inside = exists;",
+        CUDA_GEMM,
+        (BEYOND, WRONG),
+    ),
+    Bug(
+        "tile_bf16: two warps own the same features",
+        TILE_BF16,
+        "warp_feature = warp / 2 * 32;",
+        "warp_feature = warp % 2 * 32;",
+        CUDA_GEMM,
+        (RACE,),
+    ),
+    Bug(
+        "tile_bf16: the last step's slice left out",
+        TILE_BF16,
+        "if (--left_in_slice == 0 || step + 1 == steps) {",
+        "if (--left_in_slice == 0) {",
+        CUDA_GEMM,
+        (WRONG,),
+    ),
+    Bug(
+        "tile_f32: one tile for all steps",
+        TILE_F32,
+        "k0 += kTileK, stage ^= 1) {",
+        "k0 += kTileK) {",
+        CUDA_GEMM,
+        (RACE,),
+    ),
+    Bug(
+        "tile_f32: rows of shared memory off 16 bytes",
+        TILE_F32,
+        "constexpr int kPitch = kTile + 4;",
+        "constexpr int kPitch = kTile + 1;",
+        CUDA_GEMM,
+        (MISALIGNED,),
+    ),
+    Bug(
+        "tile_f32: features that are not there are written",
+        TILE_F32,
+        "if (token < p.m && feature < p.n) store_output",
+        "if (token < p.m) store_output",
+        CUDA_GEMM,
+        (BEYOND, RACE),
+    ),
+    Bug(
+        "tile_f32: threads without a part of the next step skip the barrier",
+        TILE_F32,
+        "    __syncthreads();  // one is enough",
+        "    if (k0 + part < p.k) __syncthreads();  // one is enough",
+        CUDA_GEMM,
+        (DEADLOCK, RACE, UNWRITTEN),
+    ),
+]

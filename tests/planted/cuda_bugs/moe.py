@@ -1,0 +1,182 @@
+"""Bugs of the routing of tokens to experts."""
+
+from __future__ import annotations
+
+from backends import BEYOND, MISALIGNED, RACE, UNWRITTEN, WRONG
+from bug import GRID_LOOPS, MOE, Bug
+
+MOE_ROUTE = "csrc/cuda/moe/route.cu"
+MOE_SORT = "csrc/cuda/moe/sort.cu"
+MOE_DISPATCH = "csrc/cuda/moe/dispatch.cu"
+MOE_COMBINE = "csrc/cuda/moe/combine.cu"
+
+BUGS = [
+    Bug(
+        "moe_route: of equal scores the higher id",
+        MOE_ROUTE,
+        "if (order[c] <= best) continue;",
+        "if (order[c] < best) continue;",
+        MOE,
+        (WRONG,),
+    ),
+    Bug(
+        "moe_route: logits beyond the last expert",
+        MOE_ROUTE,
+        "p[c] = e < a.num_experts ? logits[e] : 0.f;",
+        "p[c] = logits[e];",
+        MOE,
+        (BEYOND, WRONG),
+    ),
+    Bug(
+        "moe_route: lanes without an expert in the sum",
+        MOE_ROUTE,
+        "p[c] = lane + c * kWarpSize < a.num_experts ? moe_exp(p[c] - largest) : 0.f;",
+        "p[c] = moe_exp(p[c] - largest);",
+        MOE,
+        (WRONG,),
+    ),
+    Bug(
+        "moe_route: the bias weighs",
+        MOE_ROUTE,
+        "best_p = p[c];",
+        "best_p = p[c] + bias[c];",
+        MOE,
+        (WRONG,),
+    ),
+    Bug(
+        "moe_route: first of the warp's tied lanes, not of the experts",
+        MOE_ROUTE,
+        "__reduce_min_sync(kAllLanes, best == highest ? id : 0xffffffffu)",
+        "__reduce_min_sync(kAllLanes, best == highest ? lane : 0xffffffffu)",
+        MOE,
+        (WRONG,),
+    ),
+    Bug(
+        "moe_route: every row of a block flags the first",
+        MOE_ROUTE,
+        "a.flags[t] = 1;",
+        "a.flags[0] = 1;",
+        MOE,
+        (WRONG, RACE),
+    ),
+    Bug(
+        "moe_route: padding sorts before the experts",
+        MOE_ROUTE,
+        "static_cast<uint32_t>(e)) : 0;",
+        "static_cast<uint32_t>(e)) : ~0ull;",
+        MOE,
+        (WRONG,),
+    ),
+    Bug(
+        "moe_route: last merge of the network left out",
+        MOE_ROUTE,
+        "run <= size; run *= 2",
+        "run < size; run *= 2",
+        MOE,
+        (WRONG, BEYOND),
+    ),
+    Bug(
+        "moe_sort: ids not held against the experts",
+        MOE_SORT,
+        "return moe_expert(a.ids[i], a.num_experts);",
+        "return a.ids[i];",
+        MOE,
+        (BEYOND,),
+    ),
+    Bug(
+        "moe_sort: every lane brings the count up to date",
+        MOE_SORT,
+        "if (expert >= 0 && below == 0) seen",
+        "if (expert >= 0) seen",
+        MOE,
+        (RACE,),
+    ),
+    Bug(
+        "moe_sort: lanes of one expert at one place",
+        MOE_SORT,
+        "return before + __popc(below);",
+        "return before;",
+        MOE,
+        (RACE, WRONG),
+    ),
+    Bug(
+        "moe_sort: stretches in the order of descending warps",
+        MOE_SORT,
+        "const int first = warp * steps",
+        "const int first = (kBlockWarps - 1 - warp) * steps",
+        MOE,
+        (WRONG,),
+    ),
+    Bug(
+        "moe_sort: the last tile as long as the others",
+        MOE_SORT,
+        "const int size = a.num_entries - begin < tile_size ? a.num_entries - begin : tile_size;\n    for (int i =",
+        "const int size = tile_size;\n    for (int i =",
+        MOE,
+        (BEYOND,),
+    ),
+    Bug(
+        "moe_sort: a stretch counts itself among those before",
+        MOE_SORT,
+        "if (other < y) before",
+        "if (other <= y) before",
+        MOE,
+        (WRONG, BEYOND, UNWRITTEN),
+    ),
+    Bug(
+        "moe_sort: experts beyond a round start at zero",
+        MOE_SORT,
+        "    earlier += total;\n    if (e < a.num_experts)",
+        "    if (e < a.num_experts)",
+        MOE,
+        (WRONG, RACE),
+    ),
+    Bug(
+        "moe_dispatch: rows taken as contiguous",
+        MOE_DISPATCH,
+        "a.hidden_states[t * a.stride + i]",
+        "a.hidden_states[t * a.row + i]",
+        MOE,
+        (WRONG,),
+    ),
+    Bug(
+        "moe_dispatch: 16-byte rows whatever the stride",
+        MOE_DISPATCH,
+        "t.step(0) * width % unit == 0 && t.size(1)",
+        "t.size(1)",
+        MOE,
+        (MISALIGNED, WRONG),
+    ),
+    Bug(
+        "moe_dispatch: every block copies all of a row",
+        MOE_DISPATCH,
+        "int64_t i = int64_t{blockIdx.y} * kThreads + threadIdx.x;",
+        "int64_t i = threadIdx.x;",
+        [*MOE, *GRID_LOOPS],
+        (RACE,),
+    ),
+    Bug(
+        "moe_combine: places not held against the rows",
+        MOE_COMBINE,
+        "place = place < 0 ? 0 : place < last ? place : last;",
+        "",
+        MOE,
+        (BEYOND,),
+    ),
+    Bug(
+        "moe_combine: the first token's shared experts for all",
+        MOE_COMBINE,
+        "a.shared + t * a.shared_stride",
+        "a.shared",
+        MOE,
+        (WRONG,),
+    ),
+    Bug(
+        "moe_combine: 16-byte loads whatever the address",
+        MOE_COMBINE,
+        "reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && ",
+        "",
+        MOE,
+        (MISALIGNED,),
+    ),
+]

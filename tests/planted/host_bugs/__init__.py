@@ -1,0 +1,8 @@
+"""Plausible slips in the C++ and the Python, each of which some test must notice."""
+
+from __future__ import annotations
+
+from . import attention, core, elementwise, engine, gemm, moe, norm, sampling, scheduler, wint8
+
+FAMILIES = (norm, elementwise, gemm, wint8, moe, attention, sampling, core, scheduler, engine)
+HOST_BUGS = [bug for family in FAMILIES for bug in family.BUGS]

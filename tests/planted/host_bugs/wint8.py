@@ -1,0 +1,57 @@
+"""Bugs of the int8 products."""
+
+from __future__ import annotations
+
+from bug import WINT8, Bug
+
+BUGS = [
+    Bug(
+        "wint8: halves rounded towards zero",
+        "csrc/cpu/wint8.cpp",
+        "(rest >= 0.5f)",
+        "(rest > 0.5f)",
+        WINT8,
+    ),
+    Bug(
+        "wint8: up rows scaled as the gate's",
+        "csrc/cpu/wint8.cpp",
+        "scale_row(up, scale + size, columns);",
+        "scale_row(up, scale, columns);",
+        WINT8,
+    ),
+    Bug(
+        "wint8: shift of the unsigned operand not taken back",
+        "csrc/cpu/wint8.isa.cpp",
+        "-128 * x_sum",
+        "-127 * x_sum",
+        WINT8,
+    ),
+    Bug(
+        "wint8: last pair of columns left out",
+        "csrc/cpu/wint8.isa.cpp",
+        "if (b.k % 4 != 0) pair_step<0>",
+        "if (b.k % 4 == 1) pair_step<0>",
+        WINT8,
+    ),
+    Bug(
+        "wint8: scale of a row's first columns for all",
+        "csrc/cpu/wint8.isa.cpp",
+        "g.x_scale += 1;",
+        "g.x_scale += 0;",
+        WINT8,
+    ),
+    Bug(
+        "wint8: blocks of columns start afresh",
+        "csrc/cpu/wint8.cpp",
+        ".accumulate = g > 0});",
+        ".accumulate = false});",
+        WINT8,
+    ),
+    Bug(
+        "wint8: small activations taken as zero",
+        "csrc/cpu/quantize_activations.isa.cpp",
+        "factor > kMaxFloat",
+        "factor > 1e30f",
+        WINT8,
+    ),
+]
