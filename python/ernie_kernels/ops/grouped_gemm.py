@@ -103,46 +103,43 @@ def expert_weights_set(experts: ExpertWeights, index: int, matrix: Tensor) -> No
 
     Raises:
         ArgumentError: a shape, dtype, device, stride or number differs from the above.
+        UnsupportedError: the matrix is not on the CPU.
     """
     shape, wanted = getattr(matrix, "shape", None), [experts.out_features, experts.in_features]
     if shape is None or list(shape) != wanted:
         got = type(matrix).__name__ if shape is None else f"shape {list(shape)}"
         raise ArgumentError(f"expert_weights_set: matrix: expected shape {wanted}, got {got}")
+    made_of = ["float32", "bfloat16"] if experts.scale is not None else [experts.weight.dtype_name]
+    dtype = str(getattr(matrix, "dtype", None)).removeprefix("torch.")
+    if dtype not in made_of:
+        expected = " or ".join(made_of)
+        raise ArgumentError(f"expert_weights_set: matrix: expected {expected}, got {dtype:.128}")
     if not 0 <= index < experts.num_experts:
         most = experts.num_experts - 1
         raise ArgumentError(f"expert_weights_set: index: expected 0 to {most}, got {index}")
     weight = experts.weight[index]
-    scale = None if experts.scale is None else experts.scale[index]
-    if weight.device != "cpu":
-        _set_on_device(experts, index, matrix)
-    elif scale is not None:
-        quantize = _core.wint8_quantize if weight.dtype_name == "int8" else _core.wint4_quantize
-        quantize(weight, scale, matrix)
+    if experts.scale is not None:
+        _quantize(weight, experts.scale[index], matrix)
     elif experts.is_packed:
         _core.linear_pack(weight, matrix)
     else:
-        _core.queue_copy(weight, matrix)
+        _copy(weight, matrix)
 
 
-def _set_on_device(experts: ExpertWeights, index: int, matrix: Tensor) -> None:
-    """Quantised on the CPU, where all quantisers are."""
-    stored = experts.weight.dtype_name
-    parts = [matrix]
-    if experts.scale is not None:
-        room = expert_weights(
-            1,
-            experts.out_features,
-            experts.in_features,
-            dtype="float32",
-            quantization="wint8" if stored == "int8" else "wint4",
-            pack=False,
-        )
-        expert_weights_set(room, 0, matrix)
-        assert room.scale is not None
-        parts = [room.weight[0], room.scale[0]]
-    for to, part in zip((experts.weight, experts.scale), parts, strict=False):
-        assert to is not None
-        _core.queue_copy(to[index], _core.from_numpy(part, experts.weight.device))
+def _quantize(weight: Tensor, scale: Tensor, matrix: Tensor) -> None:
+    quantize = _core.wint8_quantize if weight.dtype_name == "int8" else _core.wint4_quantize
+    if weight.device == "cpu":
+        quantize(weight, scale, matrix)
+        return
+    host_weight, host_scale = (_core.empty(to.shape, to.dtype) for to in (weight, scale))
+    quantize(host_weight, host_scale, matrix)
+    _copy(weight, host_weight)
+    _copy(scale, host_scale)
+
+
+def _copy(to: Tensor, array: Tensor) -> None:
+    """Of any strides, from the host to any device."""
+    _core.queue_copy(to, _core.from_numpy(array, to.device))
 
 
 def _fill_with_zeros(tensor: Tensor) -> None:
