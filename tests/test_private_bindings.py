@@ -143,8 +143,8 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "sm_count": 132,
     },
     "cuda_grouped_plan": lambda: {
-        "num_rows": 64, "num_experts": 8, "out_features": 2048, "in_features": 1024,
-        "capability": 90, "sm_count": 132,
+        "num_rows": 2048, "num_experts": 8, "out_features": 2048, "in_features": 1024,
+        "workspace_bytes": 1 << 40, "capability": 90, "sm_count": 132,
     },
     "cuda_grouped_row_tile": lambda: {
         "begin": 3, "end": 40, "num_rows": 64, "tile_rows": 8, "index": 4,

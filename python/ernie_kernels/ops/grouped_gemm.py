@@ -160,6 +160,7 @@ def grouped_linear(
     source_rows: Tensor | None = None,
     int8_activations: bool = False,
     out: Tensor | None = None,
+    workspace: Tensor | None = None,
 ) -> Tensor:
     """``out[i] = linear(x[i], weight[e])``, ``e`` being the expert whose rows hold ``i``.
 
@@ -179,7 +180,9 @@ def grouped_linear(
         source_rows: ``[num_rows]``, int32, contiguous: row ``i`` is ``x[source_rows[i]]``.
         int8_activations: as of :func:`wint8_linear`; int8 weights on the CPU only.
         out: where to write, ``[num_rows, out_features]``, dtype of ``x``, last stride 1. Allocated
-            when omitted.
+            when omitted, and a workspace with it.
+        workspace: uint8, contiguous, at a multiple of 16 bytes: lets CUDA choose among more kernels
+            for many rows of bfloat16 weights. Nothing else needs one.
 
     Returns:
         ``out``.
@@ -195,6 +198,10 @@ def grouped_linear(
     experts = _as_experts("grouped_linear", weight)
     if out is None:
         out = _core.grouped_linear_out(x, experts.weight, source_rows, experts.out_features)
+        if workspace is None:
+            workspace = _core.grouped_linear_workspace(
+                out, x, experts.weight, False, source_rows is not None
+            )
     _core.grouped_linear(
         out,
         x,
@@ -205,6 +212,7 @@ def grouped_linear(
         expert_offsets,
         source_rows,
         int8_activations,
+        workspace,
     )
     return out
 
@@ -217,7 +225,7 @@ def grouped_linear_silu_and_mul(
     source_rows: Tensor | None = None,
     int8_activations: bool = False,
     out: Tensor | None = None,
-    gate_up: Tensor | None = None,
+    workspace: Tensor | None = None,
 ) -> Tensor:
     """``silu_and_mul(grouped_linear(x, weight, expert_offsets))``: the first half of the experts.
 
@@ -232,8 +240,7 @@ def grouped_linear_silu_and_mul(
         int8_activations: as of :func:`grouped_linear`.
         out: where to write, ``[num_rows, intermediate_size]``, dtype of ``x``, last stride 1.
             Allocated when omitted.
-        gate_up: room for the projections on CUDA, ``[num_rows, 2 * intermediate_size]``, dtype of
-            ``x``, last stride 1. Allocated when ``out`` is omitted; the CPU needs none.
+        workspace: as of :func:`grouped_linear`.
 
     Returns:
         ``out``.
@@ -248,10 +255,13 @@ def grouped_linear_silu_and_mul(
     """
     experts = _as_experts("grouped_linear_silu_and_mul", weight)
     if out is None:
-        out, room = _core.grouped_linear_silu_and_mul_out(
+        out = _core.grouped_linear_silu_and_mul_out(
             x, experts.weight, source_rows, experts.out_features
         )
-        gate_up = room if gate_up is None else gate_up
+        if workspace is None:
+            workspace = _core.grouped_linear_workspace(
+                out, x, experts.weight, True, source_rows is not None
+            )
     _core.grouped_linear_silu_and_mul(
         out,
         x,
@@ -262,7 +272,7 @@ def grouped_linear_silu_and_mul(
         expert_offsets,
         source_rows,
         int8_activations,
-        gate_up,
+        workspace,
     )
     return out
 
