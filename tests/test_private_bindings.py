@@ -99,6 +99,7 @@ def grouped_linear_arguments() -> dict[str, Any]:
         "expert_offsets": np.array([0, 2, 2, 2, 5], np.int64),
         "source_rows": np.array([0, 2, 1, 1, 0], np.int32),
         "int8_activations": False,
+        "workspace": None,
     }
 
 
@@ -173,18 +174,18 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "fused_moe": fused_moe_arguments,
     "fused_moe_workspace": lambda: {
         "hidden_states": zeros(3, 8), "topk_ids": zeros(3, 2, dtype=np.int32),
-        "w_gate_up": zeros(4, 10, 8), "intermediate_size": 5,
+        "w_gate_up": zeros(4, 10, 8), "w_down": zeros(4, 8, 5), "intermediate_size": 5,
     },
     "fused_moe_workspace_size": lambda: {
-        "device": "cpu", "dtype": "bfloat16", "num_tokens": 3, "top_k": 2, "num_experts": 4,
-        "hidden_size": 8, "intermediate_size": 5,
+        "device": "cpu", "dtype": "bfloat16", "weight_dtype": "uint8", "num_tokens": 3, "top_k": 2,
+        "num_experts": 4, "hidden_size": 8, "intermediate_size": 5,
     },
     "grouped_linear": grouped_linear_arguments,
     "grouped_linear_out": lambda: {
         "x": zeros(3, 8), "weight": zeros(4, 10, 8), "source_rows": None, "out_features": 10,
     },
     "grouped_linear_silu_and_mul": lambda: grouped_linear_arguments() | {
-        "out": zeros(5, 5), "gate_up": None,
+        "out": zeros(5, 5),
     },
     "grouped_linear_silu_and_mul_out": lambda: {
         "x": zeros(3, 8), "weight": zeros(4, 10, 8), "source_rows": None, "out_features": 10,
