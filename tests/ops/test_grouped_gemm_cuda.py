@@ -234,18 +234,23 @@ class Experts:
             )
 
 
-def linear(x, experts: Experts, offsets, **kwargs) -> np.ndarray:
+def product(op, columns: int, x, experts: Experts, offsets, **kwargs) -> np.ndarray:
+    """Into a given output, so without a workspace: the kernels of this repository alone."""
     kwargs = {name: on(array, "cuda") for name, array in kwargs.items()}
-    return ops.grouped_linear(
-        on(x, "cuda"), experts.on_device, on(offsets, "cuda"), **kwargs
-    ).numpy()
+    rows = kwargs.get("source_rows", x)
+    out = poisoned((len(rows), columns), x.dtype, "cuda")
+    op(on(x, "cuda"), experts.on_device, on(offsets, "cuda"), out=out, **kwargs)
+    return out.numpy()
+
+
+def linear(x, experts: Experts, offsets, **kwargs) -> np.ndarray:
+    columns = experts.on_device.out_features
+    return product(ops.grouped_linear, columns, x, experts, offsets, **kwargs)
 
 
 def silu_and_mul(x, experts: Experts, offsets, **kwargs) -> np.ndarray:
-    kwargs = {name: on(array, "cuda") for name, array in kwargs.items()}
-    return ops.grouped_linear_silu_and_mul(
-        on(x, "cuda"), experts.on_device, on(offsets, "cuda"), **kwargs
-    ).numpy()
+    columns = experts.on_device.out_features // 2
+    return product(ops.grouped_linear_silu_and_mul, columns, x, experts, offsets, **kwargs)
 
 
 def gate(gate_up: np.ndarray) -> np.ndarray:
@@ -408,6 +413,83 @@ def test_nothing_to_multiply(rng, rows, features, depth):
     x, offsets = np.ones((rows, depth), BF16), offsets_of([rows, 0])
     np.testing.assert_array_equal(linear(x, experts, offsets), np.zeros((rows, 2 * features)))
     np.testing.assert_array_equal(silu_and_mul(x, experts, offsets), np.zeros((rows, features)))
+
+
+# ----------------------------------------------------------------------------------------- CUTLASS
+
+
+def cutlass_plan(rows: int, experts: int, features: int, depth: int, **kwargs) -> dict:
+    return plan(rows, experts, features, depth, workspace_bytes=2**62, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("capability", "gated", "gathers", "kernel"),
+    [
+        (90, False, False, "sm90 128x128x64"),
+        (90, True, True, "sm90 128x128x64"),
+        (80, False, False, "sm80 128x128x32"),
+        (80, False, True, "tile_bf16 64x64x32"),
+        (80, True, False, "tile_bf16 64x32x32"),
+        (120, False, False, "sm80 128x128x32"),
+    ],
+)
+def test_cutlass_is_planned_for_many_rows(capability, gated, gathers, kernel):
+    chosen = {"capability": capability, "gated": gated, "gathers": gathers}
+    p = cutlass_plan(128 * 64, 64, 1536, 2560, **chosen)
+    assert p["text"].startswith(kernel)
+    if "sm" in kernel:
+        assert p["token_blocks"] == 127
+        assert p["feature_blocks"] == (24 if gated else 12)
+    assert "sm" not in cutlass_plan(127 * 64, 64, 1536, 2560, **chosen)["kernel"]
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"inputs_aligned": False},
+        {"outputs_aligned": False},
+        {"batch_invariant": True},
+        {"weight": "int8"},
+        {"weight": "uint8"},
+        {"x": "float32"},
+    ],
+    ids=str,
+)
+def test_cutlass_is_in_no_other_plan(kwargs):
+    assert cutlass_plan(8192, 64, 2560, 1536)["kernel"] == "sm90"
+    assert cutlass_plan(8192, 64, 2560, 1536, **kwargs)["kernel"] in ("tile_bf16", "narrow_f32")
+    assert cutlass_plan(8192, 64, 2560, 1536, **kwargs)["workspace"] == 0
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("gathers", [False, True])
+def test_less_workspace_leaves_cutlass_out(gated, gathers):
+    shape, chosen = (8192, 64, 2560, 1536), {"gated": gated, "gathers": gathers}
+    wanted = plan(*shape, **chosen)["workspace"]
+    rows = 2 * (gathers * 1536 + gated * 2 * 2560)
+    assert 0 <= wanted - 8192 * rows - 64 * 60 - 132 * 1024 < 10 * 256
+    assert plan(*shape, **chosen, workspace_bytes=wanted)["kernel"] == "sm90"
+    assert plan(*shape, **chosen, workspace_bytes=wanted - 1)["kernel"] == "tile_bf16"
+    more = [plan(rows, *shape[1:], **chosen)["workspace"] for rows in range(8000, 9000, 64)]
+    assert more == sorted(more)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("gathers", [False, True])
+@pytest.mark.parametrize("counts", [[130], [0, 257, 0, 300], [200, 56]], ids=str)
+def test_cutlass_gets_the_problems_of_the_experts(rng, counts, gathers):
+    """On the SIMT machine a plain kernel reads them in its place."""
+    offsets = offsets_of(counts)
+    rows = int(offsets[-1])
+    x = reference.random(rng, (17 if gathers else rows, 24), BF16)
+    sources = rng.integers(0, 17, rows).astype(np.int32) if gathers else None
+    experts = Experts(rng, "bfloat16", len(counts), 16, 24)
+    given = on(x, "cuda"), experts.on_device, on(offsets, "cuda")
+    kwargs = {"source_rows": on(sources, "cuda")} if gathers else {}
+    got = ops.grouped_linear(*given, **kwargs)
+    experts.check(got.numpy(), x[sources] if gathers else x, offsets)
+    gated = ops.grouped_linear_silu_and_mul(*given, **kwargs)
+    np.testing.assert_array_equal(gated.numpy(), gate(got.numpy()))
 
 
 # ----------------------------------------------------------------------------------- a row's bits
