@@ -38,6 +38,7 @@ GOALS = [
     Goal("C3a", "prefill 512", FLOAT, "transformers bfloat16", 2.0),
     Goal("C3a", "prefill 512", FLOAT, "transformers float32", 1.1),
     Goal("C3b", "prefill 512", INT8, "llama.cpp ", 2.5),
+    Goal("MoE", "decode", ("wint4",), "llama.cpp Q4_0", 1.2),
 ]
 
 

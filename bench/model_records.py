@@ -15,6 +15,7 @@ import numpy as np
 
 import ernie_kernels as ek
 from ernie_kernels import _core, ops
+from model_sizes import flops_of
 
 from harness import Result, _cpu_name
 from model_agreement import Agreement
@@ -85,18 +86,6 @@ class Ceilings:
         product()
         operations = 2 * self.TOKENS * self.OUT_FEATURES * self.IN_FEATURES
         return operations / (time.perf_counter() - begin) / 1e9
-
-
-def flops_of(case: ModelCase, config: Mapping[str, int]) -> int:
-    """Multiplications and additions of one time: the head runs for one token only."""
-    hidden, head_dim = config["hidden_size"], config["head_dim"]
-    query = config["num_attention_heads"] * head_dim
-    key = config["num_key_value_heads"] * head_dim
-    layer = hidden * (2 * query + 2 * key + 3 * config["intermediate_size"])
-    layers, length = config["num_hidden_layers"], case.prompt_tokens
-    pairs = length + case.decoded_tokens // 2 if case.decoded_tokens else length * (length + 1) // 2
-    head = config["vocab_size"] * hidden
-    return 2 * (layers * (layer * case.tokens + 2 * query * pairs) + head)
 
 
 def versions() -> dict[str, str]:
