@@ -2,6 +2,9 @@
 
 The slot of a token holds a number made of that token and all before it. The next token follows from
 the last number and the sequence's seed, so ``expected_tokens`` can tell it without any cache.
+
+With drafts there is a second cache: a token's slot holds the number that the next token makes. A
+draft follows from it as the next token does from the model's, but one of three times it is wrong.
 """
 
 from __future__ import annotations
@@ -60,7 +63,11 @@ def expected_tokens(
 class FakeRunner:
     """In the place of ``ModelRunner``. Every read checks what is read."""
 
-    def __init__(self, num_blocks: int, block_size: int, max_tokens_per_step: int) -> None:
+    def __init__(
+        self, num_blocks: int, block_size: int, max_tokens_per_step: int, num_drafts: int = 0
+    ) -> None:
+        self.num_drafts = num_drafts
+        self.ahead = np.zeros(num_blocks * block_size, np.uint64)  # the drafts' cache
         self.block_size = block_size
         self.max_tokens_per_step = max_tokens_per_step
         self.num_tokens = 0
@@ -84,6 +91,29 @@ class FakeRunner:
 
     def decode(self, spans: Sequence[TokenSpan]) -> None:
         """As on the CPU: it has no way of its own."""
+
+    def flagged(self, spans: Sequence[TokenSpan]) -> list[tuple[int, int]]:
+        """It has no routers."""
+        return []
+
+    def draft(self, spans: Sequence[TokenSpan], followed: Sequence[TokenSpan]) -> np.ndarray | None:
+        guesses = []
+        for span, follow in zip(spans, followed, strict=True):
+            assert follow.start == span.start
+            assert follow.stop <= span.stop
+            all_tokens = (
+                follow.token_ids if follow.token_ids.base is None else follow.token_ids.base
+            )
+            number = BEGIN
+            for at, slot in enumerate(self._slots(follow, 0, follow.stop)):
+                number = number_after(number, int(all_tokens[at]))
+                ahead = number_after(number, int(all_tokens[at + 1]))
+                if at < follow.start:
+                    assert int(self.ahead[slot]) == ahead
+                self.ahead[slot] = ahead
+            if follow.num_outputs:
+                guesses.append(ahead if ahead % 3 else ahead ^ 1)
+        return np.array(guesses, np.uint64) if guesses else None
 
     def _slots(self, span: TokenSpan, start: int, stop: int) -> list[int]:
         blocks = span.blocks.tolist()
@@ -119,9 +149,12 @@ class FakeRunner:
         """What a block that changes hands may hold: nothing that anyone expects."""
         for block in blocks:
             self.tokens[block * self.block_size : (block + 1) * self.block_size] = -2
+            self.ahead[block * self.block_size : (block + 1) * self.block_size] = 0
 
 
-def fake_sampler(rows: np.ndarray, sequences: list) -> tuple[list[int], list[None]]:
+def fake_sampler(
+    rows: np.ndarray, sequences: list, positions: list[int]
+) -> tuple[list[int], list[None]]:
     tokens = [token_after(int(n), s.seed) for n, s in zip(rows, sequences, strict=True)]
     return tokens, [None] * len(sequences)
 
@@ -138,10 +171,16 @@ class SpoilingBlockManager(BlockManager):
 
 
 def fake_engine(
-    *, num_blocks: int = 16, block_size: int = 4, max_num_seqs: int = 4, budget: int = 16
+    *,
+    num_blocks: int = 16,
+    block_size: int = 4,
+    max_num_seqs: int = 4,
+    budget: int = 16,
+    num_drafts: int = 0,
 ) -> Engine:
     manager = SpoilingBlockManager(num_blocks, block_size)
-    manager.runner = FakeRunner(num_blocks, block_size, max(budget, max_num_seqs))
+    budget = max(budget, max_num_seqs * (1 + num_drafts))
+    manager.runner = FakeRunner(num_blocks, block_size, budget, num_drafts)
     return Engine(
         manager.runner,
         manager,
