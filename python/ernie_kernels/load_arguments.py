@@ -93,7 +93,13 @@ def check_speculative_config(values: Any) -> SpeculativeConfig | None:
     check_one_of(f"{where}: method", values["method"], ("mtp",))
     checked = SpeculativeConfig(**{key: values[key] for key in values if key != "method"})
     check_one_of(f"{where}: hidden_state", checked.hidden_state, HIDDEN_STATES)
-    check_integer(f"{where}: num_speculative_tokens", checked.num_speculative_tokens, 1, 1)
+    count = checked.num_speculative_tokens
+    check_integer(f"{where}: num_speculative_tokens", count, 1, 1 << 10)
+    if count > 1:
+        raise UnsupportedError(
+            f"{where}: num_speculative_tokens: {count} is not in this version: the module guesses "
+            "one token; pass 1"
+        )
     return checked
 
 

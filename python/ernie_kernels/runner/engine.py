@@ -265,7 +265,7 @@ class Engine:
         tokens, logprobs = self._sampler(logits, [s for s, _ in rows], [n for _, n in rows])
         row = 0
         for sequence, span in sampled:
-            drafts = span.token_ids[len(span.token_ids) - span.num_outputs + 1 :].tolist()
+            drafts = span.token_ids[1 - span.num_outputs :].tolist() if span.num_outputs > 1 else []
             sequence.num_drafted = 0
             self._drafts.drafted += len(drafts)
             self._commit_token(sequence, tokens[row], logprobs[row])

@@ -124,7 +124,8 @@ class Scheduler:
 
     def schedule(self) -> list[tuple[Sequence, TokenSpan]]:
         """The next step's work; at least one span unless nothing waits or runs."""
-        step = _Step(self._max_tokens_per_step - sum(s.num_drafted for s in self._running))
+        num_drafted = sum(s.num_drafted for s in self._running)
+        step = _Step(self._max_tokens_per_step - num_drafted)
         remaining = {s: s.num_tokens - s.num_computed for s in self._running}
         # A stable sort keeps the order of arrival.
         for sequence in sorted(self._running, key=lambda s: remaining[s] > 1):
@@ -135,7 +136,8 @@ class Scheduler:
             if sequence.num_blocks and self._take_blocks(sequence, count, step):
                 step.add(sequence, self._span(sequence, count))
         self._admit(step)
-        self._add_drafts(step)
+        if num_drafted:
+            self._add_drafts(step)
         return list(step.spans.items())
 
     def _add_drafts(self, step: _Step) -> None:

@@ -173,7 +173,7 @@ BUGS = [
     Bug(
         "drafts: no room in the step",
         SCHEDULER_FILE,
-        "_Step(self._max_tokens_per_step - sum(s.num_drafted for s in self._running))",
+        "_Step(self._max_tokens_per_step - num_drafted)",
         "_Step(self._max_tokens_per_step)",
         DRAFTS,
     ),
