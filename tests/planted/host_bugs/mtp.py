@@ -140,7 +140,7 @@ BUGS = [
         ENGINE_FILE,
         "            sequence.num_drafted = 0\n            self._drafts.drafted",
         "            self._drafts.drafted",
-        ENGINE,
+        DRAFTS,
     ),
     Bug(
         "drafts: one that is no token",
