@@ -144,11 +144,12 @@ class Scheduler:
         for sequence, span in list(step.spans.items()):
             if sequence.num_drafted == 0 or span.stop < sequence.num_tokens:
                 continue
-            stop = span.stop + sequence.num_drafted
-            missing = self._block_manager.blocks_for(stop) - sequence.num_blocks
-            if missing <= self._block_manager.num_free:
-                self._append_blocks(sequence, self._block_manager.allocate(max(0, missing)))
-                step.spans[sequence] = self._span(sequence, stop - span.start)
+            manager = self._block_manager
+            room = (sequence.num_blocks + manager.num_free) * self._block_size
+            stop = min(span.stop + sequence.num_drafted, room)
+            missing = max(0, manager.blocks_for(stop) - sequence.num_blocks)
+            self._append_blocks(sequence, manager.allocate(missing))
+            step.spans[sequence] = self._span(sequence, stop - span.start)
 
     def _span(self, sequence: Sequence, count: int) -> TokenSpan:
         start = sequence.num_computed
