@@ -13,7 +13,7 @@ from ernie_kernels.verify.bounds import Bounds, Expected
 from ernie_kernels.verify.engine_trace import EngineTrace, LayerTrace
 from ernie_kernels.verify.float64_model import Float64Model
 from ernie_kernels.verify.formulas import Array
-from ernie_kernels.verify.report import PartResult, StageResult
+from ernie_kernels.verify.report import PartResult, StageResult, worst_of
 from ernie_kernels.verify.stored_weights import CHUNK_ROWS, LayerWeights, Matrix, StoredWeights
 
 
@@ -72,7 +72,7 @@ class Comparison:
             hidden[here] = rows[self._ids[here] - first]
             looked_up[here] = got[self._ids[here] - first]
         self._model.embed(hidden)
-        return _stage("embedding", looked_up, hidden, [_worst(results)])
+        return _stage("embedding", looked_up, hidden, [worst_of(results)])
 
     def _layer(self, index: int, trace: LayerTrace) -> StageResult:
         weights = self._weights.layer(index)
@@ -116,7 +116,7 @@ class Comparison:
         for rows in self._sequences:
             expected = self._bounds.attention(trace.query[rows], trace.key[rows], trace.value[rows])
             attended.append(self._judge("attention", trace.attention[rows], expected))
-        yield _worst(attended)
+        yield worst_of(attended)
         yield from self._weights_of(attention.o_proj, {"o": weights.o})
         given = trace.attention.reshape(len(trace.attention), -1)
         yield self._judge("o_proj", trace.projected, self._bounds.linear(given, weights.o))
@@ -148,7 +148,7 @@ class Comparison:
             for name, (given, actual) in probes.items():
                 expected = self._bounds.linear(given, Matrix(rows, None), dtype="float32")
                 results[name].append(self._judge(name, actual[:, columns], expected))
-        parts += [_worst(each) for each in results.values()]
+        parts += [worst_of(each) for each in results.values()]
         self.logits, self.twin_logits = np.split(logits, [len(self._ids)])
         return _stage("head", probes["head"][1], self.logits, parts)
 
@@ -180,10 +180,6 @@ class Comparison:
 
     def _signs(self, width: int) -> Array:
         return self._random.choice((-1.0, 1.0), (2, width))
-
-
-def _worst(results: list[PartResult]) -> PartResult:
-    return max(results, key=lambda part: part.share)
 
 
 def _stage(name: str, actual: Array, expected: Array, parts: list[PartResult]) -> StageResult:
