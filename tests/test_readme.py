@@ -47,7 +47,7 @@ def test_shell_section_names_every_command():
     named = set(re.findall(r"ernie-kernels (\w+)", section)) | set(re.findall(r"`(\w+)`", section))
     assert set(COMMANDS) <= named
     run = [line.split()[1] for line in blocks("sh")[2].splitlines()]
-    assert run == ["doctor", "verify", "bench"]
+    assert run == ["doctor", "verify", "bench", "fit"]
 
 
 def test_environment_variables_are_those_that_the_code_reads():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from . import (
     attention,
+    config,
     core,
     elementwise,
     engine,
     experts,
     gemm,
     moe,
+    moe_model,
+    mtp,
     norm,
     sampling,
     scheduler,
@@ -28,5 +31,8 @@ FAMILIES = (
     core,
     scheduler,
     engine,
+    moe_model,
+    mtp,
+    config,
 )
 HOST_BUGS = [bug for family in FAMILIES for bug in family.BUGS]
