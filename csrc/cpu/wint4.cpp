@@ -107,7 +107,7 @@ class Product {
                 int64_t acc_stride) const {
     const int64_t itemsize = panels_.x_is_float() ? sizeof(float) : sizeof(bf16);
     panels_.multiply({offset(x_.data, row * x_.stride, itemsize), x_.stride}, rows,
-                     panels_at(panel, panels), panels, acc, acc_stride);
+                     panels_at(panel, panels), panels, nullptr, acc, acc_stride);
   }
 
  private:

@@ -7,7 +7,7 @@ namespace ernie::cpu::ERNIE_ISA {
 namespace {
 
 constexpr int64_t kOctetBytes = 4 * kPanelRows;  // eight k of one panel
-constexpr int64_t kPrefetchBytes = 2048;         // ahead in each panel that streams from memory
+constexpr int64_t kPrefetchBytes = 4096;         // ahead in each panel that streams from memory
 
 // ------------------------------------------------------------------ 4 bits to float32 and bfloat16
 //
@@ -169,10 +169,13 @@ inline void stream_tile(const Wint4Block& b, int64_t row, int64_t panel) {
   ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
     ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = set(0.f);
   }
-  for (int64_t octets = b.k / 8; octets > 0; --octets, x += 8, w += kOctetBytes) {
-    // Expanding takes room in the CPU's window: loads alone do not run far enough ahead.
-    ERNIE_UNROLL for (int p = 0; p < PANELS; ++p)
-        __builtin_prefetch(w + p * w_stride + kPrefetchBytes);
+  const int64_t octets = b.k / 8;
+  int64_t ahead = kPrefetchBytes;
+  for (int64_t j = 0; j < octets; ++j, x += 8, w += kOctetBytes) {
+    // Expanding takes room in the CPU's window: loads alone do not run far enough ahead. Beyond a
+    // panel's end comes what is multiplied next: the panel after this tile's.
+    if (j == octets - kPrefetchBytes / kOctetBytes) ahead += (PANELS - 1) * w_stride;
+    ERNIE_UNROLL for (int p = 0; p < PANELS; ++p) __builtin_prefetch(w + p * w_stride + ahead);
     pair_step<0>(acc, x, x_stride, w, w_stride);
     pair_step<1>(acc, x, x_stride, w, w_stride);
     pair_step<2>(acc, x, x_stride, w, w_stride);

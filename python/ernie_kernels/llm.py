@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, overload
@@ -27,8 +28,10 @@ from ernie_kernels.load_arguments import (
 )
 from ernie_kernels.models.config import load_config
 from ernie_kernels.models.ernie import ErnieForCausalLM
-from ernie_kernels.models.loader import open_checkpoint
+from ernie_kernels.models.loader import Checkpoint, open_checkpoint
+from ernie_kernels.models.memory_plan import plan_memory
 from ernie_kernels.models.mtp import SpeculativeConfig
+from ernie_kernels.models.weight_specs import HEAD
 from ernie_kernels.outputs import GenerationChunk, RequestOutput
 from ernie_kernels.runner.block_manager import BlockManager
 from ernie_kernels.runner.capacity import available_memory_for_cache, plan_cache
@@ -105,13 +108,15 @@ class LLM:
                     f"kv_cache_dtype: {kv_cache_dtype} is not in this version; with "
                     f"dtype={self.dtype} the cache is {self.dtype}"
                 )
+            self.weight_dtype = "bfloat16" if is_bfloat16 else self.dtype
             num_drafts = 0 if speculative is None else speculative.num_speculative_tokens
             with_mtp = num_drafts > 0
             bytes_per_block = kv_cache_bytes_per_block(
                 self.config, BLOCK_SIZE, self.dtype, with_mtp=with_mtp
             )
             # What the weights are about to take is not for the cache.
-            available, share = available_memory_for_cache(device, checkpoint.nbytes)
+            weights = self._planned_weight_bytes(checkpoint, quantization, with_mtp)
+            available, share = available_memory_for_cache(device, weights)
             plan = plan_cache(
                 bytes_per_block=bytes_per_block,
                 block_size=BLOCK_SIZE,
@@ -122,7 +127,6 @@ class LLM:
                 available_memory=available,
                 share=share,
             )
-            self.weight_dtype = "bfloat16" if is_bfloat16 else self.dtype
             model = ErnieForCausalLM(
                 self.config,
                 checkpoint,
@@ -180,6 +184,24 @@ class LLM:
             if plan.max_model_len == self.config.max_position_embeddings
             else f" of {self.config.max_position_embeddings}",
         )
+
+    def _planned_weight_bytes(
+        self, checkpoint: Checkpoint, quantization: str | None, with_mtp: bool
+    ) -> int:
+        # A head that is stored beside a tied embedding may be another: room for both.
+        is_tied = self.config.tie_word_embeddings and HEAD not in checkpoint
+        plan = plan_memory(
+            replace(
+                self.config,
+                tie_word_embeddings=is_tied,
+                num_nextn_predict_layers=int(with_mtp),
+            ),
+            quantization=quantization,
+            weight_dtype=self.weight_dtype,
+            dtype=self.dtype,
+            device=self.device,
+        )
+        return plan.weight_bytes + plan.mtp_weight_bytes
 
     @classmethod
     def from_pretrained(

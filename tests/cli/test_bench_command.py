@@ -11,8 +11,9 @@ from commands import run
 
 import ernie_kernels as ek
 from ernie_kernels.cli.throughput import ThroughputBench, cache_bytes
+from ernie_kernels.models.memory_plan import plan_memory
 from mtp_checkpoint import MTP, write_mtp_checkpoint
-from tiny_checkpoint import write_checkpoint
+from tiny_checkpoint import MOE_SHAPES, write_checkpoint
 
 QUICK = ["--repeats", "1", "--prompt_tokens", "16", "--new_tokens", "4"]
 
@@ -111,6 +112,24 @@ def test_a_step_reads_one_row_of_an_untied_table(tmp_path):
     # The table is kept in panels of 16 rows.
     row = config["hidden_size"] * 4
     assert 3 * row <= sizes[False] - sizes[True] <= 4 * row
+
+
+@pytest.mark.parametrize("quantization", [None, "wint4"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_step_reads_the_experts_that_are_chosen(tmp_path, tied, quantization):
+    """3 of 8 for one request, nearly all for many."""
+    shape = {**MOE_SHAPES["21b"], "tie_word_embeddings": tied}
+    config, _ = write_checkpoint(tmp_path, dtype="bfloat16", **shape)
+    with ek.LLM.from_pretrained(tmp_path, quantization=quantization) as llm:
+        bench = ThroughputBench(llm, prompt_tokens=8, new_tokens=2, seed=0)
+        plan = plan_memory(llm.config, quantization=quantization, device=llm.device)
+        one, many = bench.bytes_per_step(1), bench.bytes_per_step(100)
+        cache = 9 * plan.kv_bytes_per_token
+    row = 0 if tied else config["hidden_size"] * 2
+    assert plan.read_bytes_per_token <= one - cache <= plan.read_bytes_per_token + 2 * row
+    everything = plan.weight_bytes - (0 if tied else config["vocab_size"] * row)
+    assert many - 100 * cache <= plan.weight_bytes
+    assert many - 100 * cache >= everything - (16 * row)
 
 
 def test_cache_bytes_are_whole_blocks(folder):

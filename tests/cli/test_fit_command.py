@@ -192,6 +192,28 @@ def test_the_command_that_is_advised_runs(capfd, tmp_path):
         assert llm.config.max_position_embeddings == 64
 
 
+@pytest.mark.parametrize(
+    ("places", "devices"),
+    [
+        ([HOST], [""]),
+        (["cuda:0"], [""]),
+        ([HOST, "cuda:0"], ["--device cpu", ""]),
+        ([HOST, "cuda:0", "cuda:1"], ["--device cpu", "", "--device cuda:1"]),
+    ],
+)
+def test_advice_names_a_device_that_auto_would_not_choose(
+    capfd, released, tmp_path, monkeypatch, places, devices
+):
+    Path(released("0.3B")).rename(tmp_path / "config.json")
+    machine = [Place(name, 10**10) for name in places]
+    monkeypatch.setattr("ernie_kernels.cli.fit.this_machine", lambda: machine)
+    code, out, _ = run(capfd, "fit", str(tmp_path / "config.json"))
+    commands = [line.strip() for line in out.splitlines() if "ernie-kernels chat" in line]
+    command = f"ernie-kernels chat --model_path {tmp_path}"
+    assert commands == [f"{command} {device}".strip() for device in devices]
+    assert code == 0
+
+
 def test_layer_ranges(tmp_path):
     values = {**ERNIE_21B, "moe_layer_interval": 2, "moe_layer_start_index": 3}
     (tmp_path / "config.json").write_text(json.dumps(values))

@@ -13,6 +13,7 @@ from mutation import json_text_changed
 from ernie_kernels.errors import ConfigError
 from ernie_kernels.models.config import ARCHITECTURES, DTYPES, load_config
 from ernie_kernels.models.config_reader import EXPERT_RANGES, SIZE_RANGES
+from ernie_kernels.models.memory_plan import plan_memory
 from released_configs import ERNIE_21B, ERNIE_300B
 from tiny_checkpoint import BASE
 
@@ -71,5 +72,7 @@ def run(case: Any) -> None:
         assert (plan.mlp == "moe") == (plan.num_experts > 0)
         assert 0 <= plan.top_k <= plan.num_experts <= 4096
     assert (config.architecture == "ernie4_5_moe") == config.correction_bias
+    plan = plan_memory(config)
+    assert plan.weight_bytes >= plan.read_bytes_per_token > 0
     ids = (config.bos_token_id, config.pad_token_id, *config.eos_token_ids)
     assert all(i is None or 0 <= i < config.vocab_size for i in ids)

@@ -1,11 +1,12 @@
 """Memory plans: the figures of the released models, and byte for byte what a load allocates."""
 
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 
 import ernie_kernels as ek
+import safetensors_bytes
 from ernie_kernels.models.config import load_config
 from ernie_kernels.models.memory_plan import (
     LOADING_BYTES,
@@ -17,7 +18,9 @@ from ernie_kernels.models.memory_plan import (
 )
 from ernie_kernels.models.weights import QUANTIZATIONS
 from ernie_kernels.models.workspace import Workspace
+from ernie_kernels.runner.capacity import available_memory_for_cache
 from ernie_kernels.runner.model_runner import kv_cache_bytes_per_block
+from mtp_checkpoint import write_mtp_checkpoint
 from released_configs import ERNIE_0_3B, ERNIE_21B, ERNIE_300B
 from tiny_checkpoint import MOE_SHAPES, write_checkpoint
 
@@ -114,7 +117,7 @@ SHAPES = {
     **MOE_SHAPES,
     "odd_experts": {
         **MOE_SHAPES["21b"],
-        "hidden_size": 37,
+        "hidden_size": 34,  # of 4-bit panels 40, of others 36 or less
         "num_key_value_heads": 1,
         "head_dim": 6,
         "moe_num_experts": 5,
@@ -143,9 +146,57 @@ def test_plan_is_what_the_loader_allocates(tmp_path, device, shape, dtype, store
             quantization=quantization,
             weight_dtype=llm.weight_dtype,
             dtype=llm.dtype,
-            device=device.partition(":")[0],
+            device=device,
         )
         assert plan.weight_bytes == llm.stats()["weight_bytes"]
+
+
+@pytest.mark.parametrize("quantization", [None, "wint4"])
+def test_a_prediction_module_takes_what_is_planned(tmp_path, device, quantization):
+    write_mtp_checkpoint(tmp_path, dtype="bfloat16", **MOE_SHAPES["21b"])
+    with ek.LLM.from_pretrained(
+        tmp_path,
+        device=device,
+        quantization=quantization,
+        speculative_config={"method": "mtp", "num_speculative_tokens": 1},
+        max_model_len=64,
+    ) as llm:
+        config = replace(llm.config, num_nextn_predict_layers=1)
+        plan = plan_memory(config, quantization=quantization, device=device)
+        assert plan.mtp_weight_bytes > 0
+        assert llm.stats()["weight_bytes"] == plan.weight_bytes + plan.mtp_weight_bytes
+
+
+@pytest.mark.parametrize("quantization", [None, "wint4"])
+@pytest.mark.parametrize("has_head", [False, True])
+def test_the_cache_leaves_room_for_the_weights_as_they_will_be(
+    tmp_path, monkeypatch, device, quantization, has_head
+):
+    """Not as they are stored, which is up to four times as much."""
+    _, weights = write_checkpoint(tmp_path, dtype="bfloat16", **MOE_SHAPES["21b"])
+    if has_head:  # beside a configuration that says it is tied
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"][::-1].copy()
+        safetensors_bytes.save(tmp_path / "model.safetensors", weights)
+    asked = []
+
+    def remembered(device, weight_bytes):
+        asked.append((device, weight_bytes))
+        return available_memory_for_cache(device, weight_bytes)
+
+    monkeypatch.setattr("ernie_kernels.llm.available_memory_for_cache", remembered)
+    with ek.LLM.from_pretrained(tmp_path, device=device, quantization=quantization) as llm:
+        assert asked == [(llm.device, llm.stats()["weight_bytes"])]
+
+
+def test_prediction_module(tmp_path):
+    """Two norms and a projection before a dense layer of the model."""
+    hidden, attention = 2560, 2560 * (20 + 2 * 4 + 20) * 128
+    expected = 2 * hidden**2 + attention + 3 * hidden * 12288 + 4 * hidden
+    with_one = plan_memory(config_of(tmp_path, ERNIE_21B))
+    assert with_one.mtp_weight_bytes == 2 * expected
+    without = plan_memory(config_of(tmp_path, {**ERNIE_21B, "num_nextn_predict_layers": 0}))
+    assert without.mtp_weight_bytes == 0
+    assert without.weight_bytes == with_one.weight_bytes
 
 
 def test_host_peak(tmp_path):
@@ -176,5 +227,5 @@ def test_workspace(tmp_path, device, model, dtype):
     owned = {name: value for name, value in vars(workspace).items() if name != "_last"}
     tensors = [tensor for value in owned.values() for tensor in tensors_in(value)]
     assert len(tensors) >= 6
-    expected = workspace_nbytes(config, 33, dtype, device.partition(":")[0])
+    expected = workspace_nbytes(config, 33, dtype, device)
     assert sum(tensor.nbytes for tensor in tensors) == expected

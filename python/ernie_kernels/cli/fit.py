@@ -22,7 +22,13 @@ from ernie_kernels.cli.fit_report import (
 )
 from ernie_kernels.errors import ArgumentError
 from ernie_kernels.llm import DEMO_FOLDER
-from ernie_kernels.models.config import ModelConfig, load_config, load_config_file
+from ernie_kernels.models.config import (
+    CONFIG_FILE,
+    LayerPlan,
+    ModelConfig,
+    load_config,
+    load_config_file,
+)
 
 EXIT_DOES_NOT_FIT = 1
 
@@ -52,7 +58,9 @@ How to read the table:
   cache               keys and values of 1000 tokens of context
   tokens/s at most    of one sequence, where memory is read at --bandwidth. The cache of a long
                       context is read as well and makes it slower
-  host, cuda:N        tokens of context, of all sequences together, that fit beside the weights
+  host, cuda:N        tokens of context, of all sequences together, that fit beside the weights. On
+                      the host the cache gets a tenth of them unless --max-model-len asks for more,
+                      and never less than 8192 tokens
 
 Exit code: 0 it fits somewhere, 1 nowhere, 2 the configuration or an option is wrong.
 """
@@ -162,7 +170,8 @@ def print_report(report: FitReport, path: Path, here: bool) -> None:
     for plan, layers in layer_ranges(config):
         print(f"  layer{'' if layers.isdigit() else 's'} {layers}: {described(plan)}")
     if config.num_nextn_predict_layers:
-        print("  and a multi-token prediction module, not counted here: generating needs none")
+        more = size(report.ways[0].on_host.mtp_weight_bytes)
+        print(f"  and a multi-token prediction module: {more} more with --speculative_config")
     print()
     print_table(report)
     print()
@@ -173,7 +182,7 @@ def print_report(report: FitReport, path: Path, here: bool) -> None:
         print("No GPU that this build can use: 'ernie-kernels doctor' says why.")
 
 
-def described(plan: Any) -> str:
+def described(plan: LayerPlan) -> str:
     if plan.mlp == "dense":
         return f"dense, width {plan.intermediate_size}"
     shared = plan.shared_intermediate_size
@@ -241,15 +250,23 @@ def advice(report: FitReport, place: Place, path: Path) -> list[str]:
         options += ["--max-model-len", str(fit.tokens)]
     elif best is not smallest:
         factor = best.on_host.read_bytes_per_token / smallest.on_host.read_bytes_per_token
-        lines.append(
-            f"  {shlex.join(smallest.options)} reads {factor:.1f} times fewer bytes for a token: up "
-            "to so much faster, but less exact."
-        )
-    if place.name == HOST and len(report.places) > 1:
-        options += ["--device", "cpu"]
-    model = [] if path == DEMO_FOLDER else ["--model_path", str(path) if path.is_dir() else "DIR"]
+        if factor > 1.1:
+            lines.append(
+                f"  {shlex.join(smallest.options)} reads {factor:.1f} times fewer bytes for a token: "
+                "up to so much faster, but less exact."
+            )
+    chosen_by_auto = HOST if [each.name for each in report.places] == [HOST] else "cuda:0"
+    if place.name != chosen_by_auto:
+        options += ["--device", "cpu" if place.name == HOST else place.name]
+    model = [] if path == DEMO_FOLDER else ["--model_path", model_folder(path)]
     lines.append(f"  {shlex.join(['ernie-kernels', 'chat', *model, *options])}")
     return lines
+
+
+def model_folder(path: Path) -> str:
+    if path.is_dir():
+        return str(path)
+    return str(path.parent) if path.name == CONFIG_FILE else "DIR"
 
 
 def count(number: int) -> str:
@@ -260,7 +277,7 @@ def count(number: int) -> str:
 
 
 def size(number: int) -> str:
-    for scale, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+    for scale, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if number >= scale:
             return f"{number / scale:.1f} {unit}"
     return f"{number} B"

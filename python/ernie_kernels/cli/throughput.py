@@ -14,6 +14,7 @@ from ernie_kernels import _core
 from ernie_kernels.errors import InternalError
 from ernie_kernels.llm import BLOCK_SIZE, LLM
 from ernie_kernels.models.config import ModelConfig
+from ernie_kernels.models.experts import MoE
 from ernie_kernels.runner.model_runner import kv_cache_bytes_per_block
 from ernie_kernels.runner.sampling import SamplingParams
 
@@ -29,7 +30,8 @@ class BatchSpeed:
         generated_tokens_per_second: of all requests together, from then on; None for one new token.
         first_token_seconds: from the call to a request's first token, median over the requests.
         token_seconds_p50, token_seconds_p95: between two tokens of one request.
-        bytes_per_step: weights and cache that a decode step reads.
+        bytes_per_step: weights and cache that a decode step reads; of experts on average, if the
+            router is even.
         read_bytes_per_second: that, over the time of a step.
         drafted_tokens, accepted_tokens: of all runs but the first, and how many proved right. A step
             then brings one token or two: of two the second comes no time after the first.
@@ -127,17 +129,28 @@ class ThroughputBench:
 
     def bytes_per_step(self, batch_size: int) -> int:
         """All weights once, but of an embedding that is not the head as well one row a request, and
-        the head again for drafts; of every request the cache, in the middle of its answer."""
+        the head again for drafts, and of experts those that are chosen; of every request the cache, in
+        the middle of its answer."""
         llm = self._llm
-        weights = llm.stats()["weight_bytes"]
         drafts = llm.model.mtp is not None
-        weights += drafts * llm.model.lm_head.weight.nbytes
+        weights = llm.stats()["weight_bytes"] + drafts * llm.model.lm_head.weight.nbytes
+        weights -= self._bytes_of_idle_experts(batch_size * (1 + drafts))
         if not llm.model.is_tied:
             table = llm.model.model.embed_tokens.weight.nbytes
             weights -= table - batch_size * table // llm.config.vocab_size
         tokens = self._prompt_tokens + self._new_tokens // 2
         per_block = kv_cache_bytes_per_block(llm.config, BLOCK_SIZE, llm.dtype, with_mtp=drafts)
         return weights + batch_size * tokens * per_block // BLOCK_SIZE
+
+    def _bytes_of_idle_experts(self, num_tokens: int) -> int:
+        """Those that none of so many tokens chooses, on average over even and independent choices."""
+        config, layers = self._llm.config, self._llm.model.model.layers
+        nbytes = 0.0
+        for plan, layer in zip(config.layers, layers, strict=True):
+            if isinstance(layer.mlp, MoE):
+                experts = layer.mlp.gate_up_proj.nbytes + layer.mlp.down_proj.nbytes
+                nbytes += experts * (1 - plan.top_k / plan.num_experts) ** num_tokens
+        return round(nbytes)
 
 
 def cache_bytes(

@@ -6,8 +6,9 @@ scales of rounded matrices. Tests hold the two together.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ernie_kernels import ops
@@ -53,8 +54,9 @@ def weights_of(config: ModelConfig) -> Iterator[Weight]:
     if not config.tie_word_embeddings:
         yield Weight("embedding", config.vocab_size, hidden)
     yield Weight("projection", config.vocab_size, hidden)
-    for plan in config.layers:
-        yield from _weights_of_layer(config, plan)
+    for plan, times in Counter(config.layers).items():
+        for weight in _weights_of_layer(config, plan):
+            yield replace(weight, count=times * weight.count, active=times * weight.active)
     yield Weight("norm", hidden)
 
 
@@ -77,6 +79,14 @@ def _weights_of_layer(config: ModelConfig, plan: LayerPlan) -> Iterator[Weight]:
         yield Weight("expert", hidden, plan.intermediate_size, **experts)
         yield Weight("router", plan.num_experts, hidden)
         yield Weight("router", plan.num_experts)  # its correction bias
+
+
+def mtp_weights_of(config: ModelConfig) -> Iterator[Weight]:
+    """The weights of a multi-token prediction module: a dense layer behind a projection."""
+    hidden = config.hidden_size
+    yield Weight("norm", hidden, count=2, active=2)
+    yield Weight("projection", hidden, 2 * hidden)
+    yield from _weights_of_layer(config, LayerPlan("dense", config.intermediate_size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +117,12 @@ class MemoryPlan:
         quantization: one of ``QUANTIZATIONS`` of :mod:`.weights`, or None.
         weight_dtype: of matrices that are not rounded, ``"bfloat16"`` or ``"float32"``.
         dtype: of activations and cache.
-        device: ``"cpu"`` or ``"cuda"``.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         weight_bytes: of all weights, on the device.
         read_bytes_per_token: of the weights that a single token needs. The KV cache of its context
             comes on top; the row of an untied embedding is left out.
+        mtp_weight_bytes: of the multi-token prediction module, which is loaded by option, on top; 0
+            where the checkpoint has none.
         workspace_bytes: of the activations of a step of ``max_tokens_per_step`` rows.
         host_peak_bytes: of host memory while loading, over what the process had before.
         kv_bytes_per_token: of cache, for each token of context.
@@ -122,6 +134,7 @@ class MemoryPlan:
     device: str
     weight_bytes: int
     read_bytes_per_token: int
+    mtp_weight_bytes: int
     workspace_bytes: int
     host_peak_bytes: int
     kv_bytes_per_token: int
@@ -137,9 +150,13 @@ def plan_memory(
     max_tokens_per_step: int = 512,
 ) -> MemoryPlan:
     """See :class:`MemoryPlan`, which has these arguments as attributes."""
+
+    def nbytes(weight: Weight) -> int:
+        return weight_nbytes(weight, quantization, weight_dtype, dtype, device)
+
     total = read = largest = 0
     for weight in weights_of(config):
-        one = weight_nbytes(weight, quantization, weight_dtype, dtype, device)
+        one = nbytes(weight)
         total += weight.count * one
         if weight.kind != "embedding":
             read += weight.active * one
@@ -148,6 +165,7 @@ def plan_memory(
         if device != "cpu" and quantization is not None:
             stay += one
         largest = max(largest, stay)
+    mtp_weights = mtp_weights_of(config) if config.num_nextn_predict_layers else ()
     return MemoryPlan(
         quantization=quantization,
         weight_dtype=weight_dtype,
@@ -155,6 +173,7 @@ def plan_memory(
         device=device,
         weight_bytes=total,
         read_bytes_per_token=read,
+        mtp_weight_bytes=sum(weight.count * nbytes(weight) for weight in mtp_weights),
         workspace_bytes=workspace_nbytes(config, max_tokens_per_step, dtype, device),
         host_peak_bytes=(total if device == "cpu" else 0) + largest + LOADING_BYTES,
         kv_bytes_per_token=kv_bytes_per_token(config, dtype),
