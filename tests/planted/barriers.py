@@ -38,6 +38,7 @@ UNITS = {
     "common.cuh": "norm.cu",
     "attention/decode_kernel.cuh": "attention/hdim64_bf16.cu",
     "attention/prefill_kernel.cuh": "attention/hdim64_bf16.cu",
+    "gemm/pipeline.cuh": "gemm/tile_bf16.cu",
 }
 
 # By which check the absence of any of them may be noticed: the schedule decides which comes first.

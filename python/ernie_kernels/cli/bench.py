@@ -8,6 +8,7 @@ from typing import Any
 
 from ernie_kernels import _core
 from ernie_kernels.checkpoint_file import quoted
+from ernie_kernels.cli.command import add_command, add_json
 from ernie_kernels.cli.options import add_folder, add_model_options, load_model
 from ernie_kernels.cli.throughput import (
     BatchSpeed,
@@ -56,11 +57,8 @@ COLUMNS = (
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "bench",
-        help="measure tokens per second",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        commands, "bench", run, summary="measure tokens per second", description=DESCRIPTION
     )
     add_folder(parser, "MODEL")
     parser.add_argument(
@@ -87,9 +85,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the prompts (default: 0)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json(parser)
     add_model_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

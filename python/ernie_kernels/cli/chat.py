@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import Any
 
+from ernie_kernels.cli.command import add_command
 from ernie_kernels.cli.options import (
     add_model_options,
     add_sampling_options,
@@ -32,19 +33,13 @@ conversation is remembered.
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "chat",
-        help="talk to a model",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, "chat", run, summary="talk to a model", description=DESCRIPTION)
     parser.add_argument("--system", metavar="TEXT", help="a system message")
     parser.add_argument(
         "--enable-thinking", action="store_true", help="let the model think before it answers"
     )
     add_sampling_options(parser, max_tokens="512, or half of the model length")
     add_model_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

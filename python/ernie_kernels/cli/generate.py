@@ -8,6 +8,7 @@ import json
 import sys
 from typing import Any
 
+from ernie_kernels.cli.command import add_command, add_json
 from ernie_kernels.cli.options import (
     add_model_options,
     add_sampling_options,
@@ -34,11 +35,8 @@ stderr at the end.
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "generate",
-        help="continue texts",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        commands, "generate", run, summary="continue texts", description=DESCRIPTION
     )
     parser.add_argument(
         "--prompt",
@@ -51,9 +49,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--ignore-eos", action="store_true", help="go on after the model's own end token"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    add_json(parser, " at the end")
     add_model_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -228,10 +228,12 @@ class DecodeSteps:
         return {(count, length) for count in rows for length in lengths}
 
     def _attention_bytes(self, num_rows: int, length: int) -> int:
+        # Lengths of sequences: only how many there are is looked at.
+        seq_lens = self._cu_seqlens_q[:num_rows]
         return _core.attention_workspace_size(
             self._workspace.rows(num_rows).query,
             self._kv_caches[0].k_cache,
-            self._cu_seqlens_q[:num_rows],
+            seq_lens,
             1,
             length,
         )

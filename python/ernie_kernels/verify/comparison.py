@@ -15,8 +15,8 @@ from ernie_kernels.verify.engine_trace import EngineTrace, ExpertTrace, LayerTra
 from ernie_kernels.verify.expert_comparison import ExpertComparison, own_choice
 from ernie_kernels.verify.float64_model import Float64Model
 from ernie_kernels.verify.formulas import Array
-from ernie_kernels.verify.judge import Judge, worst
-from ernie_kernels.verify.report import PartResult, StageResult
+from ernie_kernels.verify.judge import Judge
+from ernie_kernels.verify.report import PartResult, StageResult, worst_of
 from ernie_kernels.verify.stored_weights import (
     CHUNK_ROWS,
     LayerWeights,
@@ -80,7 +80,7 @@ class Comparison:
             hidden[here] = rows[self._ids[here] - first]
             looked_up[here] = got[self._ids[here] - first]
         self._model.embed(hidden)
-        return _stage("embedding", looked_up, hidden, [worst(results)])
+        return _stage("embedding", looked_up, hidden, [worst_of(results)])
 
     def _layer(self, index: int, trace: LayerTrace) -> StageResult:
         weights, eps = self._weights.layer(index), self._shape.eps
@@ -136,7 +136,7 @@ class Comparison:
         for rows in self._sequences:
             expected = self._bounds.attention(trace.query[rows], trace.key[rows], trace.value[rows])
             attended.append(self._judge.part("attention", trace.attention[rows], expected))
-        yield worst(attended)
+        yield worst_of(attended)
         yield from self._judge.weights_of(attention.o_proj, {"o_proj": weights.o})
         given = trace.attention.reshape(len(trace.attention), -1)
         yield self._judge.part("o_proj", trace.projected, self._bounds.linear(given, weights.o))
@@ -197,7 +197,7 @@ class Comparison:
             for name, (given, actual) in probes.items():
                 expected = self._bounds.linear(given, Matrix(rows, None), dtype="float32")
                 results[name].append(self._judge.part(name, actual[:, columns], expected))
-        parts += [worst(each) for each in results.values()]
+        parts += [worst_of(each) for each in results.values()]
         self.logits, self.twin_logits = np.split(logits, [len(self._ids)])
         return _stage("head", probes["head"][1], self.logits, parts)
 

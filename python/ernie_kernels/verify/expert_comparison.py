@@ -12,8 +12,8 @@ from ernie_kernels.verify import routing
 from ernie_kernels.verify.bounds import Bounds, Expected
 from ernie_kernels.verify.engine_trace import ExpertTrace, LayerTrace, float64
 from ernie_kernels.verify.formulas import Array
-from ernie_kernels.verify.judge import Judge, worst
-from ernie_kernels.verify.report import PartResult
+from ernie_kernels.verify.judge import Judge
+from ernie_kernels.verify.report import PartResult, worst_of
 from ernie_kernels.verify.stored_weights import ExpertShape, Matrix, MLPWeights, RouterWeights
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class ExpertComparison:
                 kinds.setdefault(kind, []).append(part)
             for kind, part in self._tokens_of(index, mlp):
                 kinds.setdefault(kind, []).append(part)
-        yield from (worst(parts) for parts in kinds.values())
+        yield from (worst_of(parts) for parts in kinds.values())
         sums = routing.combined(
             self.experts.outputs,
             self.experts.weights,

@@ -63,7 +63,3 @@ class Judge:
 
     def signs(self, width: int) -> Array:
         return self._random.choice((-1.0, 1.0), (2, width))
-
-
-def worst(results: list[PartResult]) -> PartResult:
-    return max(results, key=lambda part: part.share)
