@@ -59,8 +59,9 @@ class Standing:
 
     @property
     def most_possible(self) -> float:
-        """The ratio if ours ran at the ceiling that bounds the case."""
-        return self.peer["ratio_best"] / min(1.0, self.ours[self.ceiling])
+        """The ratio if ours ran at the ceiling that bounds the case; infinite if none was kept."""
+        share = self.ours.get(self.ceiling, 0.0)
+        return self.peer["ratio_best"] / min(1.0, share) if share else float("inf")
 
     @property
     def ceiling(self) -> str:
@@ -116,7 +117,7 @@ def show_goals(records: Sequence[Mapping[str, Any]]) -> None:
         goal, ours, peer = standing.goal, standing.ours, standing.peer
         key = standing.ceiling
         what = {"of_read": "read", "of_matrix": "product", "of_int8": "int8 product"}[key]
-        shares = f"{ours[key]:.0%}, {peer[key]:.0%} of {what}"
+        shares = f"{ours[key]:.0%}, {peer[key]:.0%} of {what}" if key in ours else f"no {what} kept"
         print(
             f"{goal.name:5}{goal.case:13}{ours['ours']:12}{standing.peer_name:23}"
             f"{standing.threads:8}{goal.floor:7.2f}{peer['ratio_best']:7.2f}{peer['ratio_p25']:7.2f}"

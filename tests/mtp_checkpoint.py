@@ -38,7 +38,7 @@ def make_guessable(weights: dict[str, np.ndarray], noise: float) -> None:
     """Let the next token follow from the last one, but for ``noise``, and the module know that.
 
     The residual stream is then mostly the last token's embedding, which is what the module passes
-    on to the head.
+    on to the head, with a little of the hidden state.
     """
     for name, array in weights.items():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
@@ -46,7 +46,9 @@ def make_guessable(weights: dict[str, np.ndarray], noise: float) -> None:
     projection = weights[PROJECTION]
     hidden = len(projection)
     # The embedding's norm makes values near 1 of those near 0.5 * hidden**-0.5.
-    weights[PROJECTION] = np.eye(hidden, 2 * hidden).astype(projection.dtype)
+    passed_on = np.eye(hidden, 2 * hidden)
+    passed_on[:, hidden:] = noise * projection[:, hidden:]
+    weights[PROJECTION] = passed_on.astype(projection.dtype)
     weights["model.mtp_emb_norm.0.weight"] = np.full(hidden, 0.5 * hidden**-0.5, projection.dtype)
 
 

@@ -107,22 +107,32 @@ void bind_gemm_plan(py::module_& m) {
   m.def(
       "cuda_grouped_plan",
       [](int64_t num_rows, int64_t num_experts, int64_t out_features, int64_t in_features,
-         const std::string& x, const std::string& weight, bool gated, bool inputs_aligned,
+         const std::string& x, const std::string& weight, bool gated, bool gathers,
+         bool inputs_aligned, bool outputs_aligned, bool invariant, int64_t workspace_bytes,
          int capability, int sm_count) {
-        return dict_of(cuda::plan_grouped({.product = {.num_tokens = num_rows,
+        const cuda::GroupedProblem problem{.product = {.num_tokens = num_rows,
                                                        .out_features = out_features,
                                                        .in_features = in_features,
                                                        .x = dtype_named(x, "x"),
                                                        .weight = dtype_named(weight, "weight"),
                                                        .inputs_aligned = inputs_aligned,
+                                                       .outputs_aligned = outputs_aligned,
+                                                       .batch_invariant = invariant,
                                                        .capability = capability,
                                                        .sm_count = sm_count},
                                            .num_experts = num_experts,
-                                           .gated = gated}));
+                                           .gated = gated,
+                                           .gathers = gathers,
+                                           .workspace_bytes = workspace_bytes};
+        py::dict d = dict_of(cuda::plan_grouped(problem));
+        d["workspace"] = cuda::grouped_workspace_bytes(problem);
+        return d;
       },
       py::arg("num_rows"), py::arg("num_experts"), py::arg("out_features"), py::arg("in_features"),
       py::arg("x") = "bfloat16", py::arg("weight") = "bfloat16", py::arg("gated") = false,
-      py::arg("inputs_aligned") = true, py::arg("capability") = 90, py::arg("sm_count") = 132);
+      py::arg("gathers") = false, py::arg("inputs_aligned") = true,
+      py::arg("outputs_aligned") = true, py::arg("batch_invariant") = false,
+      py::arg("workspace_bytes") = 0, py::arg("capability") = 90, py::arg("sm_count") = 132);
   m.def("cuda_grouped_row_tile", &row_tile_of, py::arg("begin"), py::arg("end"),
         py::arg("num_rows"), py::arg("tile_rows"), py::arg("index"));
   m.def("cuda_grouped_weight_row", &weight_row_of, py::arg("first_output"), py::arg("local"),

@@ -38,18 +38,33 @@ Tensor grouped_linear_out(const TensorView& x, const TensorView& weight,
   return empty({num_rows, columns_of(kLinear, out_features)}, x.dtype, stream_of({&x, &weight}));
 }
 
-// out, and gate_up where the device needs it.
-py::tuple grouped_linear_silu_and_mul_out(const TensorView& x, const TensorView& weight,
-                                          const std::optional<TensorView>& source_rows,
-                                          const Number& out_features) {
+Tensor grouped_linear_silu_and_mul_out(const TensorView& x, const TensorView& weight,
+                                       const std::optional<TensorView>& source_rows,
+                                       const Number& out_features) {
   const int64_t num_rows = num_rows_of(kGated, x, source_rows);
   const int64_t n = columns_of(kGated, out_features);
   if (n % 2 != 0) Check(kGated).fail("weight", "an even number of out_features", std::to_string(n));
+  return empty({num_rows, n / 2}, x.dtype, stream_of({&x, &weight}));
+}
+
+// Room for the product `out` = x weight^T; None where it wants none.
+py::object grouped_linear_workspace(const TensorView& out, const TensorView& x,
+                                    const TensorView& weight, bool gated, bool gathers) {
+  const Check check(gated ? kGated : kLinear);
+  check.rank("out", out, 2);
+  check.rank("x", x, 2);
+  if (weight.rank < 3) check.rank("weight", weight, 3);
   const Stream stream = stream_of({&x, &weight});
-  py::object gate_up = py::none();
-  if (stream.device.type == DeviceType::kCuda)
-    gate_up = py::cast(empty({num_rows, n}, x.dtype, stream));
-  return py::make_tuple(empty({num_rows, n / 2}, x.dtype, stream), gate_up);
+  const int64_t bytes = grouped_linear_workspace_size(stream.device, {.num_rows = out.size(0),
+                                                                      .num_experts = weight.size(0),
+                                                                      .columns = out.size(1),
+                                                                      .in_features = x.size(1),
+                                                                      .x = x.dtype,
+                                                                      .weight = weight.dtype,
+                                                                      .gated = gated,
+                                                                      .gathers = gathers});
+  if (bytes == 0) return py::none();
+  return py::cast(empty({bytes}, DType::kU8, stream));
 }
 
 // Room for packed experts on the CPU, or for plain ones.
@@ -94,13 +109,16 @@ void bind_grouped_gemm(py::module_& m) {
         py::arg("source_rows"), py::arg("out_features"));
   m.def("grouped_linear_silu_and_mul_out", &grouped_linear_silu_and_mul_out, py::arg("x"),
         py::arg("weight"), py::arg("source_rows"), py::arg("out_features"));
+  m.def("grouped_linear_workspace", &grouped_linear_workspace, py::arg("out"), py::arg("x"),
+        py::arg("weight"), py::arg("gated"), py::arg("gathers"));
   m.def("expert_weights_out", &expert_weights_out, py::arg("num_experts"), py::arg("out_features"),
         py::arg("in_features"), py::arg("dtype"), py::arg("pack"), py::arg("device"));
   m.def(
       kLinear,
       [](TensorView out, TensorView x, TensorView weight, std::optional<TensorView> scale,
          Number out_features, Number in_features, TensorView expert_offsets,
-         std::optional<TensorView> source_rows, Scalar<bool> int8_activations) {
+         std::optional<TensorView> source_rows, Scalar<bool> int8_activations,
+         std::optional<TensorView> workspace) {
         run(grouped_linear,
             {.out = out,
              .x = x,
@@ -110,18 +128,20 @@ void bind_grouped_gemm(py::module_& m) {
                         .in_features = in_features.get(kLinear, "in_features")},
              .expert_offsets = expert_offsets,
              .source_rows = source_rows,
-             .int8_activations = int8_activations.get(kLinear, "int8_activations")},
-            {&out, &x, &weight, pointer_to(scale), &expert_offsets, pointer_to(source_rows)});
+             .int8_activations = int8_activations.get(kLinear, "int8_activations"),
+             .workspace = workspace},
+            {&out, &x, &weight, pointer_to(scale), &expert_offsets, pointer_to(source_rows),
+             pointer_to(workspace)});
       },
       py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("scale"), py::arg("out_features"),
       py::arg("in_features"), py::arg("expert_offsets"), py::arg("source_rows"),
-      py::arg("int8_activations"));
+      py::arg("int8_activations"), py::arg("workspace"));
   m.def(
       kGated,
       [](TensorView out, TensorView x, TensorView weight, std::optional<TensorView> scale,
          Number out_features, Number in_features, TensorView expert_offsets,
          std::optional<TensorView> source_rows, Scalar<bool> int8_activations,
-         std::optional<TensorView> gate_up) {
+         std::optional<TensorView> workspace) {
         run(grouped_linear_silu_and_mul,
             {.out = out,
              .x = x,
@@ -132,13 +152,13 @@ void bind_grouped_gemm(py::module_& m) {
              .expert_offsets = expert_offsets,
              .source_rows = source_rows,
              .int8_activations = int8_activations.get(kGated, "int8_activations"),
-             .gate_up = gate_up},
+             .workspace = workspace},
             {&out, &x, &weight, pointer_to(scale), &expert_offsets, pointer_to(source_rows),
-             pointer_to(gate_up)});
+             pointer_to(workspace)});
       },
       py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("scale"), py::arg("out_features"),
       py::arg("in_features"), py::arg("expert_offsets"), py::arg("source_rows"),
-      py::arg("int8_activations"), py::arg("gate_up"));
+      py::arg("int8_activations"), py::arg("workspace"));
 }
 
 }  // namespace ernie::bindings

@@ -36,8 +36,7 @@ void fused_moe(const FusedMoeArgs& a, const Stream& stream) {
                                     .weight = a.gate_up,
                                     .expert_offsets = b.expert_offsets,
                                     .source_rows = b.source_rows,
-                                    .int8_activations = a.int8_activations,
-                                    .gate_up = std::nullopt},
+                                    .int8_activations = a.int8_activations},
                                    stream);
   cpu::grouped_linear({.out = b.y,
                        .x = b.gated,

@@ -21,14 +21,16 @@ void fused_moe(const FusedMoeArgs& a, const Stream& stream) {
                                      .weight = a.gate_up,
                                      .expert_offsets = b.expert_offsets,
                                      .source_rows = b.source_rows,
-                                     .int8_activations = false},
+                                     .int8_activations = false,
+                                     .workspace = b.product_workspace},
                                     stream);
   cuda::grouped_linear({.out = b.y,
                         .x = b.gated,
                         .weight = a.down,
                         .expert_offsets = b.expert_offsets,
                         .source_rows = std::nullopt,
-                        .int8_activations = false},
+                        .int8_activations = false,
+                        .workspace = b.product_workspace},
                        stream);
   cuda::moe_combine({.out = a.out,
                      .x = b.y,

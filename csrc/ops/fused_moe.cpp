@@ -1,5 +1,6 @@
 #include "ops/fused_moe.h"
 
+#include <algorithm>
 #include <string>
 
 #include "core/check.h"
@@ -16,8 +17,11 @@ constexpr int64_t kAlignment = 256;  // of a buffer within the workspace
 
 // What the sizes say; each offset in bytes from the start.
 struct Layout {
-  int64_t expert_offsets, inverse, source_rows, sort_workspace, sort_bytes, gate_up, gated, y,
-      total;
+  int64_t expert_offsets, inverse, source_rows;
+  int64_t sort_workspace, sort_bytes;
+  int64_t product_workspace, product_bytes;
+  int64_t gated, y;
+  int64_t total;
 };
 
 // Places one buffer after the other, in 64 bits or not at all.
@@ -41,25 +45,53 @@ class Cursor {
   int64_t end_ = 0;
 };
 
-Layout layout_of(Device device, DType dtype, int64_t num_tokens, int64_t top_k, int64_t num_experts,
-                 int64_t hidden_size, int64_t intermediate_size) {
-  const bool on_cuda = device.type == DeviceType::kCuda;
+Layout layout_of(Device device, const FusedMoeSize& size) {
   int64_t num_rows = 0;
-  if (!checked_mul(num_tokens, top_k, &num_rows) || num_rows > INT32_MAX)
+  if (!checked_mul(size.num_tokens, size.top_k, &num_rows) || num_rows > INT32_MAX)
     Check(kOp).fail("topk_ids", "fewer than 2^31 entries",
-                    std::to_string(num_tokens) + " tokens of " + std::to_string(top_k));
+                    std::to_string(size.num_tokens) + " tokens of " + std::to_string(size.top_k));
+  const int64_t itemsize = size_of(size.hidden_states);
   Cursor cursor;
   Layout l;
-  l.expert_offsets = cursor.place(num_experts + 1, 1, sizeof(int64_t));
+  l.expert_offsets = cursor.place(size.num_experts + 1, 1, sizeof(int64_t));
   l.inverse = cursor.place(num_rows, 1, sizeof(int32_t));
   l.source_rows = cursor.place(num_rows, 1, sizeof(int32_t));
-  l.sort_bytes = moe_sort_workspace_size(device, num_rows, num_experts);
+  l.sort_bytes = moe_sort_workspace_size(device, num_rows, size.num_experts);
   l.sort_workspace = cursor.place(l.sort_bytes, 1, 1);
-  l.gate_up = cursor.place(on_cuda ? num_rows : 0, intermediate_size, 2 * size_of(dtype));
-  l.gated = cursor.place(num_rows, intermediate_size, size_of(dtype));
-  l.y = cursor.place(num_rows, hidden_size, size_of(dtype));
+  l.gated = cursor.place(num_rows, size.intermediate_size, itemsize);
+  l.y = cursor.place(num_rows, size.hidden_size, itemsize);
+  const GroupedLinearSize gate_up = {.num_rows = num_rows,
+                                     .num_experts = size.num_experts,
+                                     .columns = size.intermediate_size,
+                                     .in_features = size.hidden_size,
+                                     .x = size.hidden_states,
+                                     .weight = size.gate_up,
+                                     .gated = true,
+                                     .gathers = true};
+  const GroupedLinearSize down = {.num_rows = num_rows,
+                                  .num_experts = size.num_experts,
+                                  .columns = size.hidden_size,
+                                  .in_features = size.intermediate_size,
+                                  .x = size.hidden_states,
+                                  .weight = size.down,
+                                  .gated = false,
+                                  .gathers = false};
+  l.product_bytes = std::max(grouped_linear_workspace_size(device, gate_up),
+                             grouped_linear_workspace_size(device, down));
+  l.product_workspace = cursor.place(l.product_bytes, 1, 1);
   l.total = cursor.end();
   return l;
+}
+
+FusedMoeSize size_of_call(const FusedMoeArgs& a) {
+  return {.hidden_states = a.hidden_states.dtype,
+          .gate_up = a.gate_up.weight.dtype,
+          .down = a.down.weight.dtype,
+          .num_tokens = a.topk_ids.size(0),
+          .top_k = a.topk_ids.size(1),
+          .num_experts = a.gate_up.weight.size(0),
+          .hidden_size = a.hidden_states.size(1),
+          .intermediate_size = a.down.in_features};
 }
 
 TensorView matrix(char* data, DType dtype, Device device, int64_t rows, int64_t columns) {
@@ -102,8 +134,7 @@ void check_written(const Check& check, Check::Named written,
 
 const TensorView* pointer_to(const std::optional<TensorView>& t) { return t ? &*t : nullptr; }
 
-// Returns E.
-int64_t check_experts(const Check& check, const FusedMoeArgs& a, const Stream& stream) {
+void check_experts(const Check& check, const FusedMoeArgs& a, const Stream& stream) {
   const DType dtype = a.hidden_states.dtype;
   const int64_t hidden_size = a.hidden_states.size(1);
   if (a.gate_up.in_features != hidden_size)
@@ -126,7 +157,6 @@ int64_t check_experts(const Check& check, const FusedMoeArgs& a, const Stream& s
     check_int8_activations(kOp, "w_gate_up", a.gate_up, stream);
     check_int8_activations(kOp, "w_down", a.down, stream);
   }
-  return num_experts;
 }
 
 void check_workspace(const Check& check, const FusedMoeArgs& a, int64_t bytes) {
@@ -143,31 +173,22 @@ void check_workspace(const Check& check, const FusedMoeArgs& a, int64_t bytes) {
 }  // namespace
 
 FusedMoeBuffers fused_moe_buffers(const FusedMoeArgs& a, Device device) {
-  const DType dtype = a.hidden_states.dtype;
-  const int64_t hidden_size = a.hidden_states.size(1), intermediate_size = a.down.in_features;
-  const int64_t num_tokens = a.topk_ids.size(0), top_k = a.topk_ids.size(1);
-  const int64_t num_experts = a.gate_up.weight.size(0), num_rows = num_tokens * top_k;
-  const Layout l =
-      layout_of(device, dtype, num_tokens, top_k, num_experts, hidden_size, intermediate_size);
+  const FusedMoeSize size = size_of_call(a);
+  const int64_t num_rows = size.num_tokens * size.top_k;
+  const Layout l = layout_of(device, size);
   char* base = a.workspace.ptr<char>();
-  FusedMoeBuffers b{
-      .expert_offsets = vector(base + l.expert_offsets, DType::kI64, device, num_experts + 1),
-      .inverse = matrix(base + l.inverse, DType::kI32, device, num_tokens, top_k),
+  return {
+      .expert_offsets = vector(base + l.expert_offsets, DType::kI64, device, size.num_experts + 1),
+      .inverse = matrix(base + l.inverse, DType::kI32, device, size.num_tokens, size.top_k),
       .source_rows = vector(base + l.source_rows, DType::kI32, device, num_rows),
       .sort_workspace = vector(base + l.sort_workspace, DType::kU8, device, l.sort_bytes),
-      .gate_up = std::nullopt,
-      .gated = matrix(base + l.gated, dtype, device, num_rows, intermediate_size),
-      .y = matrix(base + l.y, dtype, device, num_rows, hidden_size)};
-  if (device.type == DeviceType::kCuda)
-    b.gate_up = matrix(base + l.gate_up, dtype, device, num_rows, 2 * intermediate_size);
-  return b;
+      .product_workspace = vector(base + l.product_workspace, DType::kU8, device, l.product_bytes),
+      .gated = matrix(base + l.gated, size.hidden_states, device, num_rows, size.intermediate_size),
+      .y = matrix(base + l.y, size.hidden_states, device, num_rows, size.hidden_size)};
 }
 
-int64_t fused_moe_workspace_size(Device device, DType dtype, int64_t num_tokens, int64_t top_k,
-                                 int64_t num_experts, int64_t hidden_size,
-                                 int64_t intermediate_size) {
-  return layout_of(device, dtype, num_tokens, top_k, num_experts, hidden_size, intermediate_size)
-      .total;
+int64_t fused_moe_workspace_size(Device device, const FusedMoeSize& size) {
+  return layout_of(device, size).total;
 }
 
 void fused_moe(const FusedMoeArgs& a, const Stream& stream) {
@@ -182,13 +203,11 @@ void fused_moe(const FusedMoeArgs& a, const Stream& stream) {
   const Dim top_k{"top_k", a.topk_ids.size(1)};
   check_choice(check, "topk_ids", a.topk_ids, DType::kI32, num_tokens, top_k);
   check_choice(check, "topk_weights", a.topk_weights, DType::kF32, num_tokens, top_k);
-  const int64_t num_experts = check_experts(check, a, stream);
+  check_experts(check, a, stream);
   const TensorView* shared = pointer_to(a.shared);
   if (shared != nullptr) check_rows(check, "shared", *shared, num_tokens, hidden_size, dtype);
   check_rows(check, "out", a.out, num_tokens, hidden_size, dtype);
-  check_workspace(check, a,
-                  fused_moe_workspace_size(stream.device, dtype, num_tokens.size, top_k.size,
-                                           num_experts, hidden_size.size, a.down.in_features));
+  check_workspace(check, a, fused_moe_workspace_size(stream.device, size_of_call(a)));
 
   // In place means the very same rows; a shifted overlap would read what it has overwritten.
   const bool in_place =

@@ -35,16 +35,18 @@ struct FusedMoeArgs {
 // What lies in the workspace.
 struct FusedMoeBuffers {
   TensorView expert_offsets, inverse, source_rows, sort_workspace;  // of MoeSortArgs
-  std::optional<TensorView> gate_up;  // CUDA: [num_tokens * top_k, 2 intermediate_size]
-  TensorView gated;                   // [num_tokens * top_k, intermediate_size]
-  TensorView y;                       // [num_tokens * top_k, hidden_size]
+  TensorView product_workspace;  // of both products, one after the other
+  TensorView gated;              // [num_tokens * top_k, intermediate_size]
+  TensorView y;                  // [num_tokens * top_k, hidden_size]
 };
 FusedMoeBuffers fused_moe_buffers(const FusedMoeArgs&, Device);
 
-// Throws ArgumentError where the sizes exceed 64 bits.
-int64_t fused_moe_workspace_size(Device, DType, int64_t num_tokens, int64_t top_k,
-                                 int64_t num_experts, int64_t hidden_size,
-                                 int64_t intermediate_size);
+struct FusedMoeSize {
+  DType hidden_states, gate_up, down;
+  int64_t num_tokens, top_k, num_experts, hidden_size, intermediate_size;
+};
+// Throws ArgumentError where the sizes exceed 64 bits. Fewer tokens never need more.
+int64_t fused_moe_workspace_size(Device, const FusedMoeSize&);
 
 void fused_moe(const FusedMoeArgs&, const Stream&);
 

@@ -49,6 +49,18 @@ void check_x(const Check& check, const TensorView& x) {
   check.inner_contiguous("x", x);
 }
 
+// That `written` is apart from every input.
+template <class Args>
+void check_written(const Check& check, const char* name, const TensorView& written, const Args& a) {
+  check.inner_contiguous(name, written);
+  check.writable(name, written);
+  check.disjoint(name, written, "x", a.x);
+  check.disjoint(name, written, "weight", a.weight.weight);
+  if (a.weight.scale) check.disjoint(name, written, "weight.scale", *a.weight.scale);
+  check.disjoint(name, written, "expert_offsets", a.expert_offsets);
+  if (a.source_rows) check.disjoint(name, written, "source_rows", *a.source_rows);
+}
+
 // All of a grouped product but its output's width.
 template <class Args>
 void check_product(const char* op, const Args& a, int64_t num_rows, const Stream& stream) {
@@ -67,22 +79,16 @@ void check_product(const char* op, const Args& a, int64_t num_rows, const Stream
     check.contiguous("source_rows", *a.source_rows);
     check.device(stream.device, {{"source_rows", &*a.source_rows}});
   }
+  if (a.workspace) {
+    check.rank("workspace", *a.workspace, 1);
+    check.dtype("workspace", *a.workspace, {DType::kU8});
+    check_written(check, "workspace", *a.workspace, a);
+    check.disjoint("workspace", *a.workspace, "out", a.out);
+    check.device(stream.device, {{"workspace", &*a.workspace}});
+  }
   if (a.int8_activations) check_int8_activations(op, "weight", a.weight, stream);
   check.device(stream.device,
                {{"out", &a.out}, {"x", &a.x}, {"expert_offsets", &a.expert_offsets}});
-}
-
-// That `written` is apart from every input.
-template <class Args>
-void check_written(const Check& check, const char* name, const TensorView& written, const Args& a) {
-  check.inner_contiguous(name, written);
-  check.writable(name, written);
-  check.dtype(name, written, {a.x.dtype});
-  check.disjoint(name, written, "x", a.x);
-  check.disjoint(name, written, "weight", a.weight.weight);
-  if (a.weight.scale) check.disjoint(name, written, "weight.scale", *a.weight.scale);
-  check.disjoint(name, written, "expert_offsets", a.expert_offsets);
-  if (a.source_rows) check.disjoint(name, written, "source_rows", *a.source_rows);
 }
 
 }  // namespace
@@ -131,6 +137,16 @@ void check_int8_activations(const char* op, const char* name, const ExpertWeight
                            to_string(stream.device) + "; pass False");
 }
 
+int64_t grouped_linear_workspace_size(Device device, const GroupedLinearSize& size) {
+#if ERNIE_WITH_CUDA
+  if (device.type == DeviceType::kCuda && size.num_rows > 0 && size.num_experts > 0)
+    return cuda::grouped_linear_workspace_size(device, size);
+#else
+  (void)device, (void)size;
+#endif
+  return 0;
+}
+
 void grouped_linear(const GroupedLinearArgs& a, const Stream& stream) {
   const Check check("grouped_linear");
   check_x(check, a.x);
@@ -138,6 +154,7 @@ void grouped_linear(const GroupedLinearArgs& a, const Stream& stream) {
   const int64_t num_rows = a.out.size(0);
   check_product("grouped_linear", a, num_rows, stream);
   check.shape("out", a.out, {{"num_rows", num_rows}, {"out_features", a.weight.out_features}});
+  check.dtype("out", a.out, {a.x.dtype});
   check_written(check, "out", a.out, a);
   dispatch("grouped_linear", {&cpu::grouped_linear, ERNIE_CUDA_FN(cuda::grouped_linear)}, a,
            stream);
@@ -154,14 +171,8 @@ void grouped_linear_silu_and_mul(const GroupedLinearSiluAndMulArgs& a, const Str
                "out_features / 2 columns, out_features=" + std::to_string(a.weight.out_features),
                "shape " + shape_string(a.out));
   check_product(op, a, num_rows, stream);
+  check.dtype("out", a.out, {a.x.dtype});
   check_written(check, "out", a.out, a);
-  if (a.gate_up) {
-    check.shape("gate_up", *a.gate_up,
-                {{"num_rows", num_rows}, {"2 * intermediate_size", 2 * intermediate_size}});
-    check_written(check, "gate_up", *a.gate_up, a);
-    check.disjoint("gate_up", *a.gate_up, "out", a.out);
-    check.device(stream.device, {{"gate_up", &*a.gate_up}});
-  }
   dispatch(op,
            {&cpu::grouped_linear_silu_and_mul, ERNIE_CUDA_FN(cuda::grouped_linear_silu_and_mul)}, a,
            stream);

@@ -3,8 +3,9 @@
 //   out[i] = linear(x[i], weight[e]),   expert_offsets[e] <= i < expert_offsets[e + 1]
 //
 // linear being that of ops/gemm.h, ops/wint8.h or ops/wint4.h, as the weight says. On the CPU a row
-// is, bit for bit, what that op makes of it alone, whatever the other rows and experts are. On CUDA
-// the order of a sum depends on the shape, unless core/batch_invariant.h is set.
+// is, bit for bit, what that op makes of it alone, whatever the other rows and experts are. So it
+// is on CUDA unless a workspace is given for many rows and core/batch_invariant.h is not set: the
+// order of a sum then depends on the shape.
 #pragma once
 
 #include <optional>
@@ -37,6 +38,9 @@ struct GroupedLinearArgs {
   std::optional<TensorView> source_rows;  // [num_rows], int32, contiguous, each in [0, num_tokens):
                                           // row i is x[source_rows[i]]
   bool int8_activations;                  // int8 weights on the CPU only, as in ops/wint8.h
+  // uint8, contiguous. Of grouped_linear_workspace_size() bytes at a multiple of 16 it frees CUDA's
+  // choice of a kernel; with less, or none, those run that need none.
+  std::optional<TensorView> workspace = std::nullopt;
 };
 
 // The first half of the experts' SwiGLU: gate rows first, then up rows, as LinearSiluAndMulArgs of
@@ -48,9 +52,19 @@ struct GroupedLinearSiluAndMulArgs {
   TensorView expert_offsets;
   std::optional<TensorView> source_rows;
   bool int8_activations;
-  // CUDA: room for the projections, [num_rows, 2 intermediate_size], dtype of x, last stride 1.
-  std::optional<TensorView> gate_up;
+  std::optional<TensorView> workspace = std::nullopt;
 };
+
+// What decides how much workspace a product wants.
+struct GroupedLinearSize {
+  int64_t num_rows, num_experts;
+  int64_t columns, in_features;  // of out and of x
+  DType x, weight;
+  bool gated;    // grouped_linear_silu_and_mul
+  bool gathers;  // with source_rows
+};
+// Bytes; 0 on the CPU. Fewer rows never want more.
+int64_t grouped_linear_workspace_size(Device, const GroupedLinearSize&);
 
 // Throws ArgumentError in the name of `op` and of the tensor `name`: what is not as ExpertWeights
 // says. Returns E.
@@ -69,6 +83,7 @@ void grouped_linear_silu_and_mul(const GroupedLinearSiluAndMulArgs&, const Strea
 namespace cuda {
 void grouped_linear(const GroupedLinearArgs&, const Stream&);
 void grouped_linear_silu_and_mul(const GroupedLinearSiluAndMulArgs&, const Stream&);
+int64_t grouped_linear_workspace_size(Device, const GroupedLinearSize&);
 }  // namespace cuda
 
 }  // namespace ernie

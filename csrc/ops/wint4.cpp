@@ -3,17 +3,16 @@
 #include "core/check.h"
 #include "core/checked.h"
 #include "core/dispatch.h"
+#include "ops/linear_checks.h"
 
 namespace ernie {
 namespace {
-
-constexpr int64_t kPanelRows = 16;
 
 // `row_bytes` of a plain row: two columns each.
 void check_packed(const Check& check, const char* name, const TensorView& w, int64_t out_features,
                   int64_t row_bytes) {
   check.shape(name, w,
-              {{"ceil(out_features / 16)", ceil_div(out_features, kPanelRows)},
+              {panels_of(out_features),
                {"ceil(in_features / 8)", ceil_div(row_bytes, 4)},
                {"16", kPanelRows},
                {"4", 4}});
@@ -30,39 +29,15 @@ void check_weight(const Check& check, const char* name, const TensorView& w, int
   check.contiguous(name, w);
 }
 
-void check_x(const Check& check, const TensorView& x) {
-  check.rank("x", x, 2);
-  check.dtype("x", x, {DType::kF32, DType::kBF16});
-  check.inner_contiguous("x", x);
-}
-
-void check_scale(const Check& check, const TensorView& scale, int64_t out_features) {
-  check.shape("scale", scale, {{"out_features", out_features}});
-  check.dtype("scale", scale, {DType::kF32});
-  check.contiguous("scale", scale);
-}
-
-// All of a product, but for the dtype of `out`.
+// Operands of a product, all but `out`.
 template <class Args>
-void check_product(const Check& check, const Args& a, const char* columns_name, int64_t columns,
-                   int64_t out_features, const Stream& stream) {
-  check.shape("out", a.out, {{"num_tokens", a.x.size(0)}, {columns_name, columns}});
-  check.inner_contiguous("out", a.out);
-  check.writable("out", a.out);
+void check_operands(const Check& check, const Args& a, int64_t out_features, const Stream& stream) {
   check_weight(check, "weight", a.weight, out_features, a.x.size(1));
   check_scale(check, a.scale, out_features);
-  if (a.bias) {
-    check.shape("bias", *a.bias, {{"out_features", out_features}});
-    check.dtype("bias", *a.bias, {DType::kF32, DType::kBF16});
-    check.contiguous("bias", *a.bias);
-    check.device(stream.device, {{"bias", &*a.bias}});
-    check.disjoint("out", a.out, "bias", *a.bias);
-  }
+  check_bias(check, a.bias, out_features, {DType::kF32, DType::kBF16}, stream);
   check.device(stream.device,
                {{"out", &a.out}, {"x", &a.x}, {"weight", &a.weight}, {"scale", &a.scale}});
-  check.disjoint("out", a.out, "x", a.x);
-  check.disjoint("out", a.out, "weight", a.weight);
-  check.disjoint("out", a.out, "scale", a.scale);
+  check_apart(check, "out", a.out, a);
 }
 
 }  // namespace
@@ -72,8 +47,9 @@ void wint4_linear(const Wint4LinearArgs& a, const Stream& stream) {
   check_x(check, a.x);
   check.rank("out", a.out, 2);
   const int64_t out_features = a.out.size(1);
-  check_product(check, a, "out_features", out_features, out_features, stream);
+  check_rows(check, "out", a.out, a.x.size(0), "out_features", out_features);
   check.dtype("out", a.out, {a.x.dtype, DType::kF32});
+  check_operands(check, a, out_features, stream);
   if (a.out.numel() == 0) return;
   dispatch<Wint4LinearArgs>("wint4_linear", {&cpu::wint4_linear, nullptr}, a, stream);
 }
@@ -83,8 +59,9 @@ void wint4_linear_silu_and_mul(const Wint4LinearSiluAndMulArgs& a, const Stream&
   check_x(check, a.x);
   check.rank("out", a.out, 2);
   const int64_t intermediate_size = a.out.size(1);
-  check_product(check, a, "intermediate_size", intermediate_size, 2 * intermediate_size, stream);
+  check_rows(check, "out", a.out, a.x.size(0), "intermediate_size", intermediate_size);
   check.dtype("out", a.out, {a.x.dtype});
+  check_operands(check, a, 2 * intermediate_size, stream);
   if (a.out.numel() == 0) return;
   dispatch<Wint4LinearSiluAndMulArgs>("wint4_linear_silu_and_mul",
                                       {&cpu::wint4_linear_silu_and_mul, nullptr}, a, stream);

@@ -109,7 +109,8 @@ class LLM:
                     f"dtype={self.dtype} the cache is {self.dtype}"
                 )
             self.weight_dtype = "bfloat16" if is_bfloat16 else self.dtype
-            with_mtp = speculative is not None
+            num_drafts = 0 if speculative is None else speculative.num_speculative_tokens
+            with_mtp = num_drafts > 0
             bytes_per_block = kv_cache_bytes_per_block(
                 self.config, BLOCK_SIZE, self.dtype, with_mtp=with_mtp
             )
@@ -149,8 +150,8 @@ class LLM:
             num_blocks=plan.num_blocks,
             block_size=BLOCK_SIZE,
             # Room for prompts in any case: else one is read by a token a step beside all others,
-            # which with drafts take two.
-            max_tokens_per_step=max(MAX_TOKENS_PER_STEP, (2 + with_mtp) * max_num_seqs),
+            # and their drafts.
+            max_tokens_per_step=max(MAX_TOKENS_PER_STEP, (2 + num_drafts) * max_num_seqs),
             max_num_seqs=max_num_seqs,
             max_model_len=plan.max_model_len,
             speculative=speculative,

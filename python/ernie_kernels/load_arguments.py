@@ -17,6 +17,7 @@ from ernie_kernels.models.weights import QUANTIZATIONS, W8A8, WINT4
 
 # Of the names that mean something, those that this version does not know how to do.
 OTHER_QUANTIZATIONS = ("w4a8", "ccq")
+MAX_SPECULATIVE_TOKENS = 8
 SPECULATIVE_KEYS = ("method", "num_speculative_tokens", "hidden_state")
 
 
@@ -93,7 +94,8 @@ def check_speculative_config(values: Any) -> SpeculativeConfig | None:
     check_one_of(f"{where}: method", values["method"], ("mtp",))
     checked = SpeculativeConfig(**{key: values[key] for key in values if key != "method"})
     check_one_of(f"{where}: hidden_state", checked.hidden_state, HIDDEN_STATES)
-    check_integer(f"{where}: num_speculative_tokens", checked.num_speculative_tokens, 1, 1)
+    count = checked.num_speculative_tokens
+    check_integer(f"{where}: num_speculative_tokens", count, 1, MAX_SPECULATIVE_TOKENS)
     return checked
 
 

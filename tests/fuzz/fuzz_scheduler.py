@@ -27,7 +27,7 @@ SHAPE = {
     "block_size": (1, 8),
     "max_num_seqs": (1, 9),
     "budget": (1, 40),
-    "num_drafts": (0, 1),
+    "num_drafts": (0, 3),
 }
 
 

@@ -31,6 +31,7 @@ SHAPES = {
         "moe_layer_start_index": 0,
         "moe_layer_end_index": 3,
         "moe_num_shared_experts": 0,
+        "moe_norm_min": 0.8,
     },
     "odd_sizes_no_dense_layer": {
         **MOE_SHAPES["21b"],

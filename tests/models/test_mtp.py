@@ -42,11 +42,25 @@ def rms(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
 def expected_logits(config, weights, ids: list[int], hidden_state: str) -> np.ndarray:
     """For tokens 2, 3, ... of a sequence: ``[len(ids) - 1, vocab_size]``."""
     w = {name: array.astype(np.float64) for name, array in weights.items()}
-    eps, table = config["rms_norm_eps"], w["model.embed_tokens.weight"]
     hidden = reference_model.forward(config, w, ids, with_head=False)[:-1]
+    return run_module(config, w, ids[1:], hidden, hidden_state)
+
+
+def expected_behind_draft(config, weights, ids: list[int], token: int, hidden_state: str):
+    """For the token behind a draft, which is behind ``ids``: ``[vocab_size]``."""
+    w = {name: array.astype(np.float64) for name, array in weights.items()}
+    hidden = reference_model.forward(config, w, ids, with_head=False)[:-1]
+    made = run_module(config, w, ids[1:], hidden, hidden_state, with_head=False)[-1:]
+    hidden = np.concatenate([hidden, made])
+    return run_module(config, w, [*ids[1:], token], hidden, hidden_state)[-1]
+
+
+def run_module(config, w, ids: list[int], hidden, hidden_state: str, *, with_head: bool = True):
+    """Of each position its next token and its hidden state before the norm are given."""
+    eps, table = config["rms_norm_eps"], w["model.embed_tokens.weight"]
     if hidden_state == "after_norm":
         hidden = rms(hidden, w["model.norm.weight"], eps)
-    e = rms(table[ids[1:]], w["model.mtp_emb_norm.0.weight"], eps)
+    e = rms(table[ids], w["model.mtp_emb_norm.0.weight"], eps)
     g = rms(hidden, w["model.mtp_hidden_norm.0.weight"], eps)
     joined = np.concatenate([e, g], axis=1) @ w[PROJECTION].T
     # The rest is a dense model of one layer, whose embeddings are these.
@@ -59,7 +73,8 @@ def expected_logits(config, weights, ids: list[int], hidden_state: str) -> np.nd
         "lm_head.weight": w.get("lm_head.weight", table),
     }
     rows = list(range(len(joined)))
-    return reference_model.forward({**config, "num_hidden_layers": 1}, rest, rows)
+    one_layer = {**config, "num_hidden_layers": 1}
+    return reference_model.forward(one_layer, rest, rows, with_head=with_head)
 
 
 def draft_logits(llm: ek.LLM, ids: list[int], cuts: tuple[int, ...] = ()) -> np.ndarray:
@@ -73,7 +88,7 @@ def draft_logits(llm: ek.LLM, ids: list[int], cuts: tuple[int, ...] = ()) -> np.
         span = TokenSpan(tokens[start:stop], start, blocks, 0)
         runner.run([span])
         follow = TokenSpan(tokens[start + 1 : stop + 1], start, blocks, stop - start)
-        rows.append(runner.draft([span], [follow]).numpy().copy())
+        rows.append(runner.draft(np.arange(stop - start), [follow]).numpy().copy())
     return np.concatenate(rows)
 
 
@@ -87,6 +102,37 @@ def test_float32_equals_float64(tmp_path, rng, device, shape, hidden_state):
         for ids in random_ids(rng, 2, 3, 70, vocab_size=config["vocab_size"]):
             expected = expected_logits(config, weights, ids, hidden_state)
             assert np.abs(draft_logits(llm, ids) - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("hidden_state", ["before_norm", "after_norm"])
+def test_behind_its_own_draft(tmp_path, rng, hidden_state):
+    config, weights = write_mtp_checkpoint(tmp_path)
+    ids, (token,) = random_ids(rng, 40, 1)
+    with load(tmp_path, speculative_config=options(hidden_state)) as llm:
+        first = draft_logits(llm, ids)
+        tokens = np.array([*ids, token], np.int64)
+        blocks = np.arange(2, dtype=np.int32)[::-1].copy()
+        # Of the rows that were wanted the last one is gone on from.
+        span = TokenSpan(tokens[-1:], len(ids) - 1, blocks, 1)
+        actual = llm._engine._runner.draft(np.array([len(first) - 1]), [span]).numpy()
+    expected = expected_behind_draft(config, weights, ids, token, hidden_state)
+    assert actual.shape == (1, config["vocab_size"])
+    assert np.abs(actual[0] - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_answers_are_those_without_drafts(tmp_path, rng, device, count):
+    write_mtp_checkpoint(tmp_path, noise=0.003, num_hidden_layers=2)
+    prompts = random_ids(rng, 3, 34)
+    params = ek.SamplingParams(max_tokens=7, ignore_eos=True, temperature=0.7, seed=2)
+    answers = []
+    for config in (None, {**MTP, "num_speculative_tokens": count}):
+        with load(tmp_path, device=device, speculative_config=config, max_num_seqs=2) as llm:
+            outputs = llm.generate(prompt_token_ids=prompts, params=params)
+            answers.append([output.outputs for output in outputs])
+            accepted = llm.stats()["accepted_tokens"]
+    assert answers[0] == answers[1]
+    assert accepted >= 4
 
 
 def test_which_hidden_state_makes_a_difference(tmp_path, rng):
@@ -234,8 +280,8 @@ def test_not_asked_for_it_takes_no_memory(tmp_path, caplog):
         ({**MTP, "method": "eagle"}, ek.ArgumentError, "method: expected one of mtp, got 'eagle'"),
         ({**MTP, "model": "x"}, ek.ArgumentError, "key: expected one of method, num_spec"),
         ({**MTP, 3: "x"}, TypeError, "key: expected str, got int"),
-        ({**MTP, "num_speculative_tokens": 0}, ek.ArgumentError, r"expected 1\.\.1, got 0"),
-        ({**MTP, "num_speculative_tokens": 2}, ek.ArgumentError, r"expected 1\.\.1, got 2"),
+        ({**MTP, "num_speculative_tokens": 0}, ek.ArgumentError, r"expected 1\.\.8, got 0"),
+        ({**MTP, "num_speculative_tokens": 9}, ek.ArgumentError, r"expected 1\.\.8, got 9"),
         ({**MTP, "num_speculative_tokens": 1.0}, TypeError, "expected an integer, got float"),
         ({**MTP, "hidden_state": "last"}, ek.ArgumentError, "before_norm, after_norm, got 'last'"),
         ({**MTP, "hidden_state": None}, TypeError, "hidden_state: expected str, got NoneType"),

@@ -56,6 +56,7 @@ CASES = [
     (5, 2, 8, ("wint4", "wint8")),
     (40, 3, 8, ("wint8", "bfloat16")),
     (50, 3, 4, ("bfloat16", "wint4")),
+    (260, 1, 2, ("bfloat16", "bfloat16")),  # CUTLASS, or what stands in for it
     (1100, 2, 6, ("wint8", "wint8")),
 ]
 

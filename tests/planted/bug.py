@@ -10,6 +10,9 @@ ATTENTION = ["tests/ops/test_attention.py"]
 KV_CACHE = ["tests/ops/test_kv_cache.py"]
 EMBEDDING = ["tests/ops/test_embedding.py"]
 WINT8 = ["tests/ops/test_wint8.py"]
+WINT4 = ["tests/ops/test_wint4.py"]
+EXPERTS = ["tests/ops/test_grouped_gemm.py"]
+FUSED_MOE = ["tests/ops/test_fused_moe.py"]
 ACTIVATION = ["tests/ops/test_activation.py"]
 ROPE = ["tests/ops/test_rope.py"]
 SAMPLING = ["tests/ops/test_sampling.py"]
@@ -30,6 +33,7 @@ INVARIANCE = ["tests/runner/test_batch_invariance.py"]
 GRID_LOOPS = ["tests/simt/test_grid_loops.py"]
 CUDA_GEMM = [*GEMM, "tests/ops/test_gemm_cuda.py"]
 CUDA_WINT8 = [*WINT8, "tests/ops/test_wint8_cuda.py"]
+CUDA_GROUPED = ["tests/ops/test_grouped_gemm_cuda.py", "tests/ops/test_fused_moe_cuda.py"]
 
 
 @dataclass(frozen=True)

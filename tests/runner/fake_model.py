@@ -67,6 +67,7 @@ class FakeRunner:
         self, num_blocks: int, block_size: int, max_tokens_per_step: int, num_drafts: int = 0
     ) -> None:
         self.num_drafts = num_drafts
+        self.made: list[int] = []  # of all rows of the last call: what a draft is made from
         self.ahead = np.zeros(num_blocks * block_size, np.uint64)  # the drafts' cache
         self.block_size = block_size
         self.max_tokens_per_step = max_tokens_per_step
@@ -84,7 +85,13 @@ class FakeRunner:
         assert len(set(written)) == len(written)
         read = {slot for span in spans for slot in self._slots(span, 0, span.start)}
         assert read.isdisjoint(written)
-        outputs = [number for span in spans for number in self._write(span)]
+        made = [self._write(span) for span in spans]
+        self.made = [number for numbers in made for number in numbers]
+        outputs = [
+            number
+            for span, numbers in zip(spans, made, strict=True)
+            for number in numbers[len(numbers) - span.num_outputs :]
+        ]
         self.num_tokens += len(written)
         self.num_spans += len(spans)
         return np.array(outputs, np.uint64)
@@ -96,22 +103,24 @@ class FakeRunner:
         """It has no routers."""
         return []
 
-    def draft(self, spans: Sequence[TokenSpan], followed: Sequence[TokenSpan]) -> np.ndarray | None:
-        guesses = []
-        for span, follow in zip(spans, followed, strict=True):
-            assert follow.start == span.start
-            assert follow.stop <= span.stop
-            all_tokens = (
-                follow.token_ids if follow.token_ids.base is None else follow.token_ids.base
-            )
+    def draft(self, rows: np.ndarray, spans: Sequence[TokenSpan]) -> np.ndarray | None:
+        given = [self.made[row] for row in rows]
+        assert sum(len(span.token_ids) for span in spans) == len(given)
+        self.made, guesses = [], []
+        for span in spans:
+            all_tokens = span.token_ids if span.token_ids.base is None else span.token_ids.base
             number = BEGIN
-            for at, slot in enumerate(self._slots(follow, 0, follow.stop)):
+            for at, slot in enumerate(self._slots(span, 0, span.stop)):
                 number = number_after(number, int(all_tokens[at]))
                 ahead = number_after(number, int(all_tokens[at + 1]))
-                if at < follow.start:
+                if at < span.start:
                     assert int(self.ahead[slot]) == ahead
-                self.ahead[slot] = ahead
-            if follow.num_outputs:
+                else:
+                    assert given.pop(0) == number
+                    assert span.token_ids[at - span.start] == all_tokens[at + 1]
+                    self.ahead[slot] = ahead
+            if span.num_outputs:
+                self.made.append(ahead)
                 guesses.append(ahead if ahead % 3 else ahead ^ 1)
         return np.array(guesses, np.uint64) if guesses else None
 
@@ -137,7 +146,7 @@ class FakeRunner:
             number = number_after(number, token)
             self.tokens[slot], self.numbers[slot] = token, number
             numbers.append(number)
-        return numbers[len(numbers) - span.num_outputs :]
+        return numbers
 
     def logits(self, rows: np.ndarray) -> np.ndarray:
         return rows

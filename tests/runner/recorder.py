@@ -40,7 +40,7 @@ class DraftRecorder(Recorder):
 
     def __init__(self, llm: ek.LLM) -> None:
         super().__init__(llm)
-        self.drafts: dict[tuple[int, int], bytes] = {}
+        self.drafts: dict[tuple[int, int, int], bytes] = {}  # by seed, tokens before, position
         self._runner = llm._engine._runner
         self._draft = self._runner.draft
         self._is_draft = False
@@ -53,8 +53,8 @@ class DraftRecorder(Recorder):
         del self._runner.draft
         super().__exit__()
 
-    def draft(self, spans, followed):
-        logits = self._draft(spans, followed)
+    def draft(self, rows, spans):
+        logits = self._draft(rows, spans)
         self._is_draft = logits is not None
         return logits
 
@@ -64,7 +64,8 @@ class DraftRecorder(Recorder):
         self._is_draft = False
         for row, sequence, position in zip(logits.numpy(), sequences, positions, strict=True):
             assert np.isfinite(row).all()
-            made = self.drafts.setdefault((sequence.seed, position), row.tobytes())
+            key = (sequence.seed, sequence.num_tokens, position)
+            made = self.drafts.setdefault(key, row.tobytes())
             assert made == row.tobytes()
         return self._sampler(logits, sequences, positions)
 

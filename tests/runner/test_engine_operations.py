@@ -26,7 +26,7 @@ class Life:
             block_size=self.block_size,
             max_num_seqs=draw.choice((1, 2, 4, 9)),
             budget=draw.choice((1, 5, 16, 64)),
-            num_drafts=draw.choice((0, 1)),
+            num_drafts=draw.choice((0, 1, 3)),
         )
         self.callers: list[tuple] = []  # ticket, request, whether something was aborted
         self.starts = [self.tokens(draw.randrange(1, 12)) for _ in range(3)]

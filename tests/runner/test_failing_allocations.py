@@ -62,7 +62,7 @@ def finish(engine: Engine, ticket: Ticket, request: Request) -> bool:
     return True
 
 
-@pytest.mark.parametrize("num_drafts", [0, 1])
+@pytest.mark.parametrize("num_drafts", [0, 2])
 @pytest.mark.parametrize("length", [1, 3, 40])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_allocations_that_fail(length, num_drafts):

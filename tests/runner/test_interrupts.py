@@ -97,7 +97,7 @@ def interrupted_life(seed: int, at: int | None) -> int:
         block_size=4,
         max_num_seqs=draw.choice((2, 4)),
         budget=7,
-        num_drafts=draw.choice((0, 1)),
+        num_drafts=draw.choice((0, 1, 3)),
     )
     engine._tokenizer = Bytes
     groups = [requests_of(draw) for _ in range(3)]

@@ -146,14 +146,20 @@ def test_a_token_that_breaks_a_router_is_flagged(tmp_path):
     with load(tmp_path, break_routers, "float32", **EXPERTS) as llm:
         runner = llm._engine._runner
 
-        def flagged(*prompts, num_outputs=len):
+        def flagged(*prompts):
             spans = [
-                TokenSpan(np.array(ids), 32 * i, np.full(3, i, np.int32), num_outputs(ids))
+                TokenSpan(np.array(ids), 0, np.array([i], np.int32), len(ids))
                 for i, ids in enumerate(prompts)
             ]
             runner.run(spans)
             return runner.flagged(spans)
 
         assert flagged([1, 2, 3], [4, 5]) == []
-        assert flagged([1, HOSTILE, 3, HOSTILE], [4, 5], [HOSTILE]) == [(0, 1), (2, 64)]
+        assert flagged([1, HOSTILE, 3, HOSTILE], [4, 5], [HOSTILE]) == [(0, 1), (2, 0)]
         assert flagged([1, 2], [3]) == []  # nothing stays
+        # Behind tokens that are in the cache: positions are those in the sequence.
+        ids = np.array([5, 6, HOSTILE])
+        spans = [TokenSpan(ids[2:], 2, np.array([0], np.int32), 1)]
+        runner.run([TokenSpan(ids[:2], 0, np.array([0], np.int32), 0)])
+        runner.run(spans)
+        assert runner.flagged(spans) == [(0, 2)]

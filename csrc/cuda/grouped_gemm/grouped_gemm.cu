@@ -1,32 +1,53 @@
 // The launchers of the experts' products on CUDA: describe the call to plan_grouped and do as the
 // plan says.
+#include "core/batch_invariant.h"
 #include "cuda/common.cuh"
 #include "cuda/gemm/inputs.h"
+#include "cuda/grouped_gemm/cutlass.h"
 #include "cuda/grouped_gemm/kernels.h"
+#include "ops/activation.h"
 #include "ops/grouped_gemm.h"
 
 namespace ernie::cuda {
 namespace {
 
-// k that one load of a weight's row wants together, and that rows therefore have a multiple of.
-int64_t load_k(DType x, DType weight) { return grouped_plan::step_of(x, weight) / 4; }
+// What of a problem is known without its tensors: they are taken for aligned where their sizes are.
+GroupedProblem problem_of(const GroupedLinearSize& size, const Gpu& gpu) {
+  const int64_t load_k = grouped_plan::step_of(size.x, size.weight) / 4;
+  const int capability = gpu.capability == 90 && !kHasGroupedSm90 ? 80 : gpu.capability;
+  return {.product = {.num_tokens = size.num_rows,
+                      .out_features = size.columns,
+                      .in_features = size.in_features,
+                      .x = size.x,
+                      .weight = size.weight,
+                      .out = size.x,
+                      .inputs_aligned = size.in_features % load_k == 0,
+                      .outputs_aligned = size.columns % (size.gated ? 4 : 8) == 0,
+                      .batch_invariant = batch_invariant(),
+                      .capability = capability,
+                      .sm_count = gpu.sm_count},
+          .num_experts = size.num_experts,
+          .gated = size.gated,
+          .gathers = size.gathers};
+}
 
 template <class Args>
 GroupedProblem problem_of(const Args& a, bool gated, const Gpu& gpu) {
   const TensorView& weight = a.weight.weight;
-  const int64_t k = a.x.size(1);
-  return {.product = {.num_tokens = a.out.size(0),
-                      .out_features = a.out.size(1),
-                      .in_features = k,
-                      .x = a.x.dtype,
-                      .weight = weight.dtype,
-                      .out = a.out.dtype,
-                      .inputs_aligned = k % load_k(a.x.dtype, weight.dtype) == 0 &&
-                                        rows_aligned(a.x) && aligned(weight),
-                      .capability = gpu.capability,
-                      .sm_count = gpu.sm_count},
-          .num_experts = weight.size(0),
-          .gated = gated};
+  GroupedProblem g = problem_of({.num_rows = a.out.size(0),
+                                 .num_experts = weight.size(0),
+                                 .columns = a.out.size(1),
+                                 .in_features = a.x.size(1),
+                                 .x = a.x.dtype,
+                                 .weight = weight.dtype,
+                                 .gated = gated,
+                                 .gathers = a.source_rows.has_value()},
+                                gpu);
+  g.product.inputs_aligned &= rows_aligned(a.x) && aligned(weight);
+  // What is gated leaves CUTLASS for the workspace.
+  g.product.outputs_aligned &= gated || rows_aligned(a.out);
+  if (a.workspace && aligned(*a.workspace)) g.workspace_bytes = a.workspace->size(0);
+  return g;
 }
 
 template <class Args>
@@ -69,13 +90,27 @@ void launch_product(const Args& a, bool gated, const Stream& stream) {
   const GemmConfig config = plan_grouped(problem);
   const GroupedOperands p = operands_of(a);
   const DType weight = problem.product.weight;
-  if (config.kernel == GemmKernel::kNarrowF32)
-    launch_grouped_narrow_f32(p, weight, gated, config, stream_of(stream));
-  else
-    launch_bf16(p, weight, gated, config, stream_of(stream));
+  switch (config.kernel) {
+    case GemmKernel::kSm80:
+    case GemmKernel::kSm90: {
+      TensorView sums = a.out;  // gated: with SwiGLU still to come
+      sums.data = launch_grouped_cutlass(p, problem, config, a.workspace->data, stream_of(stream));
+      sums.shape[1] = sums.stride[0] = problem.rows_of_weight();
+      if (gated) cuda::silu_and_mul({.out = a.out, .x = sums}, stream);
+      return;
+    }
+    case GemmKernel::kNarrowF32:
+      return launch_grouped_narrow_f32(p, weight, gated, config, stream_of(stream));
+    default:
+      return launch_bf16(p, weight, gated, config, stream_of(stream));
+  }
 }
 
 }  // namespace
+
+int64_t grouped_linear_workspace_size(Device device, const GroupedLinearSize& size) {
+  return grouped_workspace_bytes(problem_of(size, gpu_of(device.index)));
+}
 
 void grouped_linear(const GroupedLinearArgs& a, const Stream& stream) {
   launch_product(a, false, stream);

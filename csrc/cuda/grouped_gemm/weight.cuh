@@ -28,8 +28,9 @@ __device__ __forceinline__ const char* weight_data(const GroupedOperands& p, int
          (expert * rows_of_weight + row) * row_bytes<kDtype>(p.k);
 }
 
-// Elements k .. k + 31 of a row of nibbles, the even ones low; those from `end` on are zero. An
-// aligned row starts at a multiple of 16 bytes and `end` is a multiple of 32.
+// Elements k .. k + 31 of a row of nibbles, the even ones low; those from `end` on are zero, but
+// for the last byte's second, which x makes zero. An aligned row starts at a multiple of 16 bytes
+// and `end` is a multiple of 32.
 template <bool kAligned>
 __device__ __forceinline__ uint4 load_nibbles(const uint8_t* row, int k, int end) {
   if constexpr (kAligned) {
@@ -37,11 +38,8 @@ __device__ __forceinline__ uint4 load_nibbles(const uint8_t* row, int k, int end
   } else {
     uint32_t word[4] = {};
 #pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      if (k + 2 * i >= end) break;
-      const uint32_t pair = row[k / 2 + i];
-      word[i / 4] |= (k + 2 * i + 1 < end ? pair : pair & 0xfu) << 8 * (i % 4);
-    }
+    for (int i = 0; i < 16; ++i)
+      if (k + 2 * i < end) word[i / 4] |= uint32_t{row[k / 2 + i]} << 8 * (i % 4);
     return make_uint4(word[0], word[1], word[2], word[3]);
   }
 }

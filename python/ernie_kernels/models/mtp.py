@@ -75,18 +75,18 @@ class MultiTokenPredictor:
         kv_cache: LayerKVCache,
         buffers: LayerBuffers,
         joined: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Run the module over some positions.
 
         Args:
             hidden_states: the model's, at the positions of the batch: ``[num_tokens, hidden_size]``;
-                none of ``buffers``.
+                none of ``buffers``. Behind the last position that the model has run, the module's.
             batch: whose ``input_ids`` are of one position further on.
             joined: ``[num_tokens, 2 * hidden_size]``, written.
 
         Returns:
-            Hidden states after the final norm of the rows in ``batch.outputs``,
-            ``[num_outputs, hidden_size]``, in ``buffers``.
+            Hidden states of the rows in ``batch.outputs``, after the final norm and before it:
+            ``[num_outputs, hidden_size]`` each, in ``buffers``.
         """
         config = self._config
         embedded, carried = joined[:, : config.hidden_size], joined[:, config.hidden_size :]
@@ -98,5 +98,4 @@ class MultiTokenPredictor:
             batch.positions, config.head_dim, theta=config.rope_theta, out=buffers.rope_table
         )
         output, residual = self.block(None, residual, batch, kv_cache, buffers, batch.outputs)
-        output, _ = self._decoder.norm.add(output, residual)
-        return output
+        return self._decoder.norm.add(output, residual)

@@ -61,7 +61,7 @@ def fused_moe(
         out = _core.fused_moe_out(hidden_states)
     if workspace is None:
         workspace = _core.fused_moe_workspace(
-            hidden_states, topk_ids, gate_up.weight, down.in_features
+            hidden_states, topk_ids, gate_up.weight, down.weight, down.in_features
         )
     _core.fused_moe(
         out,
@@ -91,6 +91,7 @@ def fused_moe_workspace_size(
     intermediate_size: int,
     *,
     dtype: str,
+    weight_dtype: str | None = None,
     device: str = "cpu",
 ) -> int:
     """Bytes of workspace that :func:`fused_moe` needs for a shape.
@@ -102,11 +103,20 @@ def fused_moe_workspace_size(
         hidden_size: columns of ``hidden_states``.
         intermediate_size: columns of an expert's SwiGLU output.
         dtype: of ``hidden_states``, ``"float32"`` or ``"bfloat16"``.
+        weight_dtype: in which the experts' weights are kept; ``dtype`` when omitted, which serves
+            all others too.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
 
     Raises:
         ArgumentError: a number below 0, sizes beyond 64 bits, an unknown name.
     """
     return _core.fused_moe_workspace_size(
-        device, dtype, num_tokens, top_k, num_experts, hidden_size, intermediate_size
+        device,
+        dtype,
+        weight_dtype or dtype,
+        num_tokens,
+        top_k,
+        num_experts,
+        hidden_size,
+        intermediate_size,
     )

@@ -103,46 +103,43 @@ def expert_weights_set(experts: ExpertWeights, index: int, matrix: Tensor) -> No
 
     Raises:
         ArgumentError: a shape, dtype, device, stride or number differs from the above.
+        UnsupportedError: the matrix is not on the CPU.
     """
     shape, wanted = getattr(matrix, "shape", None), [experts.out_features, experts.in_features]
     if shape is None or list(shape) != wanted:
         got = type(matrix).__name__ if shape is None else f"shape {list(shape)}"
         raise ArgumentError(f"expert_weights_set: matrix: expected shape {wanted}, got {got}")
+    made_of = ["float32", "bfloat16"] if experts.scale is not None else [experts.weight.dtype_name]
+    dtype = str(getattr(matrix, "dtype", None)).removeprefix("torch.")
+    if dtype not in made_of:
+        expected = " or ".join(made_of)
+        raise ArgumentError(f"expert_weights_set: matrix: expected {expected}, got {dtype:.128}")
     if not 0 <= index < experts.num_experts:
         most = experts.num_experts - 1
         raise ArgumentError(f"expert_weights_set: index: expected 0 to {most}, got {index}")
     weight = experts.weight[index]
-    scale = None if experts.scale is None else experts.scale[index]
-    if weight.device != "cpu":
-        _set_on_device(experts, index, matrix)
-    elif scale is not None:
-        quantize = _core.wint8_quantize if weight.dtype_name == "int8" else _core.wint4_quantize
-        quantize(weight, scale, matrix)
+    if experts.scale is not None:
+        _quantize(weight, experts.scale[index], matrix)
     elif experts.is_packed:
         _core.linear_pack(weight, matrix)
     else:
-        _core.queue_copy(weight, matrix)
+        _copy(weight, matrix)
 
 
-def _set_on_device(experts: ExpertWeights, index: int, matrix: Tensor) -> None:
-    """Quantised on the CPU, where all quantisers are."""
-    stored = experts.weight.dtype_name
-    parts = [matrix]
-    if experts.scale is not None:
-        room = expert_weights(
-            1,
-            experts.out_features,
-            experts.in_features,
-            dtype="float32",
-            quantization="wint8" if stored == "int8" else "wint4",
-            pack=False,
-        )
-        expert_weights_set(room, 0, matrix)
-        assert room.scale is not None
-        parts = [room.weight[0], room.scale[0]]
-    for to, part in zip((experts.weight, experts.scale), parts, strict=False):
-        assert to is not None
-        _core.queue_copy(to[index], _core.from_numpy(part, experts.weight.device))
+def _quantize(weight: Tensor, scale: Tensor, matrix: Tensor) -> None:
+    quantize = _core.wint8_quantize if weight.dtype_name == "int8" else _core.wint4_quantize
+    if weight.device == "cpu":
+        quantize(weight, scale, matrix)
+        return
+    host_weight, host_scale = (_core.empty(to.shape, to.dtype) for to in (weight, scale))
+    quantize(host_weight, host_scale, matrix)
+    _copy(weight, host_weight)
+    _copy(scale, host_scale)
+
+
+def _copy(to: Tensor, array: Tensor) -> None:
+    """Of any strides, from the host to any device."""
+    _core.queue_copy(to, _core.from_numpy(array, to.device))
 
 
 def _fill_with_zeros(tensor: Tensor) -> None:
@@ -163,6 +160,7 @@ def grouped_linear(
     source_rows: Tensor | None = None,
     int8_activations: bool = False,
     out: Tensor | None = None,
+    workspace: Tensor | None = None,
 ) -> Tensor:
     """``out[i] = linear(x[i], weight[e])``, ``e`` being the expert whose rows hold ``i``.
 
@@ -182,7 +180,9 @@ def grouped_linear(
         source_rows: ``[num_rows]``, int32, contiguous: row ``i`` is ``x[source_rows[i]]``.
         int8_activations: as of :func:`wint8_linear`; int8 weights on the CPU only.
         out: where to write, ``[num_rows, out_features]``, dtype of ``x``, last stride 1. Allocated
-            when omitted.
+            when omitted, and a workspace with it.
+        workspace: uint8, contiguous, at a multiple of 16 bytes: lets CUDA choose among more kernels
+            for many rows of bfloat16 weights. Nothing else needs one.
 
     Returns:
         ``out``.
@@ -198,6 +198,10 @@ def grouped_linear(
     experts = _as_experts("grouped_linear", weight)
     if out is None:
         out = _core.grouped_linear_out(x, experts.weight, source_rows, experts.out_features)
+        if workspace is None:
+            workspace = _core.grouped_linear_workspace(
+                out, x, experts.weight, False, source_rows is not None
+            )
     _core.grouped_linear(
         out,
         x,
@@ -208,6 +212,7 @@ def grouped_linear(
         expert_offsets,
         source_rows,
         int8_activations,
+        workspace,
     )
     return out
 
@@ -220,7 +225,7 @@ def grouped_linear_silu_and_mul(
     source_rows: Tensor | None = None,
     int8_activations: bool = False,
     out: Tensor | None = None,
-    gate_up: Tensor | None = None,
+    workspace: Tensor | None = None,
 ) -> Tensor:
     """``silu_and_mul(grouped_linear(x, weight, expert_offsets))``: the first half of the experts.
 
@@ -235,8 +240,7 @@ def grouped_linear_silu_and_mul(
         int8_activations: as of :func:`grouped_linear`.
         out: where to write, ``[num_rows, intermediate_size]``, dtype of ``x``, last stride 1.
             Allocated when omitted.
-        gate_up: room for the projections on CUDA, ``[num_rows, 2 * intermediate_size]``, dtype of
-            ``x``, last stride 1. Allocated when ``out`` is omitted; the CPU needs none.
+        workspace: as of :func:`grouped_linear`.
 
     Returns:
         ``out``.
@@ -251,10 +255,13 @@ def grouped_linear_silu_and_mul(
     """
     experts = _as_experts("grouped_linear_silu_and_mul", weight)
     if out is None:
-        out, room = _core.grouped_linear_silu_and_mul_out(
+        out = _core.grouped_linear_silu_and_mul_out(
             x, experts.weight, source_rows, experts.out_features
         )
-        gate_up = room if gate_up is None else gate_up
+        if workspace is None:
+            workspace = _core.grouped_linear_workspace(
+                out, x, experts.weight, True, source_rows is not None
+            )
     _core.grouped_linear_silu_and_mul(
         out,
         x,
@@ -265,7 +272,7 @@ def grouped_linear_silu_and_mul(
         expert_offsets,
         source_rows,
         int8_activations,
-        gate_up,
+        workspace,
     )
     return out
 

@@ -6,26 +6,15 @@ from dataclasses import dataclass
 
 from ernie_kernels import _core
 from ernie_kernels._core import Tensor
-from ernie_kernels.ops.packed import check_width
+from ernie_kernels.ops.packed import PackedMatrix, matrix_of
 
 
 @dataclass(frozen=True, slots=True)
-class PackedWint4:
+class PackedWint4(PackedMatrix):
     """A 4-bit weight in the order that the CPU's kernels read it; made by :func:`wint4_pack`.
 
-    Attributes:
-        tensor: uint8 ``[ceil(N / 16), ceil(K / 8), 16, 4]``, zeros beyond N and K.
-        out_features: N.
-        in_features: K.
+    ``tensor``: uint8 ``[ceil(N / 16), ceil(K / 8), 16, 4]``, zeros beyond N and K.
     """
-
-    tensor: Tensor
-    out_features: int
-    in_features: int
-
-    @property
-    def nbytes(self) -> int:
-        return self.tensor.nbytes
 
 
 def wint4_linear(
@@ -63,12 +52,7 @@ def wint4_linear(
 
     Source: PaddlePaddle's ``weight_only_linear`` with ``weight_dtype="int4"``.
     """
-    matrix, out_features = weight, None
-    if isinstance(weight, PackedWint4):
-        matrix, out_features = weight.tensor, weight.out_features
-        # Panels are padded, so the core cannot tell 17 features from 20.
-        check_width("wint4_linear: x", x, "in_features", weight.in_features)
-        check_width("wint4_linear: out", out, "out_features", out_features)
+    matrix, out_features = matrix_of("wint4_linear", weight, PackedWint4, x, out)
     if out is None:
         out = _core.wint4_linear_out(x, matrix, out_features, dtype)
     _core.wint4_linear(out, x, matrix, scale, bias)
@@ -106,14 +90,9 @@ def wint4_linear_silu_and_mul(
 
     Source: Shazeer 2020, arXiv:2002.05202.
     """
-    matrix, out_features = weight, None
-    if isinstance(weight, PackedWint4):
-        matrix, out_features = weight.tensor, weight.out_features
-        check_width("wint4_linear_silu_and_mul: x", x, "in_features", weight.in_features)
-        if out_features % 2 == 0:
-            check_width(
-                "wint4_linear_silu_and_mul: out", out, "intermediate_size", out_features // 2
-            )
+    matrix, out_features = matrix_of(
+        "wint4_linear_silu_and_mul", weight, PackedWint4, x, out, "intermediate_size"
+    )
     if out is None:
         out = _core.wint4_linear_silu_and_mul_out(x, matrix, out_features)
     _core.wint4_linear_silu_and_mul(out, x, matrix, scale, bias)

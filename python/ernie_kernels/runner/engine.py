@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from typing import NoReturn
 
 import numpy as np
@@ -19,9 +19,10 @@ from ernie_kernels.runner.block_manager import BlockManager
 from ernie_kernels.runner.model_runner import ModelRunner
 from ernie_kernels.runner.progress import ProgressMaker
 from ernie_kernels.runner.requests import Request, make_prompt_sequence, make_sequences
+from ernie_kernels.runner.sampler import SampleFunction
 from ernie_kernels.runner.scheduler import Scheduler
 from ernie_kernels.runner.sequence import Progress, Sequence
-from ernie_kernels.runner.speculation import LOOKAHEAD, DraftCounts, followed_span
+from ernie_kernels.runner.speculation import LOOKAHEAD, DraftCounts, draft
 from ernie_kernels.runner.throughput_log import Load, ThroughputLog
 from ernie_kernels.runner.ticket import Call, Ticket
 from ernie_kernels.tokenizer import Tokenizer
@@ -51,13 +52,6 @@ class _Waiting:
 
     def __bool__(self) -> bool:
         return bool(self._threads)
-
-
-# From logits, which it may overwrite, and of each row the sequence and how many of its tokens, or
-# guesses at them, come before: what ``Sampler`` does.
-SampleFunction = Callable[
-    [Tensor, list[Sequence], list[int]], tuple[list[int], list[np.ndarray | None]]
-]
 
 
 class Engine:
@@ -251,7 +245,7 @@ class Engine:
                     self._commit(sequence, Progress(None, None, finish_reason="length"))
         stops = [span.stop for span in spans]
         if runner.num_drafts:
-            stops = self._draft(runner, scheduled)
+            stops = draft(runner, self._sampler, scheduled)
         for (sequence, span), stop in zip(scheduled, stops, strict=True):
             read = min(span.stop, sequence.num_prompt_tokens) - span.start
             self.num_prompt_tokens += max(0, read)
@@ -265,12 +259,12 @@ class Engine:
         tokens, logprobs = self._sampler(logits, [s for s, _ in rows], [n for _, n in rows])
         row = 0
         for sequence, span in sampled:
-            drafts = span.token_ids[len(span.token_ids) - span.num_outputs + 1 :].tolist()
+            drafts = span.token_ids[1 - span.num_outputs :].tolist() if span.num_outputs > 1 else []
             sequence.num_drafted = 0
             self._drafts.drafted += len(drafts)
             self._commit_token(sequence, tokens[row], logprobs[row])
-            for ahead, draft in enumerate(drafts, row + 1):
-                if draft != tokens[ahead - 1] or sequence.is_finished:
+            for ahead, guess in enumerate(drafts, row + 1):
+                if guess != tokens[ahead - 1] or sequence.is_finished:
                     break
                 self._drafts.accepted += 1
                 self._commit_token(sequence, tokens[ahead], logprobs[ahead])
@@ -283,21 +277,6 @@ class Engine:
             sequence.token_ids[sequence.num_tokens] = token
             self.num_generated_tokens += 1
         self._commit(sequence, progress)
-
-    def _draft(self, runner: ModelRunner, scheduled: list[tuple[Sequence, TokenSpan]]) -> list[int]:
-        """Guess what comes next. Returns how many tokens of each sequence count as computed."""
-        followed = [followed_span(sequence, span) for sequence, span in scheduled]
-        logits = runner.draft([span for _, span in scheduled], followed)
-        if logits is not None:
-            wanted = [
-                s for (s, _), span in zip(scheduled, followed, strict=True) if span.num_outputs
-            ]
-            tokens, _ = self._sampler(logits, wanted, [s.num_tokens for s in wanted])
-            for sequence, token in zip(wanted, tokens, strict=True):
-                if token >= 0:
-                    sequence.token_ids[sequence.num_tokens] = token
-                    sequence.num_drafted = 1
-        return [span.stop for span in followed]
 
     def _end_flagged(
         self, runner: ModelRunner, scheduled: list[tuple[Sequence, TokenSpan]]

@@ -156,19 +156,22 @@ class ModelRunner:
         rows = batch.outputs.rows
         return hidden_states if rows is None else take(rows, hidden_states)
 
-    def draft(self, spans: Sequence[TokenSpan], followed: Sequence[TokenSpan]) -> Tensor | None:
-        """Run the multi-token prediction module behind the last :meth:`run`; see :class:`.Drafter`.
+    def draft(self, rows: np.ndarray, spans: Sequence[TokenSpan]) -> Tensor | None:
+        """Run the multi-token prediction module behind :meth:`run`, or behind itself.
+
+        Args:
+            rows: int64, of each token of ``spans`` its row among all those of the last :meth:`run`,
+                or among the logits that the last call of this method returned.
+            spans: positions, each with the token of the next one.
 
         Returns:
-            Logits where a draft is wanted: float32 ``[num_outputs, vocab_size]``, valid until the
-            next call. None if none is.
+            Logits where the spans want outputs: float32 ``[num_outputs, vocab_size]``, valid until
+            the next call. None if nobody wants any.
         """
         if self._drafter is None:
             raise InternalError("runner: drafts of a model that has no module for them")
-        hidden_states = self._drafter(spans, followed)
-        if hidden_states is None or len(hidden_states) == 0:
-            return None
-        return self.logits(hidden_states)
+        hidden_states = self._drafter(rows, spans)
+        return self.logits(hidden_states) if len(hidden_states) else None
 
     def _keep(self, flags: Tensor) -> None:
         if self._has_routers:

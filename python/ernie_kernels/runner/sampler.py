@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 
 import numpy as np
@@ -10,6 +11,12 @@ from ernie_kernels import ops
 from ernie_kernels._core import Tensor, empty
 from ernie_kernels.runner.sequence import Sequence
 from ernie_kernels.runner.transfers import Download, Transfers, Upload
+
+# What ``Sampler`` does: from logits, which it may overwrite, of each row the sequence, and the position
+# of its token in it.
+SampleFunction = Callable[
+    [Tensor, list[Sequence], list[int]], tuple[list[int], list[np.ndarray | None]]
+]
 
 PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 _MASK64 = (1 << 64) - 1

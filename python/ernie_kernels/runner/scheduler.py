@@ -124,7 +124,8 @@ class Scheduler:
 
     def schedule(self) -> list[tuple[Sequence, TokenSpan]]:
         """The next step's work; at least one span unless nothing waits or runs."""
-        step = _Step(self._max_tokens_per_step - sum(s.num_drafted for s in self._running))
+        num_drafted = sum(s.num_drafted for s in self._running)
+        step = _Step(self._max_tokens_per_step - num_drafted)
         remaining = {s: s.num_tokens - s.num_computed for s in self._running}
         # A stable sort keeps the order of arrival.
         for sequence in sorted(self._running, key=lambda s: remaining[s] > 1):
@@ -135,18 +136,20 @@ class Scheduler:
             if sequence.num_blocks and self._take_blocks(sequence, count, step):
                 step.add(sequence, self._span(sequence, count))
         self._admit(step)
-        self._add_drafts(step)
+        if num_drafted:
+            self._add_drafts(step)
         return list(step.spans.items())
 
     def _add_drafts(self, step: _Step) -> None:
         for sequence, span in list(step.spans.items()):
             if sequence.num_drafted == 0 or span.stop < sequence.num_tokens:
                 continue
-            stop = span.stop + sequence.num_drafted
-            missing = self._block_manager.blocks_for(stop) - sequence.num_blocks
-            if missing <= self._block_manager.num_free:
-                self._append_blocks(sequence, self._block_manager.allocate(max(0, missing)))
-                step.spans[sequence] = self._span(sequence, stop - span.start)
+            manager = self._block_manager
+            room = (sequence.num_blocks + manager.num_free) * self._block_size
+            stop = min(span.stop + sequence.num_drafted, room)
+            missing = max(0, manager.blocks_for(stop) - sequence.num_blocks)
+            self._append_blocks(sequence, manager.allocate(missing))
+            step.spans[sequence] = self._span(sequence, stop - span.start)
 
     def _span(self, sequence: Sequence, count: int) -> TokenSpan:
         start = sequence.num_computed

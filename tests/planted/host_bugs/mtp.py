@@ -68,8 +68,8 @@ BUGS = [
     Bug(
         "drafts: hidden states of the first sequence for all",
         SPECULATION,
-        "np.arange(first, first + len(f.token_ids))",
-        "np.arange(len(f.token_ids))",
+        "np.arange(first, first + len(span.token_ids))",
+        "np.arange(len(span.token_ids))",
         REQUESTS,
     ),
     Bug(
@@ -103,8 +103,8 @@ BUGS = [
     Bug(
         "drafts: one for the last token, too",
         SPECULATION,
-        "sequence.num_tokens + 2 <= len(sequence.token_ids)",
-        "sequence.num_tokens + 1 <= len(sequence.token_ids)",
+        "return room >= 2",
+        "return room >= 1",
         DRAFTS,
     ),
     Bug(
@@ -117,15 +117,15 @@ BUGS = [
     Bug(
         "drafts: every one is right",
         ENGINE_FILE,
-        "if draft != tokens[ahead - 1] or sequence.is_finished:",
+        "if guess != tokens[ahead - 1] or sequence.is_finished:",
         "if sequence.is_finished:",
         ENGINE,
     ),
     Bug(
         "drafts: tokens behind the end",
         ENGINE_FILE,
-        "if draft != tokens[ahead - 1] or sequence.is_finished:",
-        "if draft != tokens[ahead - 1]:",
+        "if guess != tokens[ahead - 1] or sequence.is_finished:",
+        "if guess != tokens[ahead - 1]:",
         ENGINE,
     ),
     Bug(
@@ -140,13 +140,13 @@ BUGS = [
         ENGINE_FILE,
         "            sequence.num_drafted = 0\n            self._drafts.drafted",
         "            self._drafts.drafted",
-        ENGINE,
+        DRAFTS,
     ),
     Bug(
         "drafts: one that is no token",
-        ENGINE_FILE,
-        "                if token >= 0:\n",
-        "                if True:\n",
+        SPECULATION,
+        "            if token < 0:  # the module overflows\n                continue\n",
+        "",
         DRAFTS,
     ),
     Bug(
@@ -166,14 +166,14 @@ BUGS = [
     Bug(
         "drafts: blocks that are not there",
         SCHEDULER_FILE,
-        "if missing <= self._block_manager.num_free:",
-        "if missing <= self._block_manager.num_blocks:",
+        "room = (sequence.num_blocks + manager.num_free)",
+        "room = (sequence.num_blocks + manager.num_blocks)",
         DRAFTS,
     ),
     Bug(
         "drafts: no room in the step",
         SCHEDULER_FILE,
-        "_Step(self._max_tokens_per_step - sum(s.num_drafted for s in self._running))",
+        "_Step(self._max_tokens_per_step - num_drafted)",
         "_Step(self._max_tokens_per_step)",
         DRAFTS,
     ),
@@ -189,6 +189,41 @@ BUGS = [
         SCHEDULER_FILE,
         "            sequence.num_drafted = 0\n            if sequence.num_computed",
         "            if sequence.num_computed",
+        DRAFTS,
+    ),
+    Bug(
+        "drafts: the second at the position of the first",
+        SPECULATION,
+        "[at : at + 1], at - 1,",
+        "[at : at + 1], at - 2,",
+        ENGINE,
+    ),
+    Bug(
+        "drafts: the second from the model's hidden state",
+        SPECULATION,
+        "        self.keep(before_norm=before_norm, after_norm=after_norm)\n",
+        "",
+        MODULE,
+    ),
+    Bug(
+        "drafts: the second from another sequence's",
+        SPECULATION,
+        "[row for row, _, _ in further]",
+        "list(range(len(further)))",
+        ENGINE,
+    ),
+    Bug(
+        "drafts: the second beyond the sequence's blocks",
+        SPECULATION,
+        "if span.stop <= sequence.num_blocks * runner.block_size:",
+        "if span.stop > 0:",
+        ENGINE,
+    ),
+    Bug(
+        "drafts: the second by the key of the first",
+        SPECULATION,
+        "[s.num_tokens + s.num_drafted for s in drafting]",
+        "[s.num_tokens for s in drafting]",
         DRAFTS,
     ),
 ]
