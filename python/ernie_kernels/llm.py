@@ -235,8 +235,9 @@ class LLM:
                 for models with experts. ``{"dense_quant_type": "wint4", "moe_quant_type":
                 "wint4"}``: 4 bits everywhere, head included; CPU only. Each of the two may be any
                 of the words, or None or left out: as stored; the second is for models with experts.
-                4 bits have a scale per output channel like int8, and cost FIGURE
-                None: nothing. Routers stay float32.
+                4 bits have a scale per output channel like int8, and cost more: the mean KL of the
+                demo model is 0.13 nats and 79 % of its first choices stay, with ``"wint8"`` 0.0006
+                and 99.7 % (``ernie-kernels verify``). None: nothing. Routers stay float32.
             kv_cache_dtype: ``"auto"`` or the dtype of the activations.
             batch_invariant: on the CPU a result never depends on what else is in the batch. On a GPU
                 it may in its last bits, as the number of rows decides the order of summation.

@@ -466,3 +466,6 @@ def test_defaults_are_wider_with_fewer_bits():
     assert exact.top1 > rounded.top1 > quantized.top1
     assert rounded.mean_kl < quantized.mean_kl
     assert rounded.over_rounding_kl == quantized.over_rounding_kl > 1
+    four_bits = Limits.default("bfloat16", is_quantized=True, has_4_bits=True)
+    assert four_bits.mean_kl > quantized.mean_kl
+    assert four_bits.top1 < quantized.top1

@@ -96,7 +96,9 @@ def verify_loaded(
     bounds, expert_bounds = (
         Bounds(llm.dtype, *QUANTIZED_BITS[kind]) for kind in (kinds.dense, kinds.experts)
     )
-    default = Limits.default(llm.dtype, is_quantized=kinds.name is not None)
+    default = Limits.default(
+        llm.dtype, is_quantized=kinds.name is not None, has_4_bits=kinds.dense == WINT4
+    )
     chosen = replace(default, **(limits or {}))
     weights = StoredWeights(
         reference,
