@@ -93,9 +93,9 @@ BUGS = [
     ),
     Bug(
         "moe model: experts of 8 bits with wint4",
-        WEIGHTS,
-        "quantization=WINT8 if is_int8 else self._quantization,",
-        "quantization=self._quantization and WINT8,",
+        QUANTIZATION,
+        "WINT4: (WINT8, WINT4),",
+        "WINT4: (WINT8, WINT8),",
         LOADING,
     ),
     Bug(
