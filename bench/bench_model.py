@@ -1,13 +1,18 @@
-"""The whole dense model beside transformers and llama.cpp: prefill and decode, in turn, in one process.
+"""The whole model beside transformers and llama.cpp: prefill and decode, in turn, in one process.
 
 python bench/random_checkpoint.py /tmp/ernie-0.3b
 python bench/bench_model.py /tmp/ernie-0.3b --json bench/results/DATE-CPU.model.jsonl
 
 Ours runs as `LLM.generate` does: scheduler, sampling and streaming included. transformers is
-`Ernie4_5ForCausalLM` with SDPA attention and its dynamic cache; llama.cpp is called through its C
+`Ernie4_5ForCausalLM` (or `Ernie4_5_Moe`) with SDPA attention and its dynamic cache; llama.cpp is called through its C
 functions, with all matrices of one type, with and without flash attention (the faster one counts).
 All decode greedily from the same prompts, one request at a time, and take their arg-max inside the
 timed part. Engines take turns (A B C A B C ...), each after the threads of the one before are at rest.
+
+A mixture of experts is too large to run beside itself in many types: name what is to run.
+
+python bench/random_checkpoint.py /tmp/ernie-21b-8 --model 21B --layers 8
+python bench/bench_model.py /tmp/ernie-21b-8 --quantization wint4 --peers llama.cpp/Q4_0
 
 First, and again for the tokens that the timed calls chose, every engine's answers are compared with
 transformers in float32, or with the first of ours where that is left out: the run ends if one of them
@@ -51,7 +56,7 @@ PEERS = [
     "transformers/float32",
     *(f"llama.cpp/{kind}" for kind in ("BF16", "F16", "Q8_0", "Q4_0", "Q4_K")),
 ]
-QUANTIZATIONS = ["none", "wint8", "w8a8"]
+QUANTIZATIONS = ["none", "wint8", "w8a8", "wint4"]
 CHECKED_TOKENS = 64
 
 
@@ -59,7 +64,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="a dense bfloat16 checkpoint, Hugging Face names")
+    parser.add_argument("folder", type=Path, help="a bfloat16 checkpoint, Hugging Face names")
     parser.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads, one by one"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,8 +11,29 @@ from typing import Any, Protocol
 import numpy as np
 
 import ernie_kernels as ek
+from model_sizes import read_per_token
 
 MAX_MODEL_LEN = 1024
+
+# Of one weight of an expert, scales included where they are many.
+BITS = {
+    "bfloat16": 16,
+    "float32": 32,
+    "wint8": 8,
+    "w8a8": 8,
+    "wint4": 4,
+    "BF16": 16,
+    "F16": 16,
+    "Q8_0": 8.5,
+    "Q4_0": 4.5,
+    "Q4_K": 4.5,
+}
+
+
+def read_of(folder: Path, kind: str, nbytes: int) -> int:
+    """Bytes that a decoded token reads of a model's weights."""
+    config = json.loads((folder / "config.json").read_text())
+    return read_per_token(nbytes, BITS[kind], config)
 
 
 class Engine(Protocol):
@@ -52,7 +74,8 @@ class OurEngine:
         )
         self.name = f"ours {quantization or self._llm.dtype}"
         self.options: dict[str, Any] = {}
-        self.weight_bytes = self._llm.stats()["weight_bytes"]
+        kind = quantization or self._llm.dtype
+        self.weight_bytes = read_of(folder, kind, self._llm.stats()["weight_bytes"])
 
     def set_threads(self, count: int) -> None:
         ek.set_num_threads(count)
@@ -84,7 +107,8 @@ class TransformersEngine:
         self.name = f"transformers {dtype}"
         self.options: dict[str, Any] = {}
         # Tied weights are one parameter.
-        self.weight_bytes = sum(p.nbytes for p in self._model.parameters())
+        nbytes = sum(p.nbytes for p in self._model.parameters())
+        self.weight_bytes = read_of(folder, dtype, nbytes)
 
     def set_threads(self, count: int) -> None:
         self._torch.set_num_threads(count)
@@ -126,10 +150,10 @@ def llama_engines(folder: Path, kinds: Sequence[str], cache: Path) -> list[Engin
     engines: list[Engine] = []
     for kind in kinds:
         model = LlamaModel(gguf_file(folder, cache, kind))
-        engines += [
-            LlamaEngine(f"llama.cpp {kind}", model, flash_attention=flash)
-            for flash in (True, False)
-        ]
+        for flash in (True, False):
+            engine = LlamaEngine(f"llama.cpp {kind}", model, flash_attention=flash)
+            engine.weight_bytes = read_of(folder, kind, model.nbytes)
+            engines.append(engine)
     return engines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 
 import ernie_kernels as ek
 from ernie_kernels import _core, ops
+from model_sizes import flops_of
 
 from harness import Result, _cpu_name
 from model_agreement import Agreement
@@ -31,6 +32,7 @@ class ModelResult(Result):
     Attributes:
         ours: ``"bfloat16"``, ``"wint8"``, ...
         of_matrix: ``gflops`` over those of a single large bfloat16 product in the same run.
+        of_int8: over those of a single large product with int8 weights and activations.
         tokens_per_s: of the best time.
         samples: times behind ``best_us``, ``p25_us`` and ``median_us``.
         agreement: see :class:`~model_agreement.Agreement`.
@@ -40,10 +42,12 @@ class ModelResult(Result):
     median_us: float
     tokens_per_s: float
     of_matrix: float
+    of_int8: float
     weight_bytes: int
     samples: int
     read_gbytes_per_s: float
     matrix_gflops: float
+    int8_gops: float
     agreement: dict[str, Any]
 
 
@@ -53,6 +57,7 @@ class Ceilings:
     Attributes:
         read_gbytes_per_s: of reading a large buffer front to back.
         matrix_gflops: of one large product of bfloat16 matrices, by our own kernel.
+        int8_gops: of the same product by ours with int8 weights and activations.
     """
 
     TOKENS, OUT_FEATURES, IN_FEATURES = 512, 6144, 2048
@@ -62,31 +67,25 @@ class Ceilings:
         shape = self.OUT_FEATURES, self.IN_FEATURES
         x = rng.standard_normal((self.TOKENS, self.IN_FEATURES), np.float32)
         weight = rng.standard_normal(shape, np.float32)
-        self._x = ek.from_numpy(x.astype(ml_dtypes.bfloat16))
-        self._weight = ops.linear_pack(weight.astype(ml_dtypes.bfloat16))
-        self.read_gbytes_per_s = self.matrix_gflops = 0.0
+        given = ek.from_numpy(x.astype(ml_dtypes.bfloat16))
+        packed = ops.linear_pack(weight.astype(ml_dtypes.bfloat16))
+        int8, scale = ops.wint8_quantize_and_pack(weight)
+        self._product = lambda: ops.linear(given, packed)
+        self._int8_product = lambda: ops.wint8_linear(given, int8, scale, int8_activations=True)
+        self.read_gbytes_per_s = self.matrix_gflops = self.int8_gops = 0.0
 
     def measure(self) -> None:
         """Once a round of the case: what the memory of a shared machine gives changes by the minute."""
         nbytes = _core.measure_read_bandwidth(256 << 20)
         self.read_gbytes_per_s = max(self.read_gbytes_per_s, nbytes / 1e9)
+        self.matrix_gflops = max(self.matrix_gflops, self._rate_of(self._product))
+        self.int8_gops = max(self.int8_gops, self._rate_of(self._int8_product))
+
+    def _rate_of(self, product: Callable[[], object]) -> float:
         begin = time.perf_counter()
-        ops.linear(self._x, self._weight)
-        flops = 2 * self.TOKENS * self.OUT_FEATURES * self.IN_FEATURES
-        rate = flops / (time.perf_counter() - begin) / 1e9
-        self.matrix_gflops = max(self.matrix_gflops, rate)
-
-
-def flops_of(case: ModelCase, config: Mapping[str, int]) -> int:
-    """Multiplications and additions of one time: the head runs for one token only."""
-    hidden, head_dim = config["hidden_size"], config["head_dim"]
-    query = config["num_attention_heads"] * head_dim
-    key = config["num_key_value_heads"] * head_dim
-    layer = hidden * (2 * query + 2 * key + 3 * config["intermediate_size"])
-    layers, length = config["num_hidden_layers"], case.prompt_tokens
-    pairs = length + case.decoded_tokens // 2 if case.decoded_tokens else length * (length + 1) // 2
-    head = config["vocab_size"] * hidden
-    return 2 * (layers * (layer * case.tokens + 2 * query * pairs) + head)
+        product()
+        operations = 2 * self.TOKENS * self.OUT_FEATURES * self.IN_FEATURES
+        return operations / (time.perf_counter() - begin) / 1e9
 
 
 def versions() -> dict[str, str]:
@@ -110,6 +109,7 @@ def figures_of(
         "of_read": round(rate / ceilings.read_gbytes_per_s, 3),
         "gflops": round(gflops, 1),
         "of_matrix": round(gflops / ceilings.matrix_gflops, 3),
+        "of_int8": round(gflops / ceilings.int8_gops, 3),
         "weight_bytes": engine.weight_bytes,
         "samples": count,
     }
@@ -157,6 +157,7 @@ def results_of(
             ours=engine.name.removeprefix("ours "),
             read_gbytes_per_s=round(ceilings.read_gbytes_per_s, 1),
             matrix_gflops=round(ceilings.matrix_gflops, 1),
+            int8_gops=round(ceilings.int8_gops, 1),
             **mine,
         )
         for engine, mine in figures.items()
@@ -169,12 +170,12 @@ def show_case(results: Sequence[ModelResult]) -> None:
     first = results[0]
     print(
         f"\n{first.case}, {first.threads} threads: memory reads {first.read_gbytes_per_s} GB/s, "
-        f"a bfloat16 product runs at {first.matrix_gflops} GFLOP/s"
+        f"a bfloat16 product runs at {first.matrix_gflops} GFLOP/s, an int8 one at {first.int8_gops}"
     )
     ratios = "".join(f"{'/ ' + result.ours:>15}" for result in results)
     print(
         f"{'':26}{'best ms':>9}{'p25':>9}{'median':>9}{'tokens/s':>10}{'GB/s':>7}{'of read':>9}"
-        f"{'GFLOP/s':>9}{'of product':>12}{ratios}"
+        f"{'GFLOP/s':>9}{'of product':>12}{'of int8':>9}{ratios}"
     )
     for result in results:
         print(_line(f"ours {result.ours}", vars(result)))
@@ -192,4 +193,5 @@ def _line(name: str, figures: Mapping[str, Any]) -> str:
     return (
         f"{name:26}{times}{figures['tokens_per_s']:10.1f}{figures['gbytes_per_s']:7.1f}"
         f"{figures['of_read']:9.0%}{figures['gflops']:9.0f}{figures['of_matrix']:12.0%}"
+        f"{figures['of_int8']:9.0%}"
     )

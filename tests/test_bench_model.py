@@ -16,6 +16,9 @@ from tiny_checkpoint import write_checkpoint
 ROOT = Path(__file__).parent.parent
 # llama.cpp's types come in blocks of 32.
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 32, "bos_token_id": 1}
+TINY_EXPERTS = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 203,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+                "moe_num_experts": 8, "moe_k": 3, "moe_intermediate_size": 96}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -107,11 +110,22 @@ def test_transformers_agrees(bench_model, checkpoint, tmp_path):
 def test_llama_cpp_agrees_and_a_wrong_conversion_does_not(checkpoint, tmp_path, monkeypatch):
     pytest.importorskip("gguf")
     pytest.importorskip("llama_cpp")
+    from random_checkpoint import CONFIG_21B
+    from random_checkpoint import write_checkpoint as write_random_checkpoint
+
     import gguf_file
     from model_agreement import DisagreementError, check, compare_logits
     from model_peers import llama_engines, our_engines
 
+    experts = tmp_path / "experts"
+    write_random_checkpoint(experts, CONFIG_21B | TINY_EXPERTS)
     prompt = np.random.default_rng(1).integers(3, 203, 64).tolist()
+    check(
+        compare_logits(
+            our_engines(experts, "auto", ["none"]) + llama_engines(experts, ["BF16"], tmp_path),
+            prompt,
+        )
+    )
     ours = our_engines(checkpoint, "auto", ["none"])
     check(
         compare_logits(ours + llama_engines(checkpoint, ["BF16", "F16", "Q8_0"], tmp_path), prompt)
@@ -130,6 +144,43 @@ def test_llama_cpp_agrees_and_a_wrong_conversion_does_not(checkpoint, tmp_path, 
     monkeypatch.setattr(gguf_file, "stored_tensors", other_pairing)
     with pytest.raises(DisagreementError, match=r"llama\.cpp BF16: KL"):
         check(compare_logits(ours + llama_engines(checkpoint, ["BF16"], tmp_path / "w"), prompt))
+
+
+def test_a_token_reads_the_experts_that_it_goes_to():
+    from model_sizes import flops_of, read_per_token
+    from random_checkpoint import CONFIG_0_3B, CONFIG_21B, shapes_of
+
+    from model_timing import ModelCase
+
+    def parameters(config):
+        return sum(int(np.prod(shape)) for shape in shapes_of(config).values())
+
+    assert parameters(CONFIG_0_3B) == pytest.approx(0.361e9, abs=0.001e9)
+    assert parameters(CONFIG_21B) == pytest.approx(21.825e9, abs=0.001e9)
+    assert read_per_token(1000, 4, CONFIG_0_3B) == 1000
+    active = read_per_token(parameters(CONFIG_21B) * 2, 16, CONFIG_21B) // 2
+    assert active == pytest.approx(3.35e9, abs=0.005e9)
+    decode = flops_of(ModelCase(1, 1), CONFIG_21B)
+    assert decode == pytest.approx(2 * active, rel=0.01)  # tied: the head is the embedding
+
+
+def test_experts_that_follow_each_other_are_joined_without_a_copy(tmp_path):
+    from random_checkpoint import CONFIG_21B, write_checkpoint
+
+    import gguf_file
+
+    write_checkpoint(tmp_path, CONFIG_21B | TINY_EXPERTS)
+    stored = gguf_file.stored_tensors(tmp_path / "model.safetensors")
+    joined = gguf_file.with_experts_joined(stored)
+    for matrix, kind in gguf_file.NAMES_OF_EXPERTS.items():
+        experts = joined[f"blk.1.{kind}.weight"]
+        assert len(experts) == TINY_EXPERTS["moe_num_experts"]
+        for e, expert in enumerate(experts):
+            one = stored[f"model.layers.1.mlp.experts.{e}.{matrix}.weight"]
+            assert np.shares_memory(expert, one)
+            assert np.array_equal(expert.view(np.uint16), one.view(np.uint16))
+    apart = [np.ones((2, 3)), np.zeros((2, 3)), np.ones((2, 3))]
+    assert np.array_equal(gguf_file.stacked(apart), np.stack(apart))
 
 
 class Sleeper:
@@ -190,9 +241,10 @@ def row(ours: str, case: str, p25: float, peers: dict[str, float], share: float)
         "p25_us": p25,
         "of_read": share,
         "of_matrix": share,
+        "of_int8": share,
         "peers": {
             name: {"p25_us": time, "ratio_best": time / p25, "ratio_p25": time / p25 * 1.1,
-                   "of_read": 0.4, "of_matrix": 0.4}
+                   "of_read": 0.4, "of_matrix": 0.4, "of_int8": 0.4}
             for name, time in peers.items()
         },
     }  # fmt: skip
@@ -205,14 +257,16 @@ def test_goals_take_the_fastest_of_each_side(capsys):
         row("bfloat16", "decode after 128", 10.0, {"llama.cpp BF16": 11.0}, share=0.8),
         row("wint8", "prefill 512", 9.0, {"llama.cpp Q8_0": 40.0, "llama.cpp Q4_K": 30.0}, 0.5),
         row("w8a8", "prefill 512", 6.0, {"llama.cpp Q8_0": 40.0, "llama.cpp Q4_K": 30.0}, 0.5),
+        row("wint4", "decode after 128", 10.0, {"llama.cpp Q4_0": 13.0}, share=0.8),
     ]
     found = {s.goal.name: s for s in standings(records) if isinstance(s, Standing)}
-    assert found.keys() == {"C1b", "C3b"}
+    assert found.keys() == {"C1b", "C3b", "MoE"}
     assert not found["C1b"].is_met
     assert found["C1b"].most_possible == pytest.approx(1.1 / 0.8)  # the floor is within reach
     assert found["C3b"].is_met
     assert found["C3b"].ours["ours"] == "w8a8"
     assert found["C3b"].peer_name == "llama.cpp Q4_K"
+    assert (found["C1b"].ceiling, found["C3b"].ceiling) == ("of_read", "of_int8")
     show_goals(records)
     lines = capsys.readouterr().out.splitlines()
     assert sum("not measured" in line for line in lines) == 5

@@ -24,8 +24,8 @@ void bind_graph(py::module_& m) {
 stream, instead of doing it. Whoever keeps the graph keeps the tensors that ``record`` used.
 
 Raises:
-    UnsupportedError: ``record`` allocates device memory or waits for the GPU, or the GPU cannot
-        capture.
+    UnsupportedError: ``record`` allocates device memory, waits for the GPU or launches a graph, or
+        the GPU cannot capture.
     DeviceError, OutOfMemoryError: a call of the CUDA runtime failed.)")
       .def("launch", &Graph::launch, py::call_guard<py::gil_scoped_release>());
 }

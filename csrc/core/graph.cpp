@@ -19,7 +19,10 @@ bool is_captured() { return t_capture.handle != nullptr; }
 
 Graph::~Graph() { cuda::destroy_graph(handle_, device_); }
 
-void Graph::launch() const { cuda::launch_graph(handle_, device_); }
+void Graph::launch() const {
+  refuse_capture("launches a graph");
+  cuda::launch_graph(handle_, device_);
+}
 
 GraphCapture::GraphCapture(Device device) {
   if (device.type != DeviceType::kCuda)

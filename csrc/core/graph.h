@@ -16,7 +16,8 @@ class Graph {
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
 
-  // Queues all of it on the device's default stream. Throws CudaError.
+  // Queues all of it on the device's default stream. Throws CudaError, and UnsupportedError where
+  // this thread captures: the graph that is made would not contain it.
   void launch() const;
 
  private:

@@ -13,16 +13,20 @@ namespace {
 constexpr int64_t kVectors = kPanelRows / F32::kWidth;  // registers across one panel
 
 // Rows and panels of the largest tile whose accumulators stay in registers, and the widest tile for
-// a single row: there the panels are as many streams from memory.
+// a single row: there the panels are as many streams from memory. Of eight, one Zen 5 core reads
+// bfloat16 at 86 % of what it can, of four at 96 %.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 6, kTilePanels = 4;
-constexpr int kRowPanels = 8;
+constexpr int kRowPanels = 4;
+constexpr int kInt8TilePanels = 2;  // integer and float sums, side by side
 #elif defined(__AVX2__)
 constexpr int kTileRows = 6, kTilePanels = 1;
 constexpr int kRowPanels = 4;
+constexpr int kInt8TilePanels = 1;
 #else
 constexpr int kTileRows = 2, kTilePanels = 1;
 constexpr int kRowPanels = 2;
+constexpr int kInt8TilePanels = 1;
 #endif
 static_assert(kTileRows <= 6);
 
@@ -59,15 +63,15 @@ inline void for_each_row_tile(int64_t rows, int64_t panel, const F& tile) {
 }
 
 // Calls tile.operator()<ROWS, PANELS>(row, panel) for tiles that cover all rows and panels.
-template <class F>
+template <int TILE_PANELS = kTilePanels, int ROW_PANELS = kRowPanels, class F>
 inline void for_each_tile(int64_t rows, int64_t panels, const F& tile) {
   int64_t panel = 0;
   if (rows == 1)
-    for (; panel + kRowPanels <= panels; panel += kRowPanels)
-      tile.template operator()<1, kRowPanels>(0, panel);
-  for (; panel + kTilePanels <= panels; panel += kTilePanels)
-    for_each_row_tile<kTilePanels>(rows, panel, tile);
-  if constexpr (kTilePanels > 2)
+    for (; panel + ROW_PANELS <= panels; panel += ROW_PANELS)
+      tile.template operator()<1, ROW_PANELS>(0, panel);
+  for (; panel + TILE_PANELS <= panels; panel += TILE_PANELS)
+    for_each_row_tile<TILE_PANELS>(rows, panel, tile);
+  if constexpr (TILE_PANELS > 2)
     for (; panel + 2 <= panels; panel += 2) for_each_row_tile<2>(rows, panel, tile);
   for (; panel < panels; ++panel) for_each_row_tile<1>(rows, panel, tile);
 }

@@ -18,9 +18,9 @@ namespace {
 // Columns expanded to bfloat16 at a time: kMaxPanels of them are 256 KiB, and stay in L2.
 constexpr int64_t kDepthBlock = 1024;
 
-// Groups of 64 columns at a time with int8 activations: 4 panels of them are 32 KiB, and stay in L1
-// for all rows of a block.
-constexpr int64_t kGroupBlock = 8;
+// Groups of 64 columns at a time with int8 activations: the 2 panels of a tile are 32 KiB, and stay
+// in L1 for all rows of a block.
+constexpr int64_t kGroupBlock = 16;
 
 // -------------------------------------------------------------------------- quantizing, packing
 
@@ -97,6 +97,11 @@ class Panels {
   int64_t quads() const { return quads_; }
   int64_t stride() const { return quads_ * 4 * kPanelRows; }
 
+  // Behind the last one in place; null if they are packed into cache.
+  const int8_t* end() const {
+    return weight_.rank != 2 ? weight_.ptr<int8_t>() + weight_.size(0) * stride() : nullptr;
+  }
+
   const int8_t* at(int64_t panel, int64_t panels) const {
     if (weight_.rank != 2) return weight_.ptr<int8_t>() + panel * stride();
     auto* buffer = static_cast<int8_t*>(scratch(ScratchSlot::kPanel, panels * stride()));
@@ -135,6 +140,7 @@ class FloatProduct {
                            .w = w,
                            .w_stride = panels_.stride(),
                            .panels = panels,
+                           .w_end = panels_.end(),
                            .k = depth_,
                            .acc = acc,
                            .acc_stride = acc_stride});
@@ -208,6 +214,8 @@ class Int8Product {
                       .w = w + g * kActivationGroup * kPanelRows,
                       .w_stride = panels_.stride(),
                       .panels = panels,
+                      // A single row reads in one run, which the CPU prefetches by itself.
+                      .w_end = streams_ && rows > 1 ? panels_.end() : nullptr,
                       .quads = std::min(block * kQuads, panels_.quads() - g * kQuads),
                       .acc = acc,
                       .acc_stride = acc_stride,

@@ -16,8 +16,10 @@ struct Wint8Block {
   const int8_t* w;   // panels
   int64_t w_stride;  // bytes between panels
   int64_t panels;    // >= 1
-  int64_t k;         // even
-  float* acc;        // [rows, 16 * panels]
+  // Behind the last panel of a weight that streams from memory: panels up to it are prefetched.
+  const int8_t* w_end = nullptr;
+  int64_t k;   // even
+  float* acc;  // [rows, 16 * panels]
   int64_t acc_stride;
 };
 
@@ -38,7 +40,8 @@ struct Wint8ActivationBlock {
   const int8_t* w;
   int64_t w_stride;
   int64_t panels;
-  int64_t quads;  // of k, in groups of 16 but for the last
+  const int8_t* w_end = nullptr;  // as Wint8Block's
+  int64_t quads;                  // of k, in groups of 16 but for the last
   float* acc;
   int64_t acc_stride;
   bool accumulate;  // start from what acc holds, else from zero

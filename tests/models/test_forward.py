@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import ernie_kernels as ek
 import reference_model
 import safetensors_bytes
+from ernie_kernels.models.config import load_config
+from ernie_kernels.runner import model_runner
 from ernie_kernels.runner.batch import TokenSpan
 from tiny_checkpoint import in_shards, random_ids, to_paddle, write_checkpoint
 
@@ -264,6 +268,40 @@ def test_what_freed_blocks_held_makes_no_difference(llm, rng):
         cache.k_cache.numpy()[...] = np.nan
         cache.v_cache.numpy()[...] = np.nan
     assert all(np.array_equal(a, b) for a, b in zip(llm.forward(prompts), before, strict=True))
+
+
+def test_the_head_of_a_long_prompt_is_computed_in_pieces(checkpoint, llm, rng, monkeypatch):
+    """Python hears of Ctrl-C between two calls: each is of few products, and the bits are the same."""
+    folder, config, _ = checkpoint
+    products = 7 * config["vocab_size"] * config["hidden_size"]
+    monkeypatch.setattr(model_runner, "HEAD_PRODUCTS_PER_CALL", products)
+    prompts = random_ids(rng, 40, 3)
+    with ek.LLM.from_pretrained(folder, device="cpu") as other:
+        head, called = other.model.logits, []
+
+        def logits(hidden_states, *, out):
+            called.append(len(hidden_states))
+            if len(called) == interrupted_at:
+                raise KeyboardInterrupt
+            return head(hidden_states, out=out)
+
+        monkeypatch.setattr(other.model, "logits", logits)
+        interrupted_at = 3
+        with pytest.raises(KeyboardInterrupt):
+            other.forward(prompts)
+        assert called == [7, 7, 7]
+        called.clear()
+        interrupted_at = None
+        pieces = other.forward(prompts)
+        assert called == [7, 7, 7, 7, 7, 5, 3]
+    for got, expected in zip(pieces, llm.forward(prompts), strict=True):
+        assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize(("hidden_size", "rows"), [(1024, 24), (2560, 9), (8192, 3), (1 << 16, 1)])
+def test_a_piece_of_the_head_is_never_empty(checkpoint, hidden_size, rows):
+    config = replace(load_config(checkpoint[0]), vocab_size=103424, hidden_size=hidden_size)
+    assert model_runner.head_rows_per_call(config) == rows
 
 
 def test_loading_holds_one_matrix_beside_the_model(tmp_path):

@@ -54,11 +54,14 @@ def offsets_of(counts) -> np.ndarray:
 class Experts:
     """``given`` as the ops take them, and ``matrices`` ``[E, N, K]`` in float64: what they mean."""
 
-    def __init__(self, rng, kind: str, num_experts: int, rows: int, columns: int, *, pack=True):
+    def __init__(
+        self, rng, kind: str, num_experts: int, rows: int, columns: int, *, pack=True, device="cpu"
+    ):
         quantization, dtype = KINDS[kind]
         self.given = ops.expert_weights(
-            num_experts, rows, columns, dtype=str(dtype), quantization=quantization, pack=pack
-        )
+            num_experts, rows, columns, dtype=str(dtype), quantization=quantization, pack=pack,
+            device=device,
+        )  # fmt: skip
         self.matrices = np.empty((num_experts, rows, columns))
         self._kind = kind
         for e in range(num_experts):

@@ -224,8 +224,8 @@ def test_wrong_weights_are_named():
         ("matrix: expected float32 or bfloat16, got float64", "wint4", np.dtype("f8")),
     ]:
         for pack in (True, False):
+            given = room(pack=pack, quantization=quantization)
             with pytest.raises(ek.ArgumentError, match=f"expert_weights_set: {message}"):
-                given = room(pack=pack, quantization=quantization)
                 ops.expert_weights_set(given, 0, np.ones((4, 3), dtype))
 
 

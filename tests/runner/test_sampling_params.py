@@ -218,6 +218,45 @@ def test_memory_for_the_cache(monkeypatch):
     assert available_memory_for_cache("cuda:0", free) == (0, 0.9)
 
 
+MIB = 1 << 20
+STAT = f"anon {MIB}\ninactive_file {2 * MIB}\nactive_file {MIB}\n"
+STAT_1 = (
+    f"cache {9 * MIB}\ninactive_file 5\ntotal_inactive_file {2 * MIB}\ntotal_active_file {MIB}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({}, None),
+        ({"memory.max": "max", "memory.current": str(MIB), "memory.stat": STAT}, None),
+        # 3 of the 7 MiB that are in use are pages of files.
+        ({"memory.max": f"{8 * MIB}\n", "memory.current": f"{7 * MIB}\n", "memory.stat": STAT}, 4),
+        ({"memory.max": f"{MIB}\n", "memory.current": f"{7 * MIB}\n", "memory.stat": STAT}, 0),
+        (
+            {
+                "memory/memory.limit_in_bytes": f"{8 * MIB}\n",
+                "memory/memory.usage_in_bytes": f"{7 * MIB}\n",
+                "memory/memory.stat": STAT_1,
+            },
+            4,
+        ),
+    ],
+    ids=["no container", "no limit", "version 2", "beyond the limit", "version 1"],
+)
+def test_memory_within_a_container(tmp_path, monkeypatch, files, left):
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(capacity, "CONTROL_GROUP", tmp_path)
+    available = capacity.available_host_memory()
+    if left is None:
+        assert available > 9 * MIB  # the machine's
+    else:
+        assert available == left * MIB
+
+
 def test_cache_plan_refuses():
     with pytest.raises(ek.ArgumentError, match=r"kv_cache_memory: expected at least 1000 bytes"):
         plan_cache(**{**PLAN, "kv_cache_memory": 999})

@@ -99,6 +99,7 @@ REFUSED = {
     "reads": (lambda norm: norm.out.numpy(), "a call that waits for the GPU"),
     "waits": (lambda norm: norm.transfers.wait(), "a call that waits for the GPU"),
     "memory": (lambda norm: _core.device_memory("cuda"), "a call that waits for the GPU"),
+    "launches": (lambda norm: norm.graph.launch(), "a call that launches a graph"),
 }
 
 
@@ -107,6 +108,7 @@ REFUSED = {
 def test_what_a_graph_cannot_repeat_is_refused(name):
     call, words = REFUSED[name]
     norm = Norm()
+    norm.graph = _core.Graph("cuda", norm.queue)
 
     def record() -> None:
         norm.queue()

@@ -14,10 +14,11 @@ import reference_model
 import safetensors_bytes
 import tokenizer_files
 from ernie_kernels import ops
+from ernie_kernels.verify.bounds import Expected
 from ernie_kernels.verify.check import verify, verify_loaded
 from ernie_kernels.verify.engine_trace import EngineTrace
 from ernie_kernels.verify.prompts import make_prompts
-from ernie_kernels.verify.report import Limits
+from ernie_kernels.verify.report import Limits, PartResult, worst_of
 from tiny_checkpoint import in_shards, to_paddle, write_checkpoint
 
 DTYPES = ["float32", "bfloat16"]
@@ -425,6 +426,21 @@ def test_wint8_allows_eight_bits_and_no_fewer(folder, tmp_path, levels, passes):
 
 
 # ------------------------------------------------------------------------------------------ limits
+
+
+@pytest.mark.parametrize(
+    ("actual", "value", "bound"),
+    [(np.nan, 1, 1), (np.inf, 1, 1), (1, np.nan, 1), (1, np.nan, np.nan), (np.inf, np.inf, np.inf)],
+)
+def test_what_is_no_number_is_the_worst_of_all(actual, value, bound):
+    def part(*row: float) -> PartResult:
+        actual, value, bound = (np.array([1.0, each, 1.0]) for each in row)
+        return PartResult.of("some part", actual, Expected(value, bound))
+
+    wrong, right = part(actual, value, bound), part(1, 1.5, 1)
+    assert (right.share, right.passed) == (0.5, True)
+    assert not wrong.passed
+    assert worst_of([right, wrong]) is worst_of([wrong, right]) is wrong
 
 
 def test_limits_are_options(folder):

@@ -34,6 +34,17 @@ __device__ __forceinline__ uint4 load_chunk(const bf16* row, int k, int end) {
   }
 }
 
+// Brings the same chunk to shared memory: asynchronously, as part of the open group, or at once.
+template <bool kAligned>
+__device__ __forceinline__ void copy_chunk(uint4* to, const bf16* row, int k, int end) {
+  if constexpr (kAligned) {
+    const bool inside = k < end;
+    cp_async_16(to, row + (inside ? k : 0), inside ? 16 : 0);
+  } else {
+    *to = load_chunk<false>(row, k, end);
+  }
+}
+
 // acc += x * weight^T over one step: 16 tokens (chunks of token g and g + 8) by 8 features (chunk
 // of feature g), where g is the lane's quad.
 __device__ __forceinline__ void multiply_step(float (&acc)[4], const uint4& x_low,

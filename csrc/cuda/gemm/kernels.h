@@ -8,6 +8,7 @@
 
 #include "core/bf16.h"
 #include "core/host_device.h"
+#include "cuda/common.cuh"
 #include "cuda/gemm/config.h"
 
 namespace ernie::cuda {
@@ -64,6 +65,13 @@ ERNIE_HOST_DEVICE void store_output(const GemmOperands& p, int token, int featur
 template <class W>
 ERNIE_HOST_DEVICE void store_output(const GemmOperands& p, int token, int feature, float sum) {
   store_output<W>(p, token, feature, sum, terms_of<W>(p, feature));
+}
+
+inline LaunchConfig launch_config(const GemmConfig& c, cudaStream_t stream) {
+  return {.grid = static_cast<unsigned>(c.blocks()),
+          .block = static_cast<unsigned>(c.threads),
+          .smem = static_cast<size_t>(c.shared_bytes),
+          .stream = stream};
 }
 
 void launch_narrow_bf16(const GemmOperands&, const GemmConfig&, cudaStream_t);

@@ -96,11 +96,8 @@ void launch_narrow_bf16(const GemmOperands& p, const GemmConfig& c, cudaStream_t
         return c.aligned ? narrow_bf16_kernel<4, 2, true> : narrow_bf16_kernel<4, 2, false>;
     }
   }();
-  launch(kernel,
-         {.grid = static_cast<unsigned>(c.blocks()),
-          .block = static_cast<unsigned>(c.threads),
-          .stream = stream},
-         p, static_cast<int>(c.slice), static_cast<int>(c.token_blocks));
+  launch(kernel, launch_config(c, stream), p, static_cast<int>(c.slice),
+         static_cast<int>(c.token_blocks));
 }
 
 }  // namespace ernie::cuda

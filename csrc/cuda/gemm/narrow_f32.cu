@@ -100,11 +100,8 @@ void launch_t(const GemmOperands& p, const GemmConfig& c, cudaStream_t stream) {
       c.tile_features == 8
           ? (c.aligned ? narrow_f32_kernel<W, 1, true> : narrow_f32_kernel<W, 1, false>)
           : (c.aligned ? narrow_f32_kernel<W, 4, true> : narrow_f32_kernel<W, 4, false>);
-  launch(kernel,
-         {.grid = static_cast<unsigned>(c.blocks()),
-          .block = static_cast<unsigned>(c.threads),
-          .stream = stream},
-         p, static_cast<int>(c.slice), static_cast<int>(c.token_blocks));
+  launch(kernel, launch_config(c, stream), p, static_cast<int>(c.slice),
+         static_cast<int>(c.token_blocks));
 }
 
 }  // namespace

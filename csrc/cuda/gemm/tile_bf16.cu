@@ -1,6 +1,7 @@
 #include "cuda/common.cuh"
 #include "cuda/gemm/fragment.cuh"
 #include "cuda/gemm/kernels.h"
+#include "cuda/gemm/pipeline.cuh"
 
 namespace ernie::cuda {
 namespace {
@@ -20,17 +21,11 @@ __device__ __forceinline__ void load_stage(uint4* stage, const GemmOperands& p, 
     const int at = threadIdx.x + i * kThreads;
     const bool is_x = i < kTile * kChunks / kThreads;
     const int row = at / kChunks % kTile + (is_x ? token0 : feature0);
-    const int from = k + 8 * (at % kChunks);
     const bool exists = row < (is_x ? p.m : p.n);
     const bf16* source =
         is_x ? static_cast<const bf16*>(p.x) + (exists ? row * p.x_stride : 0)
              : static_cast<const bf16*>(p.weight) + (exists ? int64_t{row} * p.k : 0);
-    if constexpr (kAligned) {
-      const bool inside = exists && from < p.k;
-      cp_async_16(stage + at, source + (inside ? from : 0), inside ? 16 : 0);
-    } else {
-      stage[at] = load_chunk<false>(source, from, exists ? p.k : 0);
-    }
+    copy_chunk<kAligned>(stage + at, source, k + 8 * (at % kChunks), exists ? p.k : 0);
   }
 }
 
@@ -55,52 +50,32 @@ __global__ void __launch_bounds__(2 * kTile)
 
   const int steps = (p.k + kStepK - 1) / kStepK;
   const int steps_per_slice = slice_length / kStepK;
-#pragma unroll
-  for (int s = 0; s < kStages - 1; ++s) {
-    if (s < steps)
-      load_stage<kTile, kAligned>(stages + s * kStageChunks, p, token0, feature0, s * kStepK);
-    cp_async_commit_group();
-  }
-
-  float acc[kTokenTiles][kFeatureTiles][4] = {};
-  float total[kTokenTiles][kFeatureTiles][4] = {};
   int left_in_slice = steps_per_slice;
-  for (int step = 0; step < steps; ++step) {
-    cp_async_wait_group<kStages - 2>();
-    __syncthreads();  // this step's tiles are there, and all have left the stage that is refilled
-    const int next = step + kStages - 1;
-    if (next < steps)
-      load_stage<kTile, kAligned>(stages + next % kStages * kStageChunks, p, token0, feature0,
-                                  next * kStepK);
-    cp_async_commit_group();  // empty at the end: the count of groups is what is waited for
-
-    const uint4* x = stages + step % kStages * kStageChunks;
-    const uint4* weight = x + kTile * kChunks;
-    uint4 w[kFeatureTiles];
-#pragma unroll
-    for (int f = 0; f < kFeatureTiles; ++f)
-      w[f] = weight[(warp_feature + 8 * f + quad) * kChunks + chunk];
-#pragma unroll
-    for (int t = 0; t < kTokenTiles; ++t) {
-      const uint4 x_low = x[(warp_token + 16 * t + quad) * kChunks + chunk];
-      const uint4 x_high = x[(warp_token + 16 * t + 8 + quad) * kChunks + chunk];
-#pragma unroll
-      for (int f = 0; f < kFeatureTiles; ++f) multiply_step(acc[t][f], x_low, x_high, w[f]);
-    }
-
-    if (--left_in_slice == 0 || step + 1 == steps) {
-      left_in_slice = steps_per_slice;
-#pragma unroll
-      for (int t = 0; t < kTokenTiles; ++t)
+  SlicedSums<kTokenTiles, kFeatureTiles> sums;
+  for_each_stage<kStages, kStageChunks>(
+      stages, steps,
+      [&](uint4* stage, int step) {
+        load_stage<kTile, kAligned>(stage, p, token0, feature0, step * kStepK);
+      },
+      [&](const uint4* x, int step) {
+        const uint4* weight = x + kTile * kChunks;
+        uint4 w[kFeatureTiles];
 #pragma unroll
         for (int f = 0; f < kFeatureTiles; ++f)
+          w[f] = weight[(warp_feature + 8 * f + quad) * kChunks + chunk];
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            total[t][f][i] += acc[t][f][i];
-            acc[t][f][i] = 0.f;
-          }
-    }
-  }
+        for (int t = 0; t < kTokenTiles; ++t) {
+          const uint4 x_low = x[(warp_token + 16 * t + quad) * kChunks + chunk];
+          const uint4 x_high = x[(warp_token + 16 * t + 8 + quad) * kChunks + chunk];
+#pragma unroll
+          for (int f = 0; f < kFeatureTiles; ++f)
+            multiply_step(sums.acc[t][f], x_low, x_high, w[f]);
+        }
+        if (--left_in_slice == 0 || step + 1 == steps) {
+          left_in_slice = steps_per_slice;
+          sums.end_slice();
+        }
+      });
 
 #pragma unroll
   for (int t = 0; t < kTokenTiles; ++t)
@@ -110,7 +85,8 @@ __global__ void __launch_bounds__(2 * kTile)
       for (int i = 0; i < 4; ++i) {
         const int token = token0 + warp_token + 16 * t + quad + 8 * (i / 2);
         const int feature = feature0 + warp_feature + 8 * f + 2 * chunk + i % 2;
-        if (token < p.m && feature < p.n) store_output<bf16>(p, token, feature, total[t][f][i]);
+        if (token < p.m && feature < p.n)
+          store_output<bf16>(p, token, feature, sums.total[t][f][i]);
       }
 }
 
@@ -122,12 +98,8 @@ void launch_tile_bf16(const GemmOperands& p, const GemmConfig& c, cudaStream_t s
   const auto kernel = c.tile_tokens == 128
                           ? (c.aligned ? tile_bf16_kernel<128, true> : tile_bf16_kernel<128, false>)
                           : (c.aligned ? tile_bf16_kernel<64, true> : tile_bf16_kernel<64, false>);
-  launch(kernel,
-         {.grid = static_cast<unsigned>(c.blocks()),
-          .block = static_cast<unsigned>(c.threads),
-          .smem = static_cast<size_t>(c.shared_bytes),
-          .stream = stream},
-         p, static_cast<int>(c.slice), static_cast<int>(c.token_blocks));
+  launch(kernel, launch_config(c, stream), p, static_cast<int>(c.slice),
+         static_cast<int>(c.token_blocks));
 }
 
 }  // namespace ernie::cuda

@@ -108,11 +108,7 @@ __global__ void __launch_bounds__(kThreads) tile_f32_kernel(GemmOperands p, int 
 template <class W>
 void launch_t(const GemmOperands& p, const GemmConfig& c, cudaStream_t stream) {
   const auto kernel = c.aligned ? tile_f32_kernel<W, true> : tile_f32_kernel<W, false>;
-  launch(kernel,
-         {.grid = static_cast<unsigned>(c.blocks()),
-          .block = static_cast<unsigned>(c.threads),
-          .stream = stream},
-         p, static_cast<int>(c.token_blocks));
+  launch(kernel, launch_config(c, stream), p, static_cast<int>(c.token_blocks));
 }
 
 }  // namespace

@@ -47,8 +47,8 @@ __device__ __forceinline__ void combine_vec(const CombineRows<T>& a, int64_t t, 
 
 // Blocks x walk the tokens, y the columns; a thread owns 16 bytes of out. Memory-bound: reads x
 // (and shared) once, writes out once; four rows are in flight a thread. out may be shared, so
-// neither is
-// __restrict__. A place out of range, which the contract excludes, is taken for the nearest.
+// neither is __restrict__. A place out of range, which the contract excludes, is taken for the
+// nearest.
 template <bool kWide, class T>
 __global__ void __launch_bounds__(kThreads) moe_combine_kernel(const CombineRows<T> a) {
   const int64_t first = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * Vec<T>::kSize;

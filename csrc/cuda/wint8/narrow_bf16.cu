@@ -124,12 +124,8 @@ auto kernel_of(const GemmConfig& c) {
 // ------------------------------------------------------------------------------------- launcher
 
 void launch_wint8_narrow_bf16(const GemmOperands& p, const GemmConfig& c, cudaStream_t stream) {
-  launch(c.aligned ? kernel_of<true>(c) : kernel_of<false>(c),
-         {.grid = static_cast<unsigned>(c.blocks()),
-          .block = static_cast<unsigned>(c.threads),
-          .smem = static_cast<size_t>(c.shared_bytes),
-          .stream = stream},
-         p, static_cast<int>(c.slice), static_cast<int>(c.token_blocks));
+  launch(c.aligned ? kernel_of<true>(c) : kernel_of<false>(c), launch_config(c, stream), p,
+         static_cast<int>(c.slice), static_cast<int>(c.token_blocks));
 }
 
 }  // namespace ernie::cuda

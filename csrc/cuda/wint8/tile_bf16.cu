@@ -1,4 +1,5 @@
 #include "cuda/common.cuh"
+#include "cuda/gemm/pipeline.cuh"
 #include "cuda/wint8/fragment.cuh"
 #include "cuda/wint8/kernels.h"
 
@@ -24,16 +25,10 @@ __device__ __forceinline__ void load_stage(uint4* stage, const GemmOperands& p, 
 #pragma unroll
   for (int i = 0; i < kTile * kXChunks / kThreads; ++i) {
     const int at = threadIdx.x + i * kThreads;
-    const int row = at / kXChunks, chunk = at % kXChunks, from = k + 8 * chunk;
+    const int row = at / kXChunks, chunk = at % kXChunks;
     const bool exists = token0 + row < p.m;
     const bf16* source = static_cast<const bf16*>(p.x) + (exists ? (token0 + row) * p.x_stride : 0);
-    uint4* target = stage + place_of(row, chunk);
-    if constexpr (kAligned) {
-      const bool inside = exists && from < p.k;
-      cp_async_16(target, source + (inside ? from : 0), inside ? 16 : 0);
-    } else {
-      *target = load_chunk<false>(source, from, exists ? p.k : 0);
-    }
+    copy_chunk<kAligned>(stage + place_of(row, chunk), source, k + 8 * chunk, exists ? p.k : 0);
   }
   uint4* weights = stage + kTile * kXChunks;
 #pragma unroll
@@ -105,59 +100,38 @@ __global__ void __launch_bounds__(2 * kTile)
 
   const int steps = (p.k + kByteStepK - 1) / kByteStepK;
   const int steps_per_slice = slice_length / kByteStepK;
-#pragma unroll
-  for (int s = 0; s < kStages - 1; ++s) {
-    if (s < steps)
-      load_stage<kTile, kAligned>(stages + s * kStageChunks, p, token0, feature0, s * kByteStepK);
-    cp_async_commit_group();
-  }
-
-  float acc[kTokenTiles][kPairs][4] = {};
-  float total[kTokenTiles][kPairs][4] = {};
   int left_in_slice = steps_per_slice;
-  for (int step = 0; step < steps; ++step) {
-    cp_async_wait_group<kStages - 2>();
-    __syncthreads();  // this step's tiles are there, and all have left the stage that is refilled
-    const int next = step + kStages - 1;
-    if (next < steps)
-      load_stage<kTile, kAligned>(stages + next % kStages * kStageChunks, p, token0, feature0,
-                                  next * kByteStepK);
-    cp_async_commit_group();  // empty at the end: the count of groups is what is waited for
-
-    const uint4* x = stages + step % kStages * kStageChunks;
-    const uint4* weights = x + kTile * kXChunks;
-    WideBytes wide[2 * kPairs];
+  SlicedSums<kTokenTiles, kPairs> sums;
+  for_each_stage<kStages, kStageChunks>(
+      stages, steps,
+      [&](uint4* stage, int step) {
+        load_stage<kTile, kAligned>(stage, p, token0, feature0, step * kByteStepK);
+      },
+      [&](const uint4* x, int step) {
+        const uint4* weights = x + kTile * kXChunks;
+        WideBytes wide[2 * kPairs];
 #pragma unroll
-    for (int f = 0; f < 2 * kPairs; ++f)
-      wide[f] = widen(weights[(warp_feature + 8 * f + quad) * kWeightChunks + chunk]);
+        for (int f = 0; f < 2 * kPairs; ++f)
+          wide[f] = widen(weights[(warp_feature + 8 * f + quad) * kWeightChunks + chunk]);
 #pragma unroll
-    for (int t = 0; t < kTokenTiles; ++t) {
-      const int row = warp_token + 8 * t + quad;
-      const uint4 low = x[place_of(row, 2 * chunk)], high = x[place_of(row, 2 * chunk + 1)];
+        for (int t = 0; t < kTokenTiles; ++t) {
+          const int row = warp_token + 8 * t + quad;
+          const uint4 low = x[place_of(row, 2 * chunk)], high = x[place_of(row, 2 * chunk + 1)];
 #pragma unroll
-      for (int f = 0; f < kPairs; ++f)
-        multiply_step(acc[t][f], wide[2 * f], wide[2 * f + 1], low, high);
-    }
-
-    if (--left_in_slice == 0 || step + 1 == steps) {
-      left_in_slice = steps_per_slice;
-#pragma unroll
-      for (int t = 0; t < kTokenTiles; ++t)
-#pragma unroll
-        for (int f = 0; f < kPairs; ++f)
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            total[t][f][i] += acc[t][f][i];
-            acc[t][f][i] = 0.f;
-          }
-    }
-  }
+          for (int f = 0; f < kPairs; ++f)
+            multiply_step(sums.acc[t][f], wide[2 * f], wide[2 * f + 1], low, high);
+        }
+        if (--left_in_slice == 0 || step + 1 == steps) {
+          left_in_slice = steps_per_slice;
+          sums.end_slice();
+        }
+      });
 
   const int to_token = token0 + warp_token + 2 * chunk, to_feature = feature0 + warp_feature + quad;
   if (p.out_is_f32)
-    store_sums<float>(p, total, to_token, to_feature);
+    store_sums<float>(p, sums.total, to_token, to_feature);
   else
-    store_sums<bf16>(p, total, to_token, to_feature);
+    store_sums<bf16>(p, sums.total, to_token, to_feature);
 }
 
 }  // namespace
@@ -169,12 +143,8 @@ void launch_wint8_tile_bf16(const GemmOperands& p, const GemmConfig& c, cudaStre
       c.tile_tokens == 128
           ? (c.aligned ? wint8_tile_bf16_kernel<128, true> : wint8_tile_bf16_kernel<128, false>)
           : (c.aligned ? wint8_tile_bf16_kernel<64, true> : wint8_tile_bf16_kernel<64, false>);
-  launch(kernel,
-         {.grid = static_cast<unsigned>(c.blocks()),
-          .block = static_cast<unsigned>(c.threads),
-          .smem = static_cast<size_t>(c.shared_bytes),
-          .stream = stream},
-         p, static_cast<int>(c.slice), static_cast<int>(c.token_blocks));
+  launch(kernel, launch_config(c, stream), p, static_cast<int>(c.slice),
+         static_cast<int>(c.token_blocks));
 }
 
 }  // namespace ernie::cuda

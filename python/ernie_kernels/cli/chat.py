@@ -6,13 +6,14 @@ import argparse
 import sys
 from typing import Any
 
+from ernie_kernels.cli.command import add_command
 from ernie_kernels.cli.options import (
     add_model_options,
     add_sampling_options,
     load_model,
     sampling_params,
 )
-from ernie_kernels.cli.timing import Stopwatch, summary
+from ernie_kernels.cli.timing import Stopwatch, draft_report, summary
 from ernie_kernels.errors import InputError
 from ernie_kernels.llm import LLM
 from ernie_kernels.runner.sampling import SamplingParams
@@ -32,19 +33,13 @@ conversation is remembered.
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "chat",
-        help="talk to a model",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, "chat", run, summary="talk to a model", description=DESCRIPTION)
     parser.add_argument("--system", metavar="TEXT", help="a system message")
     parser.add_argument(
         "--enable-thinking", action="store_true", help="let the model think before it answers"
     )
     add_sampling_options(parser, max_tokens="512, or half of the model length")
     add_model_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -102,5 +97,5 @@ def answer(
         print(" [stopped]")
         return [*asked, {"role": "assistant", "content": text}]
     print()
-    print(summary(watch.report(num_prompt_tokens)), file=sys.stderr)
+    print(summary(watch.report(num_prompt_tokens) | draft_report(llm.stats())), file=sys.stderr)
     return [*asked, {"role": "assistant", "content": text}]

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from ernie_kernels.checkpoint_file import quoted
+from ernie_kernels.cli.command import add_command, add_json
 from ernie_kernels.doctor import Examination, examine
 from ernie_kernels.doctor.examination import DEMO_PROMPT
 
@@ -27,15 +28,15 @@ Exit code: 0 everything is fine, 1 something is not; the last lines say what.
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "doctor",
-        help="check this machine and installation",
+        run,
+        summary="check this machine and installation",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json(parser)
     parser.add_argument("-v", "--verbose", action="store_true", help="say on stderr what is loaded")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,13 +8,14 @@ import json
 import sys
 from typing import Any
 
+from ernie_kernels.cli.command import add_command, add_json
 from ernie_kernels.cli.options import (
     add_model_options,
     add_sampling_options,
     load_model,
     sampling_params,
 )
-from ernie_kernels.cli.timing import Stopwatch, summary
+from ernie_kernels.cli.timing import Stopwatch, draft_report, summary
 from ernie_kernels.outputs import GenerationChunk, RequestOutput
 
 DESCRIPTION = """\
@@ -34,11 +35,8 @@ stderr at the end.
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "generate",
-        help="continue texts",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        commands, "generate", run, summary="continue texts", description=DESCRIPTION
     )
     parser.add_argument(
         "--prompt",
@@ -51,9 +49,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--ignore-eos", action="store_true", help="go on after the model's own end token"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    add_json(parser, " at the end")
     add_model_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
                 outputs[chunk.request_index] = chunk.output
             if printer is not None:
                 printer.add(chunk)
-    timing = watch.report(sum(len(output.prompt_token_ids) for output in outputs.values()))
+        drafts = draft_report(llm.stats())
+    timing = watch.report(sum(len(output.prompt_token_ids) for output in outputs.values())) | drafts
     if arguments.json:
         requests = [request_json(outputs[index]) for index in sorted(outputs)]
         print(json.dumps({"requests": requests, "timing": timing}, indent=2))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ernie_kernels.checkpoint_file import quoted
+from ernie_kernels.cli.command import add_command, add_json
 from ernie_kernels.cli.options import add_folder, add_model_options, load_options
 from ernie_kernels.errors import Error
 
@@ -40,11 +41,12 @@ Exit code: 0 all within bounds, 1 something is not, 2 could not be run.
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "verify",
-        help="check a loaded model layer by layer against float64",
+        run,
+        summary="check a loaded model layer by layer against float64",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_folder(parser, "DIR")
     parser.add_argument(
@@ -59,7 +61,7 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="of the longest prompt, up to 1024 (default: 64)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json(parser)
     limits = parser.add_argument_group(
         "limits", "by default those of the dtype and the quantisation; the report names them"
     )
@@ -73,7 +75,6 @@ def add_parser(commands: Any) -> None:
         "--min-top1", type=float, metavar="SHARE", help="of equal most probable tokens, 0 to 1"
     )
     add_model_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -129,6 +130,7 @@ def print_report(report: Report) -> None:
             f"{stage.name:<10} {stage.max_error:>10.2e} {stage.relative_error:>9.2e}   "
             f"{worst.name:<28} {worst.share:>8.3g}   {'pass' if stage.passed else 'FAIL'}"
         )
+    print_choices(report)
     print_logits(report)
     for failure in report.failures[:20]:
         print(f"FAIL: {failure}")
@@ -139,6 +141,16 @@ def print_report(report: Report) -> None:
         "bfloat16 alone comes close to it."
     )
     print(f"\n{'PASSED' if report.passed else 'FAILED'}: {summary(report)}")
+
+
+def print_choices(report: Report) -> None:
+    others = sum(stage.num_other_choices for stage in report.stages)
+    if others:
+        gap = max(stage.widest_gap for stage in report.stages)
+        print(
+            f"\nexperts: float64 alone would choose others for {others} tokens of a layer, by scores "
+            f"{gap:.1e} apart\nat most; it takes the engine's choice, which is a part"
+        )
 
 
 def print_logits(report: Report) -> None:

@@ -12,6 +12,8 @@ from ernie_kernels import _core
 from ernie_kernels._core import Tensor
 from ernie_kernels.doctor.facts import Fact, all_facts, described
 from ernie_kernels.doctor.op_checks import CHECKS, cases
+from ernie_kernels.verify.bounds import Expected
+from ernie_kernels.verify.report import PartResult, worst_of
 
 DEMO_PROMPT = "Return a list of"
 DEMO_ANSWER = " tuples."
@@ -78,33 +80,26 @@ def examine() -> Examination:
 def _check_ops() -> Iterator[OpResult]:
     for name, case in cases():
         try:
-            error, bound, share = _worst(CHECKS[name][0](case))
+            worst = _worst(name, CHECKS[name][0](case))
         except Exception as failure:  # noqa: BLE001
             yield OpResult(name, case.device, case.dtype, None, None, None, described(failure))
             continue
         problem = None
-        if not share <= 1:
-            problem = f"error {error:.2g} is beyond its bound {bound:.2g}"
+        if not worst.passed:
+            problem = f"error {worst.error:.2g} is beyond its bound {worst.bound:.2g}"
         milliseconds = case.seconds * 1e3
-        finite = error if np.isfinite(error) else None
-        yield OpResult(name, case.device, case.dtype, finite, bound, milliseconds, problem)
+        error = worst.error if np.isfinite(worst.error) else None
+        yield OpResult(name, case.device, case.dtype, error, worst.bound, milliseconds, problem)
 
 
-def _worst(pairs: Iterator[tuple[Any, Any]]) -> tuple[float, float, float]:
-    """Error, bound, and error / bound of the element where the last is largest."""
-    worst = (0.0, 0.0, -1.0)
+def _worst(name: str, pairs: Iterator[tuple[Any, Expected]]) -> PartResult:
+    results = []
     for actual, expected in pairs:
         values = actual.numpy() if isinstance(actual, Tensor) else actual
         if values.shape != expected.value.shape:
             raise ValueError(f"shape {values.shape} instead of {expected.value.shape}")
-        error = np.abs(values.astype(np.float64) - expected.value)
-        error = np.where(np.isnan(error), np.inf, error)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.where(error == 0, 0.0, error / expected.bound)
-        at = np.unravel_index(np.argmax(share), share.shape)
-        if share[at] > worst[2]:
-            worst = (float(error[at]), float(expected.bound[at]), float(share[at]))
-    return worst
+        results.append(PartResult.of(name, values.astype(np.float64), expected))
+    return worst_of(results)
 
 
 def _ask_demo() -> Iterator[Fact]:

@@ -15,6 +15,7 @@ HOST_SHARE, DEVICE_SHARE = 0.1, 0.9
 DEVICE_RESERVE = 256 << 20  # bytes
 # The default cache holds one sequence of this many tokens even if that is more than its share.
 DEFAULT_MIN_TOKENS = 8192
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,28 @@ def available_host_memory() -> int:
         available = int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-        available = min(available, max(0, limit - used))
-    except (OSError, ValueError):  # no control group, or "max"
-        pass
-    return available
+    in_container = _available_in_container(CONTROL_GROUP)
+    return available if in_container is None else min(available, in_container)
+
+
+def _available_in_container(group: Path) -> int | None:
+    """What the control group, of the second or the first version, has left; None: no limit.
+
+    Pages that only hold what was read from files count as used there, and are the first to go: a
+    checkpoint that has just been read must not look like memory that is taken.
+    """
+    for folder, limit, usage, prefix in (
+        (group, "memory.max", "memory.current", ""),
+        (group / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    ):
+        try:
+            left = int((folder / limit).read_text()) - int((folder / usage).read_text())
+            lines = (folder / "memory.stat").read_text().splitlines()
+            counts = {
+                name: int(count) for name, _, count in (line.partition(" ") for line in lines)
+            }
+        except (OSError, ValueError):  # no control group of this version, or "max"
+            continue
+        files = sum(counts.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
+        return max(0, left + files)
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -65,21 +66,26 @@ class PartResult:
     name: str
     error: float
     bound: float  # of the same element
-    share: float  # error / bound; infinite for NaN, and for any error where the bound is 0
+    share: float  # error / bound; infinite where either is NaN, and for any error over a bound of 0
 
     @classmethod
-    def of(cls, name: str, actual: Array, expected: Expected, scale: float) -> PartResult:
-        error = np.abs(actual - expected.value)
-        error = np.where(np.isnan(error), np.inf, error)
+    def of(cls, name: str, actual: Array, expected: Expected, scale: float = 1.0) -> PartResult:
         bound = scale * expected.bound
         with np.errstate(divide="ignore", invalid="ignore"):
+            error = np.abs(actual - expected.value)
+            error = np.where(np.isnan(error), np.inf, error)
             share = np.where(error == 0, 0.0, error / bound)
+        share = np.where(np.isnan(share), np.inf, share)  # NaN would be no maximum
         worst = np.unravel_index(np.argmax(share), share.shape)
         return cls(name, float(error[worst]), float(bound[worst]), float(share[worst]))
 
     @property
     def passed(self) -> bool:
         return self.share <= 1
+
+
+def worst_of(parts: Iterable[PartResult]) -> PartResult:
+    return max(parts, key=lambda part: part.share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +97,21 @@ class StageResult:
             ids on: the largest difference, and norm of the differences / norm of the output. They
             accumulate from layer to layer and are told, not judged.
         parts: judged one by one, each on the engine's own input.
+        num_other_choices: tokens for which that model, left to itself, would choose other experts. It
+            takes the engine's, which are judged as a part.
+        widest_gap: between scores of experts that it would choose and of those it takes.
     """
 
     name: str
     max_error: float
     relative_error: float
     parts: tuple[PartResult, ...]
+    num_other_choices: int = 0
+    widest_gap: float = 0.0
 
     @property
     def worst(self) -> PartResult:
-        return max(self.parts, key=lambda part: part.share)
+        return worst_of(self.parts)
 
     @property
     def passed(self) -> bool:

@@ -9,6 +9,7 @@ FRAGMENT = "csrc/cuda/gemm/fragment.cuh"
 GEMM_CU = "csrc/cuda/gemm/gemm.cu"
 NARROW_BF16 = "csrc/cuda/gemm/narrow_bf16.cu"
 NARROW_F32 = "csrc/cuda/gemm/narrow_f32.cu"
+PIPELINE = "csrc/cuda/gemm/pipeline.cuh"
 TILE_BF16 = "csrc/cuda/gemm/tile_bf16.cu"
 TILE_F32 = "csrc/cuda/gemm/tile_f32.cu"
 
@@ -97,19 +98,21 @@ BUGS = [
     ),
     Bug(
         "tile_bf16: a step is loaded into the stage of the next",
-        TILE_BF16,
-        "stages + next % kStages * kStageChunks, p,",
-        "stages + (next + 1) % kStages * kStageChunks, p,",
+        PIPELINE,
+        "load(stages + next % kStages * kStageChunks, next);",
+        "load(stages + (next + 1) % kStages * kStageChunks, next);",
         CUDA_GEMM,
         (RACE, COPY),
+        TILE_BF16,
     ),
     Bug(
         "tile_bf16: k beyond the row is copied",
-        TILE_BF16,
-        "const bool inside = exists && from < p.k;",
-        "const bool inside = exists;",
+        FRAGMENT,
+        "const bool inside = k < end;",
+        "const bool inside = end > 0;",
         CUDA_GEMM,
         (BEYOND, WRONG),
+        TILE_BF16,
     ),
     Bug(
         "tile_bf16: two warps own the same features",

@@ -8,6 +8,7 @@ from bug import CUDA_WINT8, Bug
 WINT8_FRAGMENT = "csrc/cuda/wint8/fragment.cuh"
 WINT8_CU = "csrc/cuda/wint8/wint8.cu"
 WINT8_NARROW = "csrc/cuda/wint8/narrow_bf16.cu"
+PIPELINE = "csrc/cuda/gemm/pipeline.cuh"
 WINT8_TILE = "csrc/cuda/wint8/tile_bf16.cu"
 
 BUGS = [
@@ -101,11 +102,12 @@ BUGS = [
     ),
     Bug(
         "wint8 tile: sums of a slice go on into the next",
-        WINT8_TILE,
-        "            acc[t][f][i] = 0.f;\n",
+        PIPELINE,
+        "          acc[r][c][i] = 0.f;\n",
         "",
         CUDA_WINT8,
         (WRONG,),
+        WINT8_TILE,
     ),
     Bug(
         "wint8 tile: rows that end within a step are read on",

@@ -29,15 +29,15 @@ BUGS = [
     Bug(
         "wint8: last pair of columns left out",
         "csrc/cpu/wint8.isa.cpp",
-        "if (b.k % 4 != 0) pair_step<0>",
-        "if (b.k % 4 == 1) pair_step<0>",
+        "if (b.k % 4 != 0) quad_step<1>",
+        "if (b.k % 4 == 1) quad_step<1>",
         WINT8,
     ),
     Bug(
         "wint8: scale of a row's first columns for all",
         "csrc/cpu/wint8.isa.cpp",
-        "g.x_scale += 1;",
-        "g.x_scale += 0;",
+        "x_scale += 1;",
+        "x_scale += 0;",
         WINT8,
     ),
     Bug(
@@ -50,8 +50,22 @@ BUGS = [
     Bug(
         "wint8: small activations taken as zero",
         "csrc/cpu/quantize_activations.isa.cpp",
-        "factor > kMaxFloat",
-        "factor > 1e30f",
+        "!(factor <= kMaxFloat)",
+        "!(factor <= 1e30f)",
+        WINT8,
+    ),
+    Bug(
+        "wint8: -128 widened to minus zero",
+        "csrc/cpu/wint8.isa.cpp",
+        "static_cast<char>(0xc3)",
+        "static_cast<char>(0x80)",
+        WINT8,
+    ),
+    Bug(
+        "wint8: activations left in the order of packing",
+        "csrc/cpu/quantize_activations.isa.cpp",
+        "_mm512_permutexvar_epi32(order, in_lanes)",
+        "in_lanes",
         WINT8,
     ),
 ]
