@@ -40,6 +40,8 @@ DECODE_STEP = 13e3  # microseconds, of the 0.3B model with one sequence and two 
 class NoModel:
     """In the place of ``ModelRunner``: rows without contents."""
 
+    num_drafts = 0
+
     def __init__(self, *, makes_arrays: bool) -> None:
         self.max_tokens_per_step = 512
         self._makes_arrays = makes_arrays
@@ -52,6 +54,10 @@ class NoModel:
     def decode(self, spans: list) -> None:
         """As on the CPU: it has no way of its own."""
 
+    def flagged(self, spans: list) -> list[tuple[int, int]]:
+        """It has no routers."""
+        return []
+
     def logits(self, rows: np.ndarray) -> np.ndarray:
         return rows
 
@@ -62,8 +68,10 @@ class NoSampler:
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
 
-    def __call__(self, logits: np.ndarray, sequences: list) -> tuple[list[int], list[None]]:
-        tokens = [3 + 17 * s.num_tokens % (self._vocab_size - 3) for s in sequences]
+    def __call__(
+        self, logits: np.ndarray, sequences: list, positions: list[int]
+    ) -> tuple[list[int], list[None]]:
+        tokens = [3 + 17 * position % (self._vocab_size - 3) for position in positions]
         return tokens, [None] * len(sequences)
 
 

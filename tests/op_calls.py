@@ -10,6 +10,9 @@ import numpy as np
 
 from ernie_kernels import ops
 
+# They serve ops and have no kernel: room for weights, and how much of it.
+NO_OPS = frozenset({"expert_weights", "expert_weights_set", "fused_moe_workspace_size"})
+
 
 def zeros(*shape: int, dtype: type = np.float32) -> np.ndarray:
     return np.zeros(shape, dtype)
@@ -78,6 +81,28 @@ def moe_sort_tensors() -> dict[str, np.ndarray]:
         "topk_ids": np.array([[0, 3], [3, 1], [1, 0]], np.int32),
         "expert_offsets": zeros(5, dtype=np.int64),
         "inverse": zeros(3, 2, dtype=np.int32),
+    }
+
+
+def grouped_linear_tensors() -> dict[str, np.ndarray]:
+    return {
+        "x": zeros(3, 8),
+        "weight": zeros(4, 10, 8),
+        "expert_offsets": np.array([0, 2, 2, 2, 5], np.int64),
+        "source_rows": np.array([0, 2, 1, 1, 0], np.int32),
+    }
+
+
+def fused_moe_tensors() -> dict[str, np.ndarray]:
+    return {
+        "hidden_states": zeros(3, 8),
+        "topk_weights": zeros(3, 2),
+        "topk_ids": np.array([[0, 3], [3, 1], [1, 0]], np.int32),
+        "w_gate_up": zeros(4, 10, 8),
+        "w_down": zeros(4, 8, 5),
+        "shared": zeros(3, 8),
+        "out": zeros(3, 8),
+        "workspace": zeros(8192, dtype=np.uint8),
     }
 
 
@@ -279,6 +304,64 @@ OPS = {
         },
         written=frozenset({"out"}),
         leading={"x": (1,), "inverse": (0, 1)},
+    ),
+    "grouped_linear": Op(
+        ops.grouped_linear,
+        lambda: grouped_linear_tensors() | {"out": zeros(5, 10)},
+        written=frozenset({"out"}),
+        leading={"x": (0,), "weight": (0, 1, 2), "out": (0,)},
+    ),
+    "grouped_linear_silu_and_mul": Op(
+        ops.grouped_linear_silu_and_mul,
+        lambda: grouped_linear_tensors() | {"out": zeros(5, 5)},
+        written=frozenset({"out"}),
+        leading={"x": (0,), "weight": (0, 1, 2), "out": (0,)},
+    ),
+    "fused_moe": Op(
+        ops.fused_moe,
+        fused_moe_tensors,
+        written=frozenset({"out", "workspace"}),
+        leading={
+            "hidden_states": (0, 1),
+            "topk_ids": (1,),
+            "w_gate_up": (0, 1),
+            "workspace": (0,),
+        },
+    ),
+    "wint4_linear": Op(
+        ops.wint4_linear,
+        lambda: {
+            "x": zeros(3, 8),
+            "weight": zeros(5, 4, dtype=np.uint8),
+            "scale": zeros(5),
+            "bias": zeros(5),
+            "out": zeros(3, 5),
+        },
+        written=frozenset({"out"}),
+        leading={"x": (0, 1), "weight": (0,), "out": (1,)},
+    ),
+    "wint4_linear_silu_and_mul": Op(
+        ops.wint4_linear_silu_and_mul,
+        lambda: {
+            "x": zeros(3, 8),
+            "weight": zeros(10, 4, dtype=np.uint8),
+            "scale": zeros(10),
+            "bias": zeros(10),
+            "out": zeros(3, 5),
+        },
+        written=frozenset({"out"}),
+        leading={"x": (0, 1), "weight": (0,), "out": (1,)},
+    ),
+    "wint4_quantize": Op(
+        ops.wint4_quantize, lambda: {"weight": zeros(5, 8)}, leading={"weight": (0, 1)}
+    ),
+    "wint4_quantize and pack": Op(
+        ops.wint4_quantize_and_pack, lambda: {"weight": zeros(5, 8)}, leading={"weight": (0, 1)}
+    ),
+    "wint4_pack": Op(
+        ops.wint4_pack,
+        lambda: {"weight": zeros(5, 4, dtype=np.uint8)},
+        leading={"weight": (0, 1)},
     ),
     "apply_penalties": Op(
         ops.apply_penalties,

@@ -123,6 +123,23 @@ def wint8_linear(x: Array, weight: Array, scale: Array, bias: Array | None) -> t
     return expected, magnitude
 
 
+def wint4_quantize(weight: Array) -> tuple[Array, Array]:
+    """As wint8_quantize, up to 7: values of 4 bits, one in each int8."""
+    w = weight.astype(np.float32)
+    largest = np.abs(w).max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        scaled = np.nan_to_num(w / largest * np.float32(7))
+    halves_away = np.trunc(f64(scaled) + np.copysign(0.5, f64(scaled)))
+    scale = (largest[:, 0] / np.float32(7)).astype(weight.dtype).astype(np.float32)
+    return np.clip(halves_away, -7, 7).astype(np.int8), scale
+
+
+def nibbles(values: Array) -> Array:
+    """``[N, K]`` of 4 bits as ``[N, ceil(K / 2)]`` uint8, the even columns in the low halves."""
+    padded = np.pad(values, ((0, 0), (0, values.shape[1] % 2))).astype(np.uint8) & 15
+    return padded[:, ::2] | padded[:, 1::2] << 4
+
+
 def quantize_activations(x: Array) -> tuple[Array, Array]:
     """``[num_tokens, groups, 64]`` integers as float32, and the scales ``[num_tokens, groups]``."""
     padded = np.pad(x.astype(np.float32), ((0, 0), (0, -x.shape[1] % 64)))
@@ -363,6 +380,57 @@ def moe_combine_float32(
     if shared is not None:
         total = total + shared.astype(np.float32)
     return total.astype(x.dtype)
+
+
+def grouped_linear(x: Array, weights: Array, offsets: Array) -> tuple[Array, Array]:
+    """Sorted rows ``x`` times the matrices ``[E, N, K]`` of their experts, in float64."""
+    expected = np.zeros((len(x), weights.shape[1]))
+    magnitude = np.zeros_like(expected)
+    for e in np.flatnonzero(np.diff(offsets)):
+        rows = slice(offsets[e], offsets[e + 1])
+        expected[rows], magnitude[rows] = linear(x[rows], weights[e], None)
+    return expected, magnitude
+
+
+def fused_moe(
+    x: Array,
+    topk_weights: Array,
+    topk_ids: Array,
+    w_gate_up: Array,
+    w_down: Array,
+    shared: Array | None,
+) -> tuple[Array, Array]:
+    """In float64 without any rounding, and what the stated ones and float32 sums may make of it.
+
+    The second is the magnitude that ``check`` wants: what may be wrong, in units of its second term.
+    """
+    unit, float32 = UNIT[x.dtype], 2.0**-24
+    expected, error = np.zeros(x.shape), np.zeros(x.shape)
+    for t, j in np.ndindex(topk_ids.shape):
+        gate_up, down = f64(w_gate_up[topk_ids[t, j]]), f64(w_down[topk_ids[t, j]])
+        c_up, c_down = (max(16.0, 2.0 * math.sqrt(w.shape[1])) * float32 for w in (gate_up, down))
+        s, s_sum = gate_up @ f64(x[t]), np.abs(gate_up) @ np.abs(f64(x[t]))
+        gate, up = np.split(s, 2)
+        gate_error, up_error = np.split(unit * np.abs(s) + c_up * s_sum, 2)
+        silu = gate / (1 + np.exp(-gate))
+        gated = silu * up
+        # silu is nowhere steeper than 1.1.
+        gated_error = (
+            1.1 * gate_error * (np.abs(up) + up_error)
+            + np.abs(silu) * up_error
+            + (unit + 16 * float32) * np.abs(gated)
+        )
+        y = down @ gated
+        y_error = (
+            np.abs(down) @ (gated_error + c_down * np.abs(gated)) + unit * np.abs(y) + UNDERFLOW
+        )
+        weight = float(topk_weights[t, j])
+        expected[t] += weight * y
+        error[t] += abs(weight) * (y_error + 16 * float32 * np.abs(y))
+    if shared is not None:
+        expected += f64(shared)
+        error += 16 * float32 * np.abs(f64(shared))
+    return expected, error / (16 * float32)
 
 
 # ------------------------------------------------------------------------------------ activation

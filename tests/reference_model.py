@@ -1,4 +1,4 @@
-"""The dense ERNIE-4.5 forward pass in numpy and float64: slow, obvious, no cache, no package.
+"""The text ERNIE-4.5 forward pass in numpy and float64: slow, obvious, no cache, no package.
 
 Weights are a mapping from checkpoint names to arrays; matrices are ``[out_features, in_features]``.
 """
@@ -16,8 +16,12 @@ def forward(
     weights: Mapping[str, np.ndarray],
     ids: list[int],
     rounded: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+    *,
+    with_head: bool = True,
 ):
     """Logits of every token of one sequence, ``[len(ids), vocab_size]``.
+
+    Without the head: the hidden states before the final norm.
 
     ``rounded`` is what the model does to the input of every projection and of the head.
     """
@@ -27,6 +31,27 @@ def forward(
 
     def linear(x, name):
         return rounded(x) @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
+
+    def mlp(x, name):
+        gate = linear(x, f"{name}.gate_proj")
+        return linear(
+            gate / (1 + np.exp(-gate)) * linear(x, f"{name}.up_proj"), f"{name}.down_proj"
+        )
+
+    def experts(x, name):
+        logits = x @ w[f"{name}.gate.weight"].T
+        p = np.exp(logits - logits.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        scores = p + w[f"{name}.moe_statics.e_score_correction_bias"][0]
+        chosen = np.argsort(-scores, axis=-1, kind="stable")[:, : config["moe_k"]]
+        out = mlp(x, f"{name}.shared_experts") if config["moe_num_shared_experts"] else 0 * x
+        for token, taken in enumerate(chosen):
+            total = max(p[token, taken].sum(), config["moe_norm_min"])
+            for e in taken:
+                out[token] += (
+                    p[token, e] / total * mlp(x[token : token + 1], f"{name}.experts.{e}")[0]
+                )
+        return out
 
     def norm(x, name):
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * w[f"{name}.weight"]
@@ -49,9 +74,10 @@ def forward(
             mixed[:, head] = p / p.sum(-1, keepdims=True) @ value[:, kv_head]
         x = x + linear(mixed.reshape(len(ids), -1), f"{layer}.self_attn.o_proj")
         b = norm(x, f"{layer}.post_attention_layernorm")
-        gate = linear(b, f"{layer}.mlp.gate_proj")
-        gated = gate / (1 + np.exp(-gate)) * linear(b, f"{layer}.mlp.up_proj")
-        x = x + linear(gated, f"{layer}.mlp.down_proj")
+        is_moe = f"{layer}.mlp.gate.weight" in w
+        x = x + (experts if is_moe else mlp)(b, f"{layer}.mlp")
+    if not with_head:
+        return x
     x = norm(x, "model.norm")
     return rounded(x) @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
 

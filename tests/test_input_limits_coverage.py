@@ -19,6 +19,7 @@ SAFETENSORS = "test_safetensors.py::test_refuses"
 FOLDER = "models/test_checkpoint_folder.py"
 WEIGHTS = "models/test_weight_errors.py"
 CONFIG = "models/test_config.py"
+MOE_CONFIG = "models/test_moe_config.py"
 TOKENIZER = "test_tokenizer.py"
 MALFORMED_TOKENIZER = "test_malformed_tokenizers.py"
 TEMPLATE = "test_chat_template.py"
@@ -174,12 +175,26 @@ ROWS = {
             f"{CONFIG}::test_row_27_dimension_one_is_never_a_crash",
         ),
     ),
-    28: Row("config: contradiction", (f"{CONFIG}::test_row_28_contradiction",)),
-    29: Row("config: number of experts", not_yet=NO_EXPERTS),
+    28: Row(
+        "config: contradiction",
+        (
+            f"{CONFIG}::test_row_28_contradiction",
+            f"{MOE_CONFIG}::test_row_28_contradiction",
+        ),
+    ),
+    29: Row(
+        "config: number of experts",
+        (
+            f"{MOE_CONFIG}::test_row_29_zero",
+            f"{MOE_CONFIG}::test_row_29_more_choices_than_experts",
+            f"{MOE_CONFIG}::test_row_29_groups",
+        ),
+    ),
     30: Row(
         "config: unsupported value",
         (
             f"{CONFIG}::test_row_30_unsupported_value",
+            f"{MOE_CONFIG}::test_row_30_unsupported_value",
             f"{CONFIG}::test_row_30_known_but_not_runnable_architecture",
         ),
     ),

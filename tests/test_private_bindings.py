@@ -88,6 +88,41 @@ def moe_route_arguments() -> dict[str, Any]:
     }
 
 
+def grouped_linear_arguments() -> dict[str, Any]:
+    return {
+        "out": zeros(5, 10),
+        "x": zeros(3, 8),
+        "weight": zeros(4, 10, 8),
+        "scale": None,
+        "out_features": 10,
+        "in_features": 8,
+        "expert_offsets": np.array([0, 2, 2, 2, 5], np.int64),
+        "source_rows": np.array([0, 2, 1, 1, 0], np.int32),
+        "int8_activations": False,
+        "workspace": None,
+    }
+
+
+def fused_moe_arguments() -> dict[str, Any]:
+    return {
+        "out": zeros(3, 8),
+        "hidden_states": zeros(3, 8),
+        "topk_weights": zeros(3, 2),
+        "topk_ids": np.array([[0, 3], [3, 1], [1, 0]], np.int32),
+        "w_gate_up": zeros(4, 10, 8),
+        "gate_up_scale": None,
+        "gate_up_out_features": 10,
+        "gate_up_in_features": 8,
+        "w_down": zeros(4, 8, 5),
+        "down_scale": None,
+        "down_out_features": 8,
+        "down_in_features": 5,
+        "shared": None,
+        "workspace": zeros(8192, dtype=np.uint8),
+        "int8_activations": False,
+    }
+
+
 POSITIONS = np.arange(3)
 # One good call of every function that takes a number; the numbers in it are then replaced.
 CALLS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -108,6 +143,17 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "num_tokens": 64, "out_features": 2048, "in_features": 1024, "capability": 90,
         "sm_count": 132,
     },
+    "cuda_grouped_plan": lambda: {
+        "num_rows": 2048, "num_experts": 8, "out_features": 2048, "in_features": 1024,
+        "workspace_bytes": 1 << 40, "capability": 90, "sm_count": 132,
+    },
+    "cuda_grouped_row_tile": lambda: {
+        "begin": 3, "end": 40, "num_rows": 64, "tile_rows": 8, "index": 4,
+    },
+    "cuda_grouped_source_row": lambda: {"row": 5, "count": 9},
+    "cuda_grouped_weight_row": lambda: {
+        "first_output": 32, "local": 17, "gated": True, "outputs": 100,
+    },
     "cuda_wint8_plan": lambda: {
         "num_tokens": 64, "out_features": 2048, "in_features": 1024, "capability": 90,
         "sm_count": 132,
@@ -121,6 +167,29 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "empty": lambda: {"shape": [3, 8], "dtype": "float32"},
     "empty_pinned": lambda: {"shape": [3, 8], "dtype": "float32", "device": "cpu"},
+    "expert_weights_out": lambda: {
+        "num_experts": 2, "out_features": 5, "in_features": 8, "dtype": "uint8", "pack": True,
+        "device": "cpu",
+    },
+    "fused_moe": fused_moe_arguments,
+    "fused_moe_workspace": lambda: {
+        "hidden_states": zeros(3, 8), "topk_ids": zeros(3, 2, dtype=np.int32),
+        "w_gate_up": zeros(4, 10, 8), "w_down": zeros(4, 8, 5), "intermediate_size": 5,
+    },
+    "fused_moe_workspace_size": lambda: {
+        "device": "cpu", "dtype": "bfloat16", "weight_dtype": "uint8", "num_tokens": 3, "top_k": 2,
+        "num_experts": 4, "hidden_size": 8, "intermediate_size": 5,
+    },
+    "grouped_linear": grouped_linear_arguments,
+    "grouped_linear_out": lambda: {
+        "x": zeros(3, 8), "weight": zeros(4, 10, 8), "source_rows": None, "out_features": 10,
+    },
+    "grouped_linear_silu_and_mul": lambda: grouped_linear_arguments() | {
+        "out": zeros(5, 5),
+    },
+    "grouped_linear_silu_and_mul_out": lambda: {
+        "x": zeros(3, 8), "weight": zeros(4, 10, 8), "source_rows": None, "out_features": 10,
+    },
     "kv_cache_offset": lambda: {
         "block": 3, "kv_head": 1, "row": 5, "num_blocks": 4, "num_kv_heads": 2, "block_size": 16,
         "head_dim": 8,
@@ -149,6 +218,13 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "rope_table_out": lambda: {"positions": POSITIONS, "head_dim": 8},
     "sample": sample_arguments,
     "set_num_threads": lambda: {"n": 1},
+    "wint4_linear_out": lambda: {
+        "x": zeros(3, 8), "weight": zeros(5, 4, dtype=np.uint8), "out_features": 5, "dtype": None,
+    },
+    "wint4_linear_silu_and_mul_out": lambda: {
+        "x": zeros(3, 8), "weight": zeros(10, 4, dtype=np.uint8), "out_features": 10,
+    },
+    "wint4_pack_out": lambda: {"weight": zeros(5, 4, dtype=np.uint8), "in_features": 7},
     "wint8_linear_out": lambda: {
         "x": zeros(3, 8), "weight": zeros(5, 8, dtype=np.int8), "out_features": 5, "dtype": None,
     },

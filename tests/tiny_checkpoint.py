@@ -31,12 +31,63 @@ BASE = {
     "use_bias": False,
 }
 
+MOE = {
+    "architectures": ["Ernie4_5_MoeForCausalLM"],
+    "model_type": "ernie4_5_moe",
+    "moe_norm_min": 1e-12,
+    "moe_layer_end_index": -1,
+    "moe_layer_interval": 1,
+    "moe_use_aux_free": True,
+}
+# As the released models are, but for their sizes. Their head_dim is hidden_size / heads.
+MOE_SHAPES: dict[str, dict[str, Any]] = {
+    "21b": {
+        **MOE,
+        "hidden_size": 64,
+        "intermediate_size": 80,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "moe_num_experts": 8,
+        "moe_k": 3,
+        "moe_intermediate_size": 24,
+        "moe_num_shared_experts": 2,
+        "moe_layer_start_index": 1,
+    },
+    "300b": {
+        **MOE,
+        "hidden_size": 128,
+        "intermediate_size": 104,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "tie_word_embeddings": False,
+        "moe_num_experts": 12,
+        "moe_k": 4,
+        "moe_intermediate_size": 40,
+        "moe_num_shared_experts": None,
+        "moe_layer_start_index": 3,
+    },
+}
+
+
+def has_experts(config: dict[str, Any], layer: int) -> bool:
+    if "moe_k" not in config:
+        return False
+    start, end = config["moe_layer_start_index"], config["moe_layer_end_index"]
+    inside = start <= layer and (end == -1 or layer <= end)
+    return inside and (layer + 1) % config["moe_layer_interval"] == 0
+
 
 def make_weights(config: dict[str, Any], dtype: str, seed: int = 0) -> dict[str, np.ndarray]:
-    """Weights by name; scaled so that activations stay near 1 and logits near 2."""
+    """Weights by name; scaled so that activations stay near 1 and logits near 2.
+
+    Routers are float32 in any case. Their biases are as large as the probabilities, so that they
+    change many choices.
+    """
     rng = np.random.default_rng(seed)
     hidden, vocab = config["hidden_size"], config["vocab_size"]
-    width = config["intermediate_size"]
     query = config["num_attention_heads"] * config["head_dim"]
     key = config["num_key_value_heads"] * config["head_dim"]
     weights = {}
@@ -52,6 +103,22 @@ def make_weights(config: dict[str, Any], dtype: str, seed: int = 0) -> dict[str,
     def norm(name: str) -> None:
         weights[f"{name}.weight"] = rng.uniform(0.5, 1.5, hidden).astype(DTYPES[dtype])
 
+    def mlp(name: str, width: int) -> None:
+        linear(f"{name}.gate_proj", width, hidden)
+        linear(f"{name}.up_proj", width, hidden)
+        linear(f"{name}.down_proj", hidden, width)
+
+    def experts(name: str) -> None:
+        count, width = config["moe_num_experts"], config["moe_intermediate_size"]
+        gate = rng.standard_normal((count, hidden)) * hidden**-0.5
+        weights[f"{name}.gate.weight"] = gate.astype(np.float32)
+        bias = rng.uniform(-1, 1, (1, count)) / count
+        weights[f"{name}.moe_statics.e_score_correction_bias"] = bias.astype(np.float32)
+        for index in range(count):
+            mlp(f"{name}.experts.{index}", width)
+        if config["moe_num_shared_experts"]:
+            mlp(f"{name}.shared_experts", config["moe_num_shared_experts"] * width)
+
     normal("model.embed_tokens.weight", vocab, hidden, scale=0.5 * hidden**-0.5)
     for index in range(config["num_hidden_layers"]):
         layer = f"model.layers.{index}"
@@ -61,9 +128,10 @@ def make_weights(config: dict[str, Any], dtype: str, seed: int = 0) -> dict[str,
         linear(f"{layer}.self_attn.k_proj", key, hidden)
         linear(f"{layer}.self_attn.v_proj", key, hidden)
         linear(f"{layer}.self_attn.o_proj", hidden, query)
-        linear(f"{layer}.mlp.gate_proj", width, hidden)
-        linear(f"{layer}.mlp.up_proj", width, hidden)
-        linear(f"{layer}.mlp.down_proj", hidden, width)
+        if has_experts(config, index):
+            experts(f"{layer}.mlp")
+        else:
+            mlp(f"{layer}.mlp", config["intermediate_size"])
     norm("model.norm")
     if not config["tie_word_embeddings"]:
         normal("lm_head.weight", vocab, hidden, scale=0.5 * hidden**-0.5)
@@ -97,6 +165,24 @@ def to_paddle(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             continue
         linear = "_proj." in name or name == "lm_head.weight" or ".mlp.gate." in name
         result[stored] = array.T.copy() if linear and array.ndim == 2 else array
+    return result
+
+
+def to_stacked(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same model under the names that transformers 5 has in memory: experts in one tensor."""
+    result, stacks = {}, {}
+    for name, array in weights.items():
+        head, is_expert, tail = name.partition(".experts.")
+        if is_expert:
+            index, member, _ = tail.split(".")
+            stacks.setdefault(head, {})[int(index), member] = array
+        else:
+            result[name.replace(".mlp.moe_statics.", ".mlp.gate.moe_statics.")] = array
+    for head, parts in stacks.items():
+        experts = range(len(parts) // 3)
+        gate_up = [np.concatenate([parts[e, "gate_proj"], parts[e, "up_proj"]]) for e in experts]
+        result[f"{head}.experts.gate_up_proj"] = np.stack(gate_up)
+        result[f"{head}.experts.down_proj"] = np.stack([parts[e, "down_proj"] for e in experts])
     return result
 
 

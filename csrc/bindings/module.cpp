@@ -19,15 +19,18 @@ void bind_attention_plan(py::module_&);
 void bind_activation(py::module_&);
 void bind_device(py::module_&);
 void bind_embedding(py::module_&);
+void bind_fused_moe(py::module_&);
 void bind_gemm(py::module_&);
 void bind_gemm_plan(py::module_&);
 void bind_graph(py::module_&);
+void bind_grouped_gemm(py::module_&);
 void bind_kv_cache(py::module_&);
 void bind_moe(py::module_&);
 void bind_norm(py::module_&);
 void bind_rope(py::module_&);
 void bind_safetensors(py::module_&);
 void bind_sampling(py::module_&);
+void bind_wint4(py::module_&);
 void bind_wint8(py::module_&);
 }  // namespace ernie::bindings
 
@@ -149,14 +152,17 @@ PYBIND11_MODULE(_core, m) {
   ernie::bindings::bind_activation(m);
   ernie::bindings::bind_device(m);
   ernie::bindings::bind_embedding(m);
+  ernie::bindings::bind_fused_moe(m);
   ernie::bindings::bind_gemm(m);
   ernie::bindings::bind_gemm_plan(m);
   ernie::bindings::bind_graph(m);
+  ernie::bindings::bind_grouped_gemm(m);
   ernie::bindings::bind_kv_cache(m);
   ernie::bindings::bind_moe(m);
   ernie::bindings::bind_norm(m);
   ernie::bindings::bind_rope(m);
   ernie::bindings::bind_safetensors(m);
   ernie::bindings::bind_sampling(m);
+  ernie::bindings::bind_wint4(m);
   ernie::bindings::bind_wint8(m);
 }

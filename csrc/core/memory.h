@@ -41,7 +41,16 @@ DeviceMemory device_memory(Device device);
 // Memory that one CPU thread reuses between calls, for a kernel's panels and partial sums. Grows
 // to the largest size asked and is released with the thread. 64-byte aligned; contents unspecified.
 // Nested users take distinct slots.
-enum class ScratchSlot : uint8_t { kPanel, kAccumulator, kRows, kPartial, kSplits, kCount };
+enum class ScratchSlot : uint8_t {
+  kPanel,
+  kAccumulator,
+  kRows,
+  kGathered,
+  kPartial,
+  kSplits,
+  kBlocks,
+  kCount
+};
 void* scratch(ScratchSlot slot, int64_t nbytes);
 
 namespace cuda {

@@ -8,33 +8,10 @@
 #include "core/parallel.h"
 #include "cpu/gemm.isa.h"
 #include "cpu/gemm_blocks.h"
+#include "cpu/panel_product.h"
 
 namespace ernie::cpu {
 namespace {
-
-using GemmFn = void (*)(const GemmBlock&);
-
-// 4 panels (the inner tile's width) of this many bfloat16 are 128 KiB and stream from L2: with 512
-// tokens on one Zen 5 core 96 to 99 % of the dot product's peak; a quarter as many reach some 94 %.
-constexpr int64_t kDepthBlock = 1024;
-// What the call needs to know of its operands.
-struct Plan {
-  GemmFn gemm;
-  bool x_is_float;     // what the leaf reads; else bfloat16
-  int64_t depth;       // in_features, padded to a whole pair for bfloat16 weights
-  int64_t panel_size;  // elements of one packed panel
-};
-
-Plan plan_of(const TensorView& x, const TensorView& weight) {
-  static const auto f32_f32 = ERNIE_SELECT_ISA(GemmFn, gemm_f32_f32);
-  static const auto f32_bf16 = ERNIE_SELECT_ISA(GemmFn, gemm_f32_bf16);
-  static const auto bf16_bf16 = ERNIE_SELECT_ISA(GemmFn, gemm_bf16_bf16);
-  const int64_t k = x.size(1);
-  if (weight.dtype == DType::kF32) return {f32_f32, true, k, k * kPanelRows};
-  const int64_t depth = round_up(k, 2);
-  const bool dot = x.dtype == DType::kBF16 && prefers_bf16_dot();
-  return {dot ? bf16_bf16 : f32_bf16, !dot, depth, depth * kPanelRows};
-}
 
 // ------------------------------------------------------------------------------------- packing
 
@@ -100,54 +77,46 @@ void finish(const LinearArgs& a, const float* acc, int64_t acc_stride, int64_t r
 // Blocks of a product, by any thread.
 class Product {
  public:
-  Product(const TensorView& x, const TensorView& weight)
-      : plan_(plan_of(x, weight)),
-        x_(prepare_rows(x, plan_.x_is_float, plan_.depth)),
+  Product(const TensorView& x, const TensorView& weight, int64_t out_features)
+      : product_(weight.dtype == DType::kF32 ? PanelKind::kF32 : PanelKind::kBf16, x.dtype,
+                 x.size(1)),
+        x_(prepare_rows(x, product_.x_is_float(), product_.depth())),
         weight_(weight),
-        depth_block_(x.size(0) <= kStreamedRows ? std::max<int64_t>(plan_.depth, 1) : kDepthBlock) {
-  }
+        num_panels_(ceil_div(out_features, kPanelRows)) {}
 
   // acc[r, i] = x[row + r] * weight[16 panel + i].
   void multiply(int64_t row, int64_t rows, int64_t panel, int64_t panels, float* acc,
                 int64_t acc_stride) const {
-    const int64_t x_itemsize = plan_.x_is_float ? sizeof(float) : sizeof(bf16);
-    const int64_t w_itemsize = size_of(weight_.dtype);
-    const void* weights = panels_at(panel, panels);
-    for (int64_t k = 0; k < plan_.depth || k == 0; k += depth_block_)
-      plan_.gemm({.x = offset(x_.data, row * x_.stride + k, x_itemsize),
-                  .x_stride = x_.stride,
-                  .rows = rows,
-                  .w = offset(weights, k * kPanelRows, w_itemsize),
-                  .w_stride = plan_.panel_size,
-                  .panels = panels,
-                  .k = std::min(depth_block_, plan_.depth - k),
-                  .acc = acc,
-                  .acc_stride = acc_stride,
-                  .accumulate = k > 0});
+    const int64_t x_itemsize = product_.x_is_float() ? sizeof(float) : sizeof(bf16);
+    const int64_t next = panel + panels;
+    const bool goes_on = weight_.rank != 2 && next < num_panels_;
+    product_.multiply({offset(x_.data, row * x_.stride, x_itemsize), x_.stride}, rows,
+                      panels_at(panel, panels), panels, goes_on ? panels_at(next, 0) : nullptr, acc,
+                      acc_stride);
   }
 
  private:
   // The panels in place, or packed now.
   const void* panels_at(int64_t panel, int64_t panels) const {
-    const int64_t bytes = plan_.panel_size * size_of(weight_.dtype);
+    const int64_t bytes = product_.panel_bytes();
     if (weight_.rank != 2) return weight_.ptr<char>() + panel * bytes;
     char* buffer = static_cast<char*>(scratch(ScratchSlot::kPanel, panels * bytes));
     for (int64_t p = 0; p < panels; ++p) pack_panel_of(weight_, panel + p, buffer + p * bytes);
     return buffer;
   }
 
-  const Plan plan_;
+  const PanelProduct product_;
   const Rows x_;
   const TensorView& weight_;
-  const int64_t depth_block_;
+  const int64_t num_panels_;
 };
 
 template <class B, class T>
 void linear_silu_and_mul_t(const LinearSiluAndMulArgs& a) {
   using FinishFn = void (*)(const float*, const float*, const B*, const B*, T*, int64_t);
   static const auto finish = ERNIE_SELECT_ISA(FinishFn, finish_silu_and_mul);
-  const Product product(a.x, a.weight);
   const int64_t size = a.out.size(1);
+  const Product product(a.x, a.weight, 2 * size);
   for_each_gated_product(product, a.x.size(0), size,
                          [&](const float* gate, const float* up, int64_t acc_stride, int64_t row,
                              int64_t rows, int64_t column, int64_t columns) {
@@ -162,7 +131,7 @@ void linear_silu_and_mul_t(const LinearSiluAndMulArgs& a) {
 }  // namespace
 
 void linear(const LinearArgs& a, const Stream&) {
-  const Product product(a.x, a.weight);
+  const Product product(a.x, a.weight, a.out.size(1));
   for_each_product(product, a.x.size(0), a.out.size(1),
                    [&](auto... block) { finish(a, block...); });
 }

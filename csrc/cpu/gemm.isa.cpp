@@ -79,6 +79,8 @@ inline void step(F32 (&acc)[ROWS][NV], const bf16* x, int64_t x_stride, const bf
 }
 #endif
 
+constexpr int64_t kLineBytes = 64;
+
 constexpr int64_t steps_of(const float*, int64_t k) { return k; }
 constexpr int64_t steps_of(const bf16*, int64_t k) { return k / 2; }
 constexpr int64_t kStepSize(const float*) { return 1; }
@@ -99,8 +101,19 @@ inline void tile(const GemmBlock& b, int64_t row, int64_t panel) {
     ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] =
         b.accumulate ? load(out + r * acc_stride + v * F32::kWidth) : set(0.f);
   }
-  for (int64_t s = 0; s < steps; ++s, x += advance, w += advance * kPanelRows)
+  // The tiles of all rows bring a part each of what comes next, evenly over their steps.
+  const int64_t turns = row_tiles(b.rows), turn = turns - row_tiles(b.rows - row);
+  const int64_t interval = b.columns_per_line / advance * turns;
+  const char* next = static_cast<const char*>(b.next) + panel * b.next_stride + turn * kLineBytes;
+  int64_t wait = b.next == nullptr ? steps : turn * b.columns_per_line / advance;
+  for (int64_t s = 0; s < steps; ++s, x += advance, w += advance * kPanelRows) {
+    if (wait-- == 0) {
+      ERNIE_UNROLL for (int p = 0; p < PANELS; ++p) __builtin_prefetch(next + p * b.next_stride);
+      next += turns * kLineBytes;
+      wait = interval - 1;
+    }
     step(acc, x, x_stride, w, w_stride);
+  }
   ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
     ERNIE_UNROLL for (int v = 0; v < NV; ++v)
         store(out + r * acc_stride + v * F32::kWidth, acc[r][v]);

@@ -23,6 +23,11 @@ struct GemmBlock {
   float* acc;          // [rows, 16 * panels]
   int64_t acc_stride;  // elements between rows
   bool accumulate;     // start from what acc holds, else from zero
+  // What will be read from memory after this block, brought near meanwhile: the panels' first
+  // bytes, their distance, and for how many columns of w there are 64 bytes of each. Null: nothing.
+  const void* next = nullptr;
+  int64_t next_stride = 0;
+  int64_t columns_per_line = 0;
 };
 
 ERNIE_DECLARE_ISA(void gemm_f32_f32(const GemmBlock&))   // x float, w float

@@ -31,30 +31,32 @@ struct Rows {
   int64_t stride;
 };
 
-// Rows of float, or of bfloat16 (then x is), `depth` columns, of which those beyond x are zero.
-inline Rows prepare_rows(const TensorView& x, bool is_float, int64_t depth) {
-  const int64_t k = x.size(1), rows = x.size(0);
-  const bool as_is = (x.dtype == DType::kF32) == is_float && k == depth;
-  if (as_is) return {x.data, x.step(0)};
-  const int64_t itemsize = is_float ? sizeof(float) : sizeof(bf16);
-  void* buffer = scratch(ScratchSlot::kRows, rows * depth * itemsize);
+// Row t as float, or as bfloat16 (then x is), `depth` columns, of which those beyond x are zero.
+inline void prepare_row(const TensorView& x, int64_t t, bool is_float, int64_t depth, void* out) {
   using WidenF32 = void (*)(const float*, float*, int64_t, int64_t);
   using WidenBf16 = void (*)(const bf16*, float*, int64_t, int64_t);
   static const auto widen_f32 = ERNIE_SELECT_ISA(WidenF32, widen_row);
   static const auto widen_bf16 = ERNIE_SELECT_ISA(WidenBf16, widen_row);
-  for (int64_t t = 0; t < rows; ++t) {
-    if (!is_float) {
-      bf16* row = static_cast<bf16*>(buffer) + t * depth;
-      std::memcpy(row, x.ptr<bf16>() + t * x.step(0), k * sizeof(bf16));
-      for (int64_t i = k; i < depth; ++i) row[i] = bf16{};
-      continue;
-    }
-    float* row = static_cast<float*>(buffer) + t * depth;
-    if (x.dtype == DType::kF32)
-      widen_f32(x.ptr<float>() + t * x.step(0), row, k, depth);
-    else
-      widen_bf16(x.ptr<bf16>() + t * x.step(0), row, k, depth);
+  const int64_t k = x.size(1);
+  if (!is_float) {
+    bf16* row = static_cast<bf16*>(out);
+    std::memcpy(row, x.ptr<bf16>() + t * x.step(0), k * sizeof(bf16));
+    for (int64_t i = k; i < depth; ++i) row[i] = bf16{};
+  } else if (x.dtype == DType::kF32) {
+    widen_f32(x.ptr<float>() + t * x.step(0), static_cast<float*>(out), k, depth);
+  } else {
+    widen_bf16(x.ptr<bf16>() + t * x.step(0), static_cast<float*>(out), k, depth);
   }
+}
+
+// All rows.
+inline Rows prepare_rows(const TensorView& x, bool is_float, int64_t depth) {
+  const int64_t rows = x.size(0);
+  const bool as_is = (x.dtype == DType::kF32) == is_float && x.size(1) == depth;
+  if (as_is) return {x.data, x.step(0)};
+  const int64_t row_bytes = depth * static_cast<int64_t>(is_float ? sizeof(float) : sizeof(bf16));
+  char* buffer = static_cast<char*>(scratch(ScratchSlot::kRows, rows * row_bytes));
+  for (int64_t t = 0; t < rows; ++t) prepare_row(x, t, is_float, depth, buffer + t * row_bytes);
   return {buffer, depth};
 }
 

@@ -28,24 +28,37 @@ constexpr int kTileRows = 2, kTilePanels = 1;
 constexpr int kRowPanels = 2;
 constexpr int kInt8TilePanels = 1;
 #endif
+static_assert(kTileRows <= 6);
 
-// All rows against PANELS panels; the last rows by smaller tiles of the same width.
+// Tiles that `rows` rows take.
+constexpr int64_t row_tiles(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
+
+// All rows against PANELS panels, by as few tiles as can be, of about equal size: a tile of few
+// rows waits for its sums.
 template <int PANELS, class F>
 inline void for_each_row_tile(int64_t rows, int64_t panel, const F& tile) {
-  int64_t row = 0;
-  for (; row + kTileRows <= rows; row += kTileRows)
-    tile.template operator()<kTileRows, PANELS>(row, panel);
-  switch (rows - row) {
-    case 5:
-      return tile.template operator()<(kTileRows < 5 ? 1 : 5), PANELS>(row, panel);
-    case 4:
-      return tile.template operator()<(kTileRows < 4 ? 1 : 4), PANELS>(row, panel);
-    case 3:
-      return tile.template operator()<(kTileRows < 3 ? 1 : 3), PANELS>(row, panel);
-    case 2:
-      return tile.template operator()<(kTileRows < 2 ? 1 : 2), PANELS>(row, panel);
-    case 1:
-      return tile.template operator()<1, PANELS>(row, panel);
+  for (int64_t row = 0, size; row < rows; row += size) {
+    const int64_t tiles = row_tiles(rows - row);
+    size = (rows - row + tiles - 1) / tiles;
+    switch (size) {
+      case 6:
+        tile.template operator()<(kTileRows < 6 ? 1 : 6), PANELS>(row, panel);
+        break;
+      case 5:
+        tile.template operator()<(kTileRows < 5 ? 1 : 5), PANELS>(row, panel);
+        break;
+      case 4:
+        tile.template operator()<(kTileRows < 4 ? 1 : 4), PANELS>(row, panel);
+        break;
+      case 3:
+        tile.template operator()<(kTileRows < 3 ? 1 : 3), PANELS>(row, panel);
+        break;
+      case 2:
+        tile.template operator()<2, PANELS>(row, panel);
+        break;
+      default:
+        tile.template operator()<1, PANELS>(row, panel);
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 #include "core/checked.h"
 #include "cuda/common.cuh"
+#include "cuda/silu.cuh"
 #include "cuda/vector.cuh"
 #include "ops/activation.h"
 
@@ -8,13 +9,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kResidentBlocks = 4;  // 1024 threads a multiprocessor cover the latency of memory
-
-// v / (1 + e^-v), and v e^v / (1 + e^v) below zero, where e^-v would overflow. As on the CPU: with
-// h = e^(-|v|/2) the product v h h is rounded to a denormal once, at the end.
-__device__ __forceinline__ float silu(float v) {
-  const float h = expf(-0.5f * fabsf(v));
-  return (v < 0.f ? v * h * h : v) / fmaf(h, h, 1.f);
-}
 
 template <bool kWide, class T>
 __device__ __forceinline__ void gate(T* out, const T* x, const T* up, int left) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, overload
@@ -22,10 +23,15 @@ from ernie_kernels.load_arguments import (
     check_one_of,
     check_one_of_type,
     check_quantization,
+    check_quantization_of,
+    check_speculative_config,
 )
 from ernie_kernels.models.config import load_config
 from ernie_kernels.models.ernie import ErnieForCausalLM
-from ernie_kernels.models.loader import open_checkpoint
+from ernie_kernels.models.loader import Checkpoint, open_checkpoint
+from ernie_kernels.models.memory_plan import plan_memory
+from ernie_kernels.models.mtp import SpeculativeConfig
+from ernie_kernels.models.weight_specs import HEAD
 from ernie_kernels.outputs import GenerationChunk, RequestOutput
 from ernie_kernels.runner.block_manager import BlockManager
 from ernie_kernels.runner.capacity import available_memory_for_cache, plan_cache
@@ -83,10 +89,12 @@ class LLM:
         max_model_len: int | None,
         max_num_seqs: int,
         kv_cache_memory: int | None,
+        speculative: SpeculativeConfig | None,
     ) -> None:
         """Use :meth:`from_pretrained`, which checks the arguments."""
         self.device = device
         self.config = load_config(folder)
+        check_quantization_of(self.config, quantization)
         self.tokenizer = load_tokenizer(folder, self.config.vocab_size)
         self._chat_template = (
             None if self.tokenizer is None else load_chat_template(folder, self.tokenizer)
@@ -100,9 +108,15 @@ class LLM:
                     f"kv_cache_dtype: {kv_cache_dtype} is not in this version; with "
                     f"dtype={self.dtype} the cache is {self.dtype}"
                 )
-            bytes_per_block = kv_cache_bytes_per_block(self.config, BLOCK_SIZE, self.dtype)
+            self.weight_dtype = "bfloat16" if is_bfloat16 else self.dtype
+            num_drafts = 0 if speculative is None else speculative.num_speculative_tokens
+            with_mtp = num_drafts > 0
+            bytes_per_block = kv_cache_bytes_per_block(
+                self.config, BLOCK_SIZE, self.dtype, with_mtp=with_mtp
+            )
             # What the weights are about to take is not for the cache.
-            available, share = available_memory_for_cache(device, checkpoint.nbytes)
+            weights = self._planned_weight_bytes(checkpoint, quantization, with_mtp)
+            available, share = available_memory_for_cache(device, weights)
             plan = plan_cache(
                 bytes_per_block=bytes_per_block,
                 block_size=BLOCK_SIZE,
@@ -113,7 +127,6 @@ class LLM:
                 available_memory=available,
                 share=share,
             )
-            self.weight_dtype = "bfloat16" if is_bfloat16 else self.dtype
             model = ErnieForCausalLM(
                 self.config,
                 checkpoint,
@@ -121,6 +134,7 @@ class LLM:
                 dtype=self.dtype,
                 weight_dtype=self.weight_dtype,
                 quantization=quantization,
+                with_mtp=with_mtp,
             )
         self.max_model_len = plan.max_model_len
         self._limits = ModelLimits(self.config.vocab_size, plan.max_model_len)
@@ -135,10 +149,12 @@ class LLM:
             dtype=self.dtype,
             num_blocks=plan.num_blocks,
             block_size=BLOCK_SIZE,
-            # Room for prompts in any case: else one is read by a token a step beside all others.
-            max_tokens_per_step=max(MAX_TOKENS_PER_STEP, 2 * max_num_seqs),
+            # Room for prompts in any case: else one is read by a token a step beside all others,
+            # and their drafts.
+            max_tokens_per_step=max(MAX_TOKENS_PER_STEP, (2 + num_drafts) * max_num_seqs),
             max_num_seqs=max_num_seqs,
             max_model_len=plan.max_model_len,
+            speculative=speculative,
         )
         vocab_limit = self.config.vocab_size
         if self.tokenizer is not None:
@@ -169,6 +185,24 @@ class LLM:
             else f" of {self.config.max_position_embeddings}",
         )
 
+    def _planned_weight_bytes(
+        self, checkpoint: Checkpoint, quantization: str | None, with_mtp: bool
+    ) -> int:
+        # A head that is stored beside a tied embedding may be another: room for both.
+        is_tied = self.config.tie_word_embeddings and HEAD not in checkpoint
+        plan = plan_memory(
+            replace(
+                self.config,
+                tie_word_embeddings=is_tied,
+                num_nextn_predict_layers=int(with_mtp),
+            ),
+            quantization=quantization,
+            weight_dtype=self.weight_dtype,
+            dtype=self.dtype,
+            device=self.device,
+        )
+        return plan.weight_bytes + plan.mtp_weight_bytes
+
     @classmethod
     def from_pretrained(
         cls,
@@ -182,6 +216,7 @@ class LLM:
         max_num_seqs: int = 32,
         kv_cache_memory: int | None = None,
         num_threads: int | None = None,
+        speculative_config: Mapping[str, Any] | None = None,
     ) -> LLM:
         """Load a checkpoint.
 
@@ -195,7 +230,8 @@ class LLM:
             quantization: round the projections and the head as they are read. ``"wint8"``: weights
                 to int8, one scale per output channel, in half the memory of bfloat16. ``"w8a8"``:
                 activations before them too, with a scale for every 64 values; faster for many
-                tokens, less accurate; CPU only. None: nothing.
+                tokens, less accurate; CPU only. ``"wint4"``: experts to 4 bits, the rest to int8;
+                for models with experts. None: nothing. Routers stay float32.
             kv_cache_dtype: ``"auto"`` or the dtype of the activations.
             batch_invariant: on the CPU a result never depends on what else is in the batch. On a GPU
                 it may in its last bits, as the number of rows decides the order of summation.
@@ -206,6 +242,13 @@ class LLM:
                 whose pages are taken from the system when they are first used; on a GPU nine
                 tenths of what the weights and 256 MiB leave of its free memory.
             num_threads: of the process, 1..1024. None: leave as it is.
+            speculative_config: ``{"method": "mtp", "num_speculative_tokens": 1}`` guesses a token
+                ahead with the checkpoint's multi-token prediction module and checks it in the next
+                step: the same tokens in fewer steps. Worth it where reading weights bounds a step
+                (few requests at a time) and ``stats()["acceptance_rate"]`` is well above what the
+                module costs, about one layer and the head a step. ``"hidden_state"``: the module
+                reads that of the model ``"before_norm"`` (default), as in training, or
+                ``"after_norm"``: whichever is accepted more often. None: the module is not loaded.
 
         Raises:
             ArgumentError, TypeError: an argument is out of range or of the wrong type.
@@ -236,6 +279,7 @@ class LLM:
         if num_threads is not None:
             check_integer("num_threads", num_threads, 1, 1024)
             _core.set_num_threads(num_threads)
+        speculative = check_speculative_config(speculative_config)
         try:
             return cls(
                 folder,
@@ -246,6 +290,7 @@ class LLM:
                 max_model_len=max_model_len,
                 max_num_seqs=max_num_seqs,
                 kv_cache_memory=kv_cache_memory,
+                speculative=speculative,
             )
         except MemoryError as error:
             raise calls.out_of_memory(error, "loading the model") from None
@@ -419,7 +464,8 @@ class LLM:
             ``num_cached_blocks``. Answers that are ``running`` and ``waiting``. Since loading:
             ``prompt_tokens`` (computed), ``prefix_hit_tokens`` (found in the cache instead),
             ``generated_tokens``, ``preemptions`` (answers that had to give their blocks to others for
-            a while).
+            a while). With ``speculative_config``: ``drafted_tokens``, ``accepted_tokens`` (those of
+            them that proved right), ``acceptance_rate`` (None before the first).
         """
         return {
             "weight_bytes": self._weight_bytes,

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import operator
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ernie_kernels import _core
 from ernie_kernels.checkpoint_file import quoted
 from ernie_kernels.errors import ArgumentError, ConfigError, DeviceError, UnsupportedError
-from ernie_kernels.models.weights import QUANTIZATIONS, W8A8
+from ernie_kernels.models.config import ModelConfig
+from ernie_kernels.models.mtp import HIDDEN_STATES, SpeculativeConfig
+from ernie_kernels.models.weights import QUANTIZATIONS, W8A8, WINT4
 
 # Of the names that mean something, those that this version does not know how to do.
-OTHER_QUANTIZATIONS = ("wint4", "w4a8", "ccq")
+OTHER_QUANTIZATIONS = ("w4a8", "ccq")
+MAX_SPECULATIVE_TOKENS = 8
+SPECULATIVE_KEYS = ("method", "num_speculative_tokens", "hidden_state")
 
 
 def check_folder(path: str | os.PathLike[str] | None, default: Path) -> Path:
@@ -63,6 +68,35 @@ def check_quantization(quantization: Any, device: str) -> None:
         raise UnsupportedError(
             f"quantization: {W8A8} is not in this version for {device}; pass wint8 or device='cpu'"
         )
+
+
+def check_quantization_of(config: ModelConfig, quantization: str | None) -> None:
+    """Raises ArgumentError where a model has nothing that would be quantised so."""
+    if quantization == WINT4 and all(plan.mlp == "dense" for plan in config.layers):
+        raise ArgumentError(
+            f"quantization: {WINT4} rounds experts and this model has none; pass wint8"
+        )
+
+
+def check_speculative_config(values: Any) -> SpeculativeConfig | None:
+    where = "speculative_config"
+    if values is None:
+        return None
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{where}: expected a dict, got {type(values).__name__}")
+    for key in values:
+        check_one_of(f"{where}: key", key, SPECULATIVE_KEYS)
+    for key in ("method", "num_speculative_tokens"):
+        if key not in values:
+            raise ArgumentError(
+                f'{where}: {key} is missing; pass {{"method": "mtp", "num_speculative_tokens": 1}}'
+            )
+    check_one_of(f"{where}: method", values["method"], ("mtp",))
+    checked = SpeculativeConfig(**{key: values[key] for key in values if key != "method"})
+    check_one_of(f"{where}: hidden_state", checked.hidden_state, HIDDEN_STATES)
+    count = checked.num_speculative_tokens
+    check_integer(f"{where}: num_speculative_tokens", count, 1, MAX_SPECULATIVE_TOKENS)
+    return checked
 
 
 def check_one_of_type(name: str, value: Any, types: type | tuple[type, ...]) -> None:

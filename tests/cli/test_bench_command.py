@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from commands import run
 
 import ernie_kernels as ek
 from ernie_kernels.cli.throughput import ThroughputBench, cache_bytes
-from tiny_checkpoint import write_checkpoint
+from ernie_kernels.models.memory_plan import plan_memory
+from mtp_checkpoint import MTP, write_mtp_checkpoint
+from tiny_checkpoint import MOE_SHAPES, write_checkpoint
 
 QUICK = ["--repeats", "1", "--prompt_tokens", "16", "--new_tokens", "4"]
 
@@ -58,6 +61,31 @@ def test_one_new_token_has_no_decode(capfd, folder):
     assert batch["prompt_tokens_per_second"] > 0
 
 
+def test_drafts_save_steps(capfd, tmp_path):
+    write_mtp_checkpoint(tmp_path, noise=0.001, max_position_embeddings=64)
+    code, out, _ = run(capfd, "bench", str(tmp_path), "--repeats", "2", "--prompt_tokens", "8",
+                       "--new_tokens", "20", "--batch_sizes", "2", "--json",
+                       "--speculative_config", json.dumps(MTP))  # fmt: skip
+    report = json.loads(out)
+    (batch,) = report["batches"]
+    assert code == 0
+    assert report["speculative_config"] == MTP
+    assert 20 < batch["accepted_tokens"] <= batch["drafted_tokens"]
+    # Two runs of two requests of 20 tokens, the first of which no step of their own has brought.
+    steps = batch["generated_tokens_per_second"] / 2 * (1 - batch["accepted_tokens"] / 76)
+    assert batch["read_bytes_per_second"] == pytest.approx(steps * batch["bytes_per_step"])
+    with ek.LLM.from_pretrained(tmp_path, speculative_config=MTP) as llm:
+        stats, head = llm.stats(), llm.model.lm_head.weight.nbytes
+        table = llm.model.model.embed_tokens.weight.nbytes
+        weights = stats["weight_bytes"] + head - table + 2 * table // llm.config.vocab_size
+        cache = 2 * 18 * stats["kv_cache_bytes"] // stats["num_blocks"] // stats["block_size"]
+        assert batch["bytes_per_step"] == pytest.approx(weights + cache, abs=32)
+    code, out, _ = run(capfd, "bench", str(tmp_path), "--repeats", "1", "--prompt_tokens", "8",
+                       "--new_tokens", "20", "--batch_sizes", "1",
+                       "--speculative_config", json.dumps(MTP))  # fmt: skip
+    assert re.search(r"^batch 1: \d+ of \d+ drafts accepted \(\d+\.\d%\)$", out, re.MULTILINE)
+
+
 def test_figures_follow_from_the_times(folder, monkeypatch):
     """Two requests; one token each 0.1 s from 1 s and 2 s on."""
     with ek.LLM.from_pretrained(folder) as llm:
@@ -84,6 +112,24 @@ def test_a_step_reads_one_row_of_an_untied_table(tmp_path):
     # The table is kept in panels of 16 rows.
     row = config["hidden_size"] * 4
     assert 3 * row <= sizes[False] - sizes[True] <= 4 * row
+
+
+@pytest.mark.parametrize("quantization", [None, "wint4"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_step_reads_the_experts_that_are_chosen(tmp_path, tied, quantization):
+    """3 of 8 for one request, nearly all for many."""
+    shape = {**MOE_SHAPES["21b"], "tie_word_embeddings": tied}
+    config, _ = write_checkpoint(tmp_path, dtype="bfloat16", **shape)
+    with ek.LLM.from_pretrained(tmp_path, quantization=quantization) as llm:
+        bench = ThroughputBench(llm, prompt_tokens=8, new_tokens=2, seed=0)
+        plan = plan_memory(llm.config, quantization=quantization, device=llm.device)
+        one, many = bench.bytes_per_step(1), bench.bytes_per_step(100)
+        cache = 9 * plan.kv_bytes_per_token
+    row = 0 if tied else config["hidden_size"] * 2
+    assert plan.read_bytes_per_token <= one - cache <= plan.read_bytes_per_token + 2 * row
+    everything = plan.weight_bytes - (0 if tied else config["vocab_size"] * row)
+    assert many - 100 * cache <= plan.weight_bytes
+    assert many - 100 * cache >= everything - (16 * row)
 
 
 def test_cache_bytes_are_whole_blocks(folder):

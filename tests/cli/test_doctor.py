@@ -20,6 +20,7 @@ from ernie_kernels.doctor import examine, facts
 from ernie_kernels.doctor.examination import _worst
 from ernie_kernels.doctor.op_checks import CHECKS, CPU_ONLY, Case
 from ernie_kernels.errors import ArgumentError
+from op_calls import NO_OPS
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -57,7 +58,7 @@ def test_every_check_passes_on_every_device(device):
 
 
 def test_every_op_has_its_check():
-    functions = [name for name in ops.__all__ if not inspect.isclass(getattr(ops, name))]
+    functions = {name for name in ops.__all__ if not inspect.isclass(getattr(ops, name))} - NO_OPS
     assert sorted(CHECKS) == sorted(functions)
 
 

@@ -12,16 +12,19 @@ from mutation import json_text_changed
 
 from ernie_kernels.errors import ConfigError
 from ernie_kernels.models.config import ARCHITECTURES, DTYPES, load_config
-from ernie_kernels.models.config_reader import SIZE_RANGES
+from ernie_kernels.models.config_reader import EXPERT_RANGES, SIZE_RANGES
+from ernie_kernels.models.memory_plan import plan_memory
+from released_configs import ERNIE_21B, ERNIE_300B
 from tiny_checkpoint import BASE
 
 ALLOWED = (ConfigError,)
 FILES = ("config.json", "generation_config.json")
 FOLDER = tempfile.TemporaryDirectory()
 WORDS = [
-    *SIZE_RANGES, *DTYPES, "architectures", "model_type", "rope_theta", "rope_parameters",
+    *SIZE_RANGES, *EXPERT_RANGES, *DTYPES, "architectures", "model_type", "rope_theta", "rope_parameters",
     "rope_scaling", "rope_type", "default", "linear", "gelu", "quantization_config", "quant_method",
-    "wint4", "layer_types", "full_attention", "sliding_window", "moe_num_experts", "auto_map",
+    "wint4", "layer_types", "full_attention", "sliding_window", "mlp_layer_types", "sparse", "auto_map",
+    "moe_use_aux_free", "moe_gate_act", "softmax", "moe_norm_min", "num_experts", "n_group",
     "eos_token_id", "torch_dtype", "head_dim", "compression_ratio",
     *(name for row in ARCHITECTURES for name in (*row.class_names, *row.model_types)),
 ]  # fmt: skip
@@ -35,6 +38,8 @@ def seeds() -> list[Any]:
         BASE,
         nested,
         {**BASE, "dtype": "bfloat16", "eos_token_id": 2, "auto_map": {"a": "b"}},
+        ERNIE_21B,
+        {**ERNIE_300B, "num_hidden_layers": 4, "mlp_layer_types": ["dense"] * 3 + ["sparse"]},
     ]
     return [
         {"config.json": json.dumps(config), "generation_config.json": generation}
@@ -63,5 +68,11 @@ def run(case: Any) -> None:
     assert config.num_attention_heads % config.num_key_value_heads == 0
     assert config.dtype in (None, *DTYPES)
     assert 0 < config.rms_norm_eps < 2.0**128 > config.rope_theta > 0
+    for plan in config.layers:
+        assert (plan.mlp == "moe") == (plan.num_experts > 0)
+        assert 0 <= plan.top_k <= plan.num_experts <= 4096
+    assert (config.architecture == "ernie4_5_moe") == config.correction_bias
+    plan = plan_memory(config)
+    assert plan.weight_bytes >= plan.read_bytes_per_token > 0
     ids = (config.bos_token_id, config.pad_token_id, *config.eos_token_ids)
     assert all(i is None or 0 <= i < config.vocab_size for i in ids)

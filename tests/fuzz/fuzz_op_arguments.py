@@ -5,6 +5,7 @@ A case is the name of an op and edits to its good call, [argument, kind, ...]; s
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import random
@@ -163,6 +164,20 @@ EDITS: dict[str, Callable[[np.ndarray, Any, Any], Any]] = {
 }
 
 
+def packed(array: np.ndarray, way: int) -> Any:
+    """A weight as the CPU's kernels read it, in one of several ways."""
+    if array.ndim != 3:
+        packs = {"int8": ek.ops.wint8_pack, "uint8": ek.ops.wint4_pack}
+        return packs.get(array.dtype.name, ek.ops.linear_pack)(array)
+    quantization = (None, "wint8", "wint4")[way % 3]
+    experts = ek.ops.expert_weights(
+        *array.shape, dtype=str(array.dtype), quantization=quantization, pack=way < 4
+    )
+    for index, matrix in enumerate(array):
+        ek.ops.expert_weights_set(experts, index, matrix)
+    return experts
+
+
 # ------------------------------------------------------------------------------------------ one call
 
 
@@ -172,14 +187,16 @@ class Call:
     def __init__(self, case: Any) -> None:
         self.op = OPS[case["op"]]
         self.arguments: dict[str, Any] = {**self.op.tensors(), **self.op.scalars}
-        self.last: dict[str, str] = {}  # edits that come after all others
+        self.last: dict[str, Callable[[np.ndarray], Any]] = {}  # edits that come after all others
         self.shared: dict[str, tuple[str, int]] = {}
         for argument, kind, *values in case["edits"]:
             first, second = (*values, 0, 0)[:2]
             if kind in ("share", "overlap"):
                 self.shared[argument] = (first, abs(second) if kind == "overlap" else 0)
-            elif kind in ("tensor", "pack"):
-                self.last[argument] = kind
+            elif kind == "tensor":
+                self.last[argument] = ek.from_numpy
+            elif kind == "pack":
+                self.last[argument] = functools.partial(packed, way=first)
             elif kind == "value" or argument not in self.op.tensors():
                 self.arguments[argument] = first
             elif isinstance(self.arguments[argument], np.ndarray):
@@ -190,11 +207,8 @@ class Call:
                 self.arguments[name] = self.guarded(value)
         for name, (owner, offset) in self.shared.items():
             self.share(name, owner, offset)
-        for name, kind in self.last.items():
+        for name, make in self.last.items():
             if isinstance(self.arguments[name], np.ndarray):
-                is_int8 = self.arguments[name].dtype == np.int8
-                pack = ek.ops.wint8_pack if is_int8 else ek.ops.linear_pack
-                make = ek.from_numpy if kind == "tensor" else pack
                 self.arguments[name] = make(self.arguments[name])
         self.before = [memory.tobytes() for memory in self.memory]
 

@@ -22,7 +22,13 @@ from ernie_kernels.runner.sampler import seed_of_sample
 ALLOWED = ()  # what is refused is compared with what must be, in run()
 MAX_STEPS = 60
 KINDS = ["add", "step", "abort", "abort one", "close", "forget", "fail", "interrupt"]
-SHAPE = {"num_blocks": (1, 40), "block_size": (1, 8), "max_num_seqs": (1, 9), "budget": (1, 40)}
+SHAPE = {
+    "num_blocks": (1, 40),
+    "block_size": (1, 8),
+    "max_num_seqs": (1, 9),
+    "budget": (1, 40),
+    "num_drafts": (0, 3),
+}
 
 
 def seeds() -> list[Any]:
@@ -32,9 +38,10 @@ def seeds() -> list[Any]:
               ["step", 1], ["interrupt", 90], ["fail"], ["add", [4] * 9, 5, 2, 7], ["close", 1],
               ["interrupt", 7]]  # fmt: skip
     small = [["add", [i] * 5, 7, 1, i] for i in range(1, 6)] + [["step", 9], ["forget", 2]]
-    shape = {"num_blocks": 9, "block_size": 3, "max_num_seqs": 4, "budget": 7}
+    shape = {"num_blocks": 9, "block_size": 3, "max_num_seqs": 4, "budget": 7, "num_drafts": 1}
     return [
         {**shape, "steps": several},
+        {**shape, "num_drafts": 0, "steps": broken},
         {**shape, "steps": broken},
         {**shape, "num_blocks": 5, "max_num_seqs": 9, "budget": 2, "steps": small},
     ]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ernie_kernels as ek
+import safetensors_bytes
 from ernie_kernels import _core
 from ernie_kernels.models.config import load_config
 from ernie_kernels.models.ernie import ErnieForCausalLM
@@ -16,7 +17,7 @@ from ernie_kernels.runner import decode_graph
 from ernie_kernels.runner.batch import TokenSpan
 from ernie_kernels.runner.model_runner import ModelRunner
 from ernie_kernels.runner.transfers import Transfers
-from tiny_checkpoint import write_checkpoint
+from tiny_checkpoint import MOE_SHAPES, write_checkpoint
 
 SHAPE = {
     "vocab_size": 40,
@@ -32,10 +33,26 @@ BLOCK_SIZE = 16
 NUM_BLOCKS = 40
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+EXPERTS = {
+    **MOE_SHAPES["21b"],
+    **SHAPE,
+    "num_hidden_layers": 3,
+    "moe_num_experts": 5,
+    "moe_k": 2,
+    "moe_intermediate_size": 16,
+}
+MODELS = {
+    "float32": ("float32", SHAPE),
+    "bfloat16": ("bfloat16", SHAPE),
+    "experts": ("bfloat16", EXPERTS),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def folder(tmp_path_factory, request):
     path = tmp_path_factory.mktemp(request.param)
-    write_checkpoint(path, dtype=request.param, **SHAPE)
+    dtype, shape = MODELS[request.param]
+    write_checkpoint(path, dtype=dtype, **shape)
     return path
 
 
@@ -250,6 +267,16 @@ def test_without_capture_kernels_run_one_by_one(folder, monkeypatch, caplog):
 @pytest.mark.parametrize("quantization", [None, "wint8"])
 def test_answers_do_not_depend_on_graphs(folder, quantization, launches, monkeypatch):
     """Penalties, log-probabilities and different lengths, through the whole engine."""
+    check_answers(folder, quantization, launches, monkeypatch)
+
+
+@pytest.mark.cuda
+def test_four_bits_decode_from_graphs_too(tmp_path, launches, monkeypatch):
+    write_checkpoint(tmp_path, dtype="bfloat16", **EXPERTS)
+    check_answers(tmp_path, "wint4", launches, monkeypatch)
+
+
+def check_answers(folder, quantization, launches, monkeypatch) -> None:
     params = [
         ek.SamplingParams(max_tokens=6, ignore_eos=True),
         ek.SamplingParams(max_tokens=9, ignore_eos=True, temperature=0.9, seed=3, logprobs=2),
@@ -275,6 +302,34 @@ def test_answers_do_not_depend_on_graphs(folder, quantization, launches, monkeyp
     assert answers() == first
     assert launches != []
     assert answers() == first
+
+
+@pytest.mark.cuda
+def test_a_graph_flags_tokens_without_experts_anew_in_each_step(tmp_path, launches):
+    """A token whose router logits are infinite: in its own step, and in no later one."""
+    _, weights = write_checkpoint(tmp_path, **EXPERTS)
+    table = weights["model.embed_tokens.weight"]
+    table[:, -1] = 0
+    table[7, -1] = 100
+    weights["model.layers.1.mlp.gate.weight"][:, -1] = 3e38
+    for name, array in weights.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            array[-1] = 0
+    safetensors_bytes.save(tmp_path / "model.safetensors", weights)
+    runner = load_runner(tmp_path)
+
+    def flagged(*tokens: int) -> list[tuple[int, int]]:
+        spans = [
+            TokenSpan(np.array([token]), 0, np.array([row], np.int32), num_outputs=1)
+            for row, token in enumerate(tokens)
+        ]
+        runner.decode(spans)
+        return runner.flagged(spans)
+
+    for _ in range(2):  # kernel by kernel, then from the graph
+        assert flagged(5, 7, 9) == [(1, 0)]
+        assert flagged(5, 8, 9) == []
+    assert len(launches) == 3
 
 
 def test_sizes():

@@ -13,7 +13,9 @@ import pytest
 import ernie_kernels as ek
 import reference_model
 import safetensors_bytes
-from tiny_checkpoint import in_shards, random_ids, to_paddle, write_checkpoint
+from ernie_kernels.models.config import load_config
+from ernie_kernels.models.memory_plan import plan_memory
+from tiny_checkpoint import MOE_SHAPES, in_shards, random_ids, to_paddle, write_checkpoint
 
 import reference
 
@@ -170,25 +172,49 @@ def peak():
 
 before = peak()
 llm = ek.LLM.from_pretrained(
-    sys.argv[1], device="cpu", quantization="wint8", max_model_len=32, max_num_seqs=1,
+    sys.argv[1], device="cpu", quantization=sys.argv[2], max_model_len=32, max_num_seqs=1,
     kv_cache_memory=1 << 20, num_threads=2,
 )
 print(peak() - before, llm.stats()["weight_bytes"])
 """
 
 
+# A load may take the largest matrix beside the weights, which is small where experts are many.
+LARGE = {
+    "tied": {"vocab_size": 140_000, "hidden_size": 512, "num_hidden_layers": 1},
+    "untied": {
+        "vocab_size": 140_000,
+        "hidden_size": 512,
+        "num_hidden_layers": 1,
+        "tie_word_embeddings": False,
+    },
+    "experts": {
+        **MOE_SHAPES["21b"],
+        "vocab_size": 1000,
+        "hidden_size": 1024,
+        "num_hidden_layers": 3,
+        "moe_num_experts": 64,
+        "moe_intermediate_size": 384,
+    },
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("tied", [True, False])
-def test_peak_memory_of_a_load(tmp_path, tied):
-    changes = {"vocab_size": 140_000, "hidden_size": 512, "num_hidden_layers": 1}
-    write_checkpoint(tmp_path, dtype="bfloat16", tie_word_embeddings=tied, **changes)
+@pytest.mark.parametrize(
+    ("shape", "quantization"), [("tied", "wint8"), ("untied", "wint8"), ("experts", "wint4")]
+)
+def test_peak_memory_of_a_load(tmp_path, shape, quantization):
+    config, _ = write_checkpoint(tmp_path, dtype="bfloat16", **LARGE[shape])
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(tmp_path)],
+        [sys.executable, "-c", LOAD, str(tmp_path), quantization],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(Path(ek.__file__).parents[1])},
         check=True,
     )
     peak, held = map(int, done.stdout.split())
-    largest = 140_000 * 512 * 2
+    shared_experts = 2 * config.get("moe_num_shared_experts", 0) * 384
+    largest = max(config["vocab_size"], shared_experts) * config["hidden_size"] * 2
     assert held <= peak <= held + largest + (64 << 20)
+    plan = plan_memory(load_config(tmp_path), quantization=quantization)
+    assert plan.host_peak_bytes == held + largest + (64 << 20)

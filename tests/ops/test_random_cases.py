@@ -15,6 +15,7 @@ import os
 
 import numpy as np
 import pytest
+from expert_cases import Experts
 
 from ernie_kernels import ops
 
@@ -218,17 +219,63 @@ def case_moe_dispatch(rng, device):
     reference.check(out, expected, magnitude=magnitude, terms=top_k + 1)
 
 
+def case_wint4_linear(rng, device):
+    """The CPU's alone."""
+    dtype, tokens = dtype_of(rng), extent(rng, 110 if rng.random() < 0.1 else 20)
+    columns, rows = extent(rng, 2100 if rng.random() < 0.1 else 150), extent(rng, 150)
+    x = reference.random(rng, (tokens, columns), dtype, magnitude_of(rng))
+    weight = rng.integers(-8, 8, (rows, columns)).astype(np.int8)
+    scale = rng.uniform(0.001, 0.1, rows).astype(np.float32)
+    bias = reference.random(rng, (rows,), dtype_of(rng)) if rng.random() < 0.5 else None
+    given = reference.nibbles(weight)
+    if rng.random() < 0.8:
+        given = ops.wint4_pack(given, columns)
+    out = poisoned((tokens, rows), dtype, "cpu")
+    ops.wint4_linear(strided(rng, x), given, scale, bias, out=out)
+    expected, magnitude = reference.wint8_linear(x, weight, scale, bias)
+    reference.check(out, expected, magnitude=magnitude, terms=columns)
+
+
+def case_fused_moe(rng, device):
+    """Experts of any kind, and of two."""
+    dtype, tokens, top_k = dtype_of(rng), extent(rng, 24), extent(rng, 6)
+    hidden, width, experts = extent(rng, 150), extent(rng, 100), extent(rng, 20)
+    kinds = [
+        str(rng.choice(["bfloat16", "wint8", "wint4"] + ["float32"] * (dtype == F32)))
+        for _ in range(2)
+    ]
+    pack = device == "cpu" and rng.random() < 0.8
+    gate_up = Experts(rng, kinds[0], experts, 2 * width, hidden, pack=pack, device=device)
+    down = Experts(rng, kinds[1], experts, hidden, width, pack=pack, device=device)
+    some = rng.integers(0, experts, extent(rng, 8))  # the others are empty
+    topk_ids = rng.choice(some, (tokens, top_k)).astype(np.int32)
+    x = reference.random(rng, (tokens, hidden), dtype)
+    weights = rng.random((tokens, top_k)).astype(np.float32)
+    shared = reference.random(rng, x.shape, dtype) if rng.random() < 0.5 else None
+    out = poisoned(x.shape, dtype, device)
+    ops.fused_moe(
+        on(strided(rng, x), device), on(weights, device), on(topk_ids, device), gate_up.given,
+        down.given, shared=None if shared is None else on(strided(rng, shared), device), out=out,
+    )  # fmt: skip
+    expected, magnitude = reference.fused_moe(
+        x, weights, topk_ids, gate_up.matrices, down.matrices, shared
+    )
+    reference.check(out, expected, magnitude=magnitude)
+
+
 # op -> (case, share of all cases)
 CASES = {
     "rms_norm": (case_rms_norm, 0.09),
     "linear": (case_linear, 0.11),
     "wint8_linear": (case_wint8_linear, 0.11),
-    "attention": (case_attention, 0.3),
+    "wint4_linear": (case_wint4_linear, 0.06),
+    "attention": (case_attention, 0.25),
     "rope": (case_rope, 0.05),
     "silu_and_mul": (case_silu_and_mul, 0.05),
     "embedding": (case_embedding, 0.04),
-    "moe_route": (case_moe_route, 0.15),
-    "moe_dispatch": (case_moe_dispatch, 0.1),
+    "moe_route": (case_moe_route, 0.1),
+    "moe_dispatch": (case_moe_dispatch, 0.08),
+    "fused_moe": (case_fused_moe, 0.06),
 }
 TOTAL = int(os.environ.get("ERNIE_TEST_CASES", "2000"))
 

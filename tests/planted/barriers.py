@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backends import COPY, RACE, UNWRITTEN
-from bug import ATTENTION, CUDA_GEMM, CUDA_WINT8, GRID_LOOPS, MOE, NORM, SAMPLING, Bug
+from bug import ATTENTION, CUDA_GEMM, CUDA_GROUPED, CUDA_WINT8, GRID_LOOPS, MOE, NORM, SAMPLING, Bug
 
 CUDA = Path("csrc/cuda")
 # Functions of ptx.cuh with such a name order something.
@@ -33,12 +33,16 @@ TESTS = {
     "attention": ATTENTION,
     "gemm": CUDA_GEMM,
     "wint8": CUDA_WINT8,
+    "grouped_gemm": CUDA_GROUPED,
 }
 UNITS = {
     "common.cuh": "norm.cu",
     "attention/decode_kernel.cuh": "attention/hdim64_bf16.cu",
     "attention/prefill_kernel.cuh": "attention/hdim64_bf16.cu",
     "gemm/pipeline.cuh": "gemm/tile_bf16.cu",
+    "grouped_gemm/work.cuh": "grouped_gemm/narrow_bf16.cu",
+    "grouped_gemm/narrow_kernel.cuh": "grouped_gemm/narrow_bf16.cu",
+    "grouped_gemm/tile_kernel.cuh": "grouped_gemm/tile_bf16.cu",
 }
 
 # By which check the absence of any of them may be noticed: the schedule decides which comes first.

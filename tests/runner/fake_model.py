@@ -2,6 +2,9 @@
 
 The slot of a token holds a number made of that token and all before it. The next token follows from
 the last number and the sequence's seed, so ``expected_tokens`` can tell it without any cache.
+
+With drafts there is a second cache: a token's slot holds the number that the next token makes. A
+draft follows from it as the next token does from the model's, but one of three times it is wrong.
 """
 
 from __future__ import annotations
@@ -60,7 +63,12 @@ def expected_tokens(
 class FakeRunner:
     """In the place of ``ModelRunner``. Every read checks what is read."""
 
-    def __init__(self, num_blocks: int, block_size: int, max_tokens_per_step: int) -> None:
+    def __init__(
+        self, num_blocks: int, block_size: int, max_tokens_per_step: int, num_drafts: int = 0
+    ) -> None:
+        self.num_drafts = num_drafts
+        self.made: list[int] = []  # of all rows of the last call: what a draft is made from
+        self.ahead = np.zeros(num_blocks * block_size, np.uint64)  # the drafts' cache
         self.block_size = block_size
         self.max_tokens_per_step = max_tokens_per_step
         self.num_tokens = 0
@@ -77,13 +85,44 @@ class FakeRunner:
         assert len(set(written)) == len(written)
         read = {slot for span in spans for slot in self._slots(span, 0, span.start)}
         assert read.isdisjoint(written)
-        outputs = [number for span in spans for number in self._write(span)]
+        made = [self._write(span) for span in spans]
+        self.made = [number for numbers in made for number in numbers]
+        outputs = [
+            number
+            for span, numbers in zip(spans, made, strict=True)
+            for number in numbers[len(numbers) - span.num_outputs :]
+        ]
         self.num_tokens += len(written)
         self.num_spans += len(spans)
         return np.array(outputs, np.uint64)
 
     def decode(self, spans: Sequence[TokenSpan]) -> None:
         """As on the CPU: it has no way of its own."""
+
+    def flagged(self, spans: Sequence[TokenSpan]) -> list[tuple[int, int]]:
+        """It has no routers."""
+        return []
+
+    def draft(self, rows: np.ndarray, spans: Sequence[TokenSpan]) -> np.ndarray | None:
+        given = [self.made[row] for row in rows]
+        assert sum(len(span.token_ids) for span in spans) == len(given)
+        self.made, guesses = [], []
+        for span in spans:
+            all_tokens = span.token_ids if span.token_ids.base is None else span.token_ids.base
+            number = BEGIN
+            for at, slot in enumerate(self._slots(span, 0, span.stop)):
+                number = number_after(number, int(all_tokens[at]))
+                ahead = number_after(number, int(all_tokens[at + 1]))
+                if at < span.start:
+                    assert int(self.ahead[slot]) == ahead
+                else:
+                    assert given.pop(0) == number
+                    assert span.token_ids[at - span.start] == all_tokens[at + 1]
+                    self.ahead[slot] = ahead
+            if span.num_outputs:
+                self.made.append(ahead)
+                guesses.append(ahead if ahead % 3 else ahead ^ 1)
+        return np.array(guesses, np.uint64) if guesses else None
 
     def _slots(self, span: TokenSpan, start: int, stop: int) -> list[int]:
         blocks = span.blocks.tolist()
@@ -107,7 +146,7 @@ class FakeRunner:
             number = number_after(number, token)
             self.tokens[slot], self.numbers[slot] = token, number
             numbers.append(number)
-        return numbers[len(numbers) - span.num_outputs :]
+        return numbers
 
     def logits(self, rows: np.ndarray) -> np.ndarray:
         return rows
@@ -119,9 +158,12 @@ class FakeRunner:
         """What a block that changes hands may hold: nothing that anyone expects."""
         for block in blocks:
             self.tokens[block * self.block_size : (block + 1) * self.block_size] = -2
+            self.ahead[block * self.block_size : (block + 1) * self.block_size] = 0
 
 
-def fake_sampler(rows: np.ndarray, sequences: list) -> tuple[list[int], list[None]]:
+def fake_sampler(
+    rows: np.ndarray, sequences: list, positions: list[int]
+) -> tuple[list[int], list[None]]:
     tokens = [token_after(int(n), s.seed) for n, s in zip(rows, sequences, strict=True)]
     return tokens, [None] * len(sequences)
 
@@ -138,10 +180,16 @@ class SpoilingBlockManager(BlockManager):
 
 
 def fake_engine(
-    *, num_blocks: int = 16, block_size: int = 4, max_num_seqs: int = 4, budget: int = 16
+    *,
+    num_blocks: int = 16,
+    block_size: int = 4,
+    max_num_seqs: int = 4,
+    budget: int = 16,
+    num_drafts: int = 0,
 ) -> Engine:
     manager = SpoilingBlockManager(num_blocks, block_size)
-    manager.runner = FakeRunner(num_blocks, block_size, max(budget, max_num_seqs))
+    budget = max(budget, max_num_seqs * (1 + num_drafts))
+    manager.runner = FakeRunner(num_blocks, block_size, budget, num_drafts)
     return Engine(
         manager.runner,
         manager,

@@ -24,17 +24,56 @@ class Recorder:
     def __exit__(self, *_) -> None:
         self._engine._sampler = self._sampler
 
-    def __call__(self, logits, sequences):
-        for row, sequence in zip(logits.numpy(), sequences, strict=True):
-            key = (sequence.seed, sequence.num_tokens)
+    def __call__(self, logits, sequences, positions):
+        for row, sequence, position in zip(logits.numpy(), sequences, positions, strict=True):
+            key = (sequence.seed, position)
             assert key not in self.logits
             self.logits[key] = row.tobytes()
-        return self._sampler(logits, sequences)
+        return self._sampler(logits, sequences, positions)
+
+
+class DraftRecorder(Recorder):
+    """Keeps the module's logits too, each from which a draft was chosen.
+
+    The same draft is made again where a sequence lost its blocks: it must be the same to the bit.
+    """
+
+    def __init__(self, llm: ek.LLM) -> None:
+        super().__init__(llm)
+        self.drafts: dict[tuple[int, int, int], bytes] = {}  # by seed, tokens before, position
+        self._runner = llm._engine._runner
+        self._draft = self._runner.draft
+        self._is_draft = False
+
+    def __enter__(self) -> Self:
+        self._runner.draft = self.draft
+        return super().__enter__()
+
+    def __exit__(self, *_) -> None:
+        del self._runner.draft
+        super().__exit__()
+
+    def draft(self, rows, spans):
+        logits = self._draft(rows, spans)
+        self._is_draft = logits is not None
+        return logits
+
+    def __call__(self, logits, sequences, positions):
+        if not self._is_draft:
+            return self._sampler(logits, sequences, positions)
+        self._is_draft = False
+        for row, sequence, position in zip(logits.numpy(), sequences, positions, strict=True):
+            assert np.isfinite(row).all()
+            key = (sequence.seed, sequence.num_tokens, position)
+            made = self.drafts.setdefault(key, row.tobytes())
+            assert made == row.tobytes()
+        return self._sampler(logits, sequences, positions)
 
 
 def fill_taken_blocks_with_nan(llm: ek.LLM) -> None:
     """From now on a block is full of NaN when a sequence takes it, whoever had it before."""
-    manager, caches = llm._engine._block_manager, llm._engine._runner._kv_caches
+    manager, runner = llm._engine._block_manager, llm._engine._runner
+    caches = [*runner._kv_caches, *([runner._drafter.kv_cache] if runner._drafter else [])]
     allocate = manager.allocate
 
     def allocate_and_spoil(count: int) -> list[int]:

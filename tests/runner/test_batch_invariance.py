@@ -12,7 +12,7 @@ from recorder import Recorder, fill_taken_blocks_with_nan
 import ernie_kernels as ek
 from ernie_kernels import _core
 from ernie_kernels.runner.requests import make_requests
-from tiny_checkpoint import random_ids, write_checkpoint
+from tiny_checkpoint import MOE_SHAPES, random_ids, write_checkpoint
 
 COUNT = 32
 BLOCK = 32
@@ -25,13 +25,21 @@ class Model(NamedTuple):
 
 @pytest.fixture(
     scope="module",
-    params=[("float32", None), ("bfloat16", None), ("bfloat16", "wint8"), ("bfloat16", "w8a8")],
+    params=[
+        ("dense", "float32", None),
+        ("dense", "bfloat16", None),
+        ("dense", "bfloat16", "wint8"),
+        ("dense", "bfloat16", "w8a8"),
+        ("21b", "bfloat16", None),
+        ("21b", "bfloat16", "wint4"),
+        ("300b", "bfloat16", "w8a8"),
+    ],
     ids=lambda p: "-".join(map(str, filter(None, p))),
 )
 def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    dtype, quantization = request.param
-    write_checkpoint(folder, dtype=dtype)
+    shape, dtype, quantization = request.param
+    write_checkpoint(folder, dtype=dtype, **MOE_SHAPES.get(shape, {}))
     return Model(folder, quantization)
 
 

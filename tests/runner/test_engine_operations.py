@@ -26,6 +26,7 @@ class Life:
             block_size=self.block_size,
             max_num_seqs=draw.choice((1, 2, 4, 9)),
             budget=draw.choice((1, 5, 16, 64)),
+            num_drafts=draw.choice((0, 1, 3)),
         )
         self.callers: list[tuple] = []  # ticket, request, whether something was aborted
         self.starts = [self.tokens(draw.randrange(1, 12)) for _ in range(3)]
@@ -110,7 +111,7 @@ class Life:
 
 
 def test_random_operations():
-    operations, preemptions, hits, life = 0, 0, 0, 0
+    operations, preemptions, hits, drafted, accepted, life = 0, 0, 0, 0, 0, 0
     while operations < OPERATIONS:
         life_of = Life(random.Random(life))
         for _ in range(150):
@@ -120,12 +121,16 @@ def test_random_operations():
         stats = life_of.engine.stats()
         preemptions += stats["preemptions"]
         hits += stats["prefix_hit_tokens"]
+        drafted += stats["drafted_tokens"]
+        accepted += stats["accepted_tokens"]
         life += 1
     # Otherwise this has shown little.
     assert preemptions > operations / 200
     assert hits > operations / 10
+    assert operations / 50 < accepted < drafted * 0.7
     print(
-        f"\n{operations} operations, {life} engines, {preemptions} preemptions, {hits} tokens found"
+        f"\n{operations} operations, {life} engines, {preemptions} preemptions, {hits} tokens found, "
+        f"{accepted} of {drafted} drafts accepted"
     )
 
 

@@ -62,13 +62,16 @@ def finish(engine: Engine, ticket: Ticket, request: Request) -> bool:
     return True
 
 
+@pytest.mark.parametrize("num_drafts", [0, 2])
 @pytest.mark.parametrize("length", [1, 3, 40])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_allocations_that_fail(length):
+def test_allocations_that_fail(length, num_drafts):
     errors, failed, finished = 0, 0, 0
     firsts = range(0, ALLOCATIONS, max(1, ALLOCATIONS * 3 // FAILURES))
     for first in firsts:
-        engine = fake_engine(num_blocks=9, block_size=4, max_num_seqs=3, budget=7)
+        engine = fake_engine(
+            num_blocks=9, block_size=4, max_num_seqs=3, budget=7, num_drafts=num_drafts
+        )
         requests = [
             fake_request([1, 2, 3, 4, 5, i], seed=7 * i + 1, max_tokens=8) for i in range(4)
         ]

@@ -92,7 +92,13 @@ def requests_of(draw: random.Random) -> list:
 def interrupted_life(seed: int, at: int | None) -> int:
     """Two callers and a third that is interrupted; returns how many bytecodes there were."""
     draw = random.Random(seed)
-    engine = fake_engine(num_blocks=9, block_size=4, max_num_seqs=draw.choice((2, 4)), budget=7)
+    engine = fake_engine(
+        num_blocks=9,
+        block_size=4,
+        max_num_seqs=draw.choice((2, 4)),
+        budget=7,
+        num_drafts=draw.choice((0, 1, 3)),
+    )
     engine._tokenizer = Bytes
     groups = [requests_of(draw) for _ in range(3)]
     others = [engine.add_requests(group) for group in groups[:2]]

@@ -10,29 +10,56 @@ from recorder import Recorder, fill_taken_blocks_with_nan
 
 import ernie_kernels as ek
 import safetensors_bytes
-from tiny_checkpoint import random_ids, write_checkpoint
+from ernie_kernels.runner.batch import TokenSpan
+from tiny_checkpoint import MOE_SHAPES, random_ids, write_checkpoint
 
 # tests/long/run.sh raises it.
 TRIALS = int(os.environ.get("ERNIE_TEST_ISOLATION_TRIALS", "100"))
 HOSTILE = 7
 CONFIG = {"tie_word_embeddings": False, "num_hidden_layers": 2}
+# Of the last layer only the rows that are sampled from are computed.
+EXPERTS = {**MOE_SHAPES["21b"], "tie_word_embeddings": False, "num_hidden_layers": 3}
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def llm(request, tmp_path_factory):
-    """One token has what no other has, a last channel; projected, it makes infinite keys and values."""
-    folder = tmp_path_factory.mktemp("model")
-    _, weights = write_checkpoint(folder, dtype=request.param, **CONFIG)
+def break_keys_and_values(weights: dict[str, np.ndarray]) -> None:
+    for name, array in weights.items():
+        if name.endswith(("k_proj.weight", "v_proj.weight")):
+            array[:, -1] = 3e38
+
+
+def break_routers(weights: dict[str, np.ndarray]) -> None:
+    for name, array in weights.items():
+        if name.endswith("mlp.gate.weight"):
+            array[:, -1] = 3e38
+
+
+def load(folder, break_by, dtype: str, **changes) -> ek.LLM:
+    """One token has what no other has, a last channel; multiplied, it becomes infinite."""
+    _, weights = write_checkpoint(folder, dtype=dtype, **changes)
     weights["model.embed_tokens.weight"][:, -1] = 0
-    weights["model.embed_tokens.weight"][HOSTILE, -1] = 1
+    weights["model.embed_tokens.weight"][HOSTILE, -1] = 100
     for name, array in weights.items():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             array[-1] = 0
-        if name.endswith(("k_proj.weight", "v_proj.weight")):
-            array[:, -1] = 3e38
+    break_by(weights)
     safetensors_bytes.save(folder / "model.safetensors", weights)
-    with ek.LLM.from_pretrained(folder, device="cpu", max_model_len=96, max_num_seqs=6) as model:
-        fill_taken_blocks_with_nan(model)
+    llm = ek.LLM.from_pretrained(folder, device="cpu", max_model_len=96, max_num_seqs=6)
+    fill_taken_blocks_with_nan(llm)
+    return llm
+
+
+MODELS = {
+    "float32": (break_keys_and_values, "float32", CONFIG),
+    "bfloat16": (break_keys_and_values, "bfloat16", CONFIG),
+    "experts-float32": (break_routers, "float32", EXPERTS),
+    "experts-bfloat16": (break_routers, "bfloat16", EXPERTS),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def llm(request, tmp_path_factory):
+    break_by, dtype, changes = MODELS[request.param]
+    with load(tmp_path_factory.mktemp("model"), break_by, dtype, **changes) as model:
         yield model
 
 
@@ -85,10 +112,54 @@ def test_others_do_not_notice(llm):
     print(f"\n{TRIALS} trials, {broken} with a request that broke")
 
 
-def test_the_token_breaks_keys_and_values(llm):
-    """That is, the test above tests something: what it leaves in the cache is not finite."""
-    with pytest.raises(ek.NumericError):
-        llm.generate(prompt_token_ids=[[HOSTILE] * 40], params=ek.SamplingParams(max_tokens=1))
-    caches = [cache.numpy() for cache in (llm._engine._runner._kv_caches[0].v_cache,)]
-    held = [c[:, :, 0].astype(np.float32) for c in caches]
-    assert any(np.isinf(values).any() for values in held)
+# That is, the test above tests something: what is left behind is not finite.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_token_breaks_keys_and_values(tmp_path, dtype):
+    with load(tmp_path, break_keys_and_values, dtype, **CONFIG) as llm:
+        with pytest.raises(ek.NumericError):
+            llm.generate(prompt_token_ids=[[HOSTILE] * 40], params=ek.SamplingParams(max_tokens=1))
+        cache = llm._engine._runner._kv_caches[0].v_cache.numpy()
+        assert np.isinf(cache[:, :, 0].astype(np.float32)).any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_expert_can_be_chosen_for_the_token(tmp_path, dtype):
+    """Found in the step that reads it, long before the prompt has been read."""
+    with load(tmp_path, break_routers, dtype, **EXPERTS) as llm:
+        ids = [*range(10, 30), HOSTILE, *range(30, 60)]
+        llm._engine._scheduler._max_tokens_per_step = 25
+        with pytest.raises(
+            ek.NumericError, match="router's logits of token 20 are not finite"
+        ) as e:
+            llm.generate(prompt_token_ids=[ids, [8, 9]], params=ek.SamplingParams(max_tokens=3))
+        assert llm.stats()["prompt_tokens"] <= 25 + 2
+        broken, other = e.value.outputs
+        assert broken.outputs[0].finish_reason == "error"
+        assert len(other.outputs[0].token_ids) == 3
+        llm._engine.check()
+        assert llm.stats()["num_free_blocks"] == llm.stats()["num_blocks"]
+
+
+def test_a_token_that_breaks_a_router_is_flagged(tmp_path):
+    with load(tmp_path, break_routers, "float32", **EXPERTS) as llm:
+        runner = llm._engine._runner
+
+        def flagged(*prompts):
+            spans = [
+                TokenSpan(np.array(ids), 0, np.array([i], np.int32), len(ids))
+                for i, ids in enumerate(prompts)
+            ]
+            runner.run(spans)
+            return runner.flagged(spans)
+
+        assert flagged([1, 2, 3], [4, 5]) == []
+        assert flagged([1, HOSTILE, 3, HOSTILE], [4, 5], [HOSTILE]) == [(0, 1), (2, 0)]
+        assert flagged([1, 2], [3]) == []  # nothing stays
+        # Behind tokens that are in the cache: positions are those in the sequence.
+        ids = np.array([5, 6, HOSTILE])
+        spans = [TokenSpan(ids[2:], 2, np.array([0], np.int32), 1)]
+        runner.run([TokenSpan(ids[:2], 0, np.array([0], np.int32), 0)])
+        runner.run(spans)
+        assert runner.flagged(spans) == [(0, 2)]

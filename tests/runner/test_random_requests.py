@@ -6,17 +6,18 @@ import os
 import random
 
 import pytest
-from recorder import fill_taken_blocks_with_nan
+from recorder import DraftRecorder, fill_taken_blocks_with_nan
 
 import ernie_kernels as ek
 import tokenizer_files
 from ernie_kernels.runner.collector import Collector
 from ernie_kernels.runner.requests import Request, make_requests
-from tiny_checkpoint import write_checkpoint
+from mtp_checkpoint import MTP, write_mtp_checkpoint
+from tiny_checkpoint import MOE_SHAPES, write_checkpoint
 
 # tests/long/run.sh raises it to 1000.
 REQUESTS = int(os.environ.get("ERNIE_TEST_REQUESTS", "100"))
-BYTES_PER_BLOCK = 32 * 2 * 3 * 2 * 16 * 4
+BYTES_OF_LAYER = 32 * 2 * 2 * 16 * 4  # of a block
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +26,27 @@ def folder(tmp_path_factory):
     write_checkpoint(folder, vocab_size=tokenizer_files.VOCAB_SIZE, eos_token_id=2)
     tokenizer_files.write_tokenizer(folder)
     return folder
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        {"noise": 0.003},
+        {"noise": 0.02},
+        {"noise": 0.001, "num_speculative_tokens": 3},
+        {**MOE_SHAPES["21b"], "num_hidden_layers": 3, "noise": 0.005},
+    ],
+    ids=["good drafts", "bad drafts", "three drafts", "experts"],
+)
+def drafting(request, tmp_path_factory):
+    """A folder, and how to draft."""
+    changes = dict(request.param)
+    config = {**MTP, "num_speculative_tokens": changes.pop("num_speculative_tokens", 1)}
+    folder = tmp_path_factory.mktemp("mtp_model")
+    vocab_size = tokenizer_files.VOCAB_SIZE
+    write_mtp_checkpoint(folder, vocab_size=vocab_size, eos_token_id=2, **changes)
+    tokenizer_files.write_tokenizer(folder)
+    return folder, config
 
 
 def random_params(draw: random.Random) -> ek.SamplingParams:
@@ -103,63 +125,96 @@ def alone(llm: ek.LLM, request: Request) -> ek.RequestOutput:
     return reader.output()
 
 
+def load(folder, **changes) -> ek.LLM:
+    layers = 3 + ("speculative_config" in changes)
+    return ek.LLM.from_pretrained(
+        folder,
+        device="cpu",
+        max_num_seqs=8,
+        max_model_len=192,
+        kv_cache_memory=12 * layers * BYTES_OF_LAYER,
+        **changes,
+    )
+
+
 def test_each_as_if_it_were_alone(folder):
-    draw = random.Random(4)
-    memory = 12 * BYTES_PER_BLOCK
-    with ek.LLM.from_pretrained(
-        folder, device="cpu", max_num_seqs=8, max_model_len=192, kv_cache_memory=memory
-    ) as llm:
-        assert llm.stats()["num_blocks"] == 12
-        fill_taken_blocks_with_nan(llm)
-        scheduler = llm._engine._scheduler
-        scheduler._watermark = 0  # let in more than is wise, so that some have to go
-        budget, scheduler._max_tokens_per_step = scheduler._max_tokens_per_step, 48
-        chunks = ChunkCounter(llm)
-        starts = [[draw.randrange(640) for _ in range(n)] for n in (33, 64, 70)]
-        finished, cancelled, readers, begun = [], 0, [], 0
-        while begun < REQUESTS or readers:
-            if begun < REQUESTS and len(readers) < 40 and draw.random() < 0.5:
-                readers.append(Reader(llm, random_request(draw, llm, starts)))
-                begun += 1
-                continue
-            llm._engine.step()
-            if readers and draw.random() < 0.02:
-                reader = readers.pop(draw.randrange(len(readers)))
-                # What has been said until then stands.
-                reader.take()
-                if draw.random() < 0.5:
-                    llm._engine.abort(reader.ticket.request_ids[0])
-                    while not reader.ticket.is_done:
-                        llm._engine.step()
-                        reader.take()
-                finished.append(reader)
-                reader.ticket.close()
-                cancelled += 1
-            for reader in list(readers):
-                reader.take()
-                if reader.ticket.is_done:
-                    finished.append(reader)
-                    readers.remove(reader)
-            if begun % 10 == 0:
-                llm._engine.check()
+    with load(folder) as llm:
+        check_against(llm, llm)
+
+
+def test_each_as_if_it_were_alone_without_drafts(drafting):
+    """With drafts, most of them right or most of them wrong; and each draft is made alike too."""
+    folder, config = drafting
+    with load(folder, speculative_config=config) as llm:
+        with load(folder) as plain, DraftRecorder(llm) as together:
+            requests = check_against(llm, plain)
         stats = llm.stats()
-        assert stats["num_free_blocks"] == 12
-        assert stats["running"] == stats["waiting"] == 0
-        llm._engine.check()
-        assert len(finished) == REQUESTS
-        assert cancelled >= REQUESTS / 20
-        assert stats["preemptions"] > REQUESTS / 30
-        assert stats["prefix_hit_tokens"] > 20 * REQUESTS
-        assert chunks.num_chunks > REQUESTS / 2
-        num_chunks = chunks.num_chunks
-        scheduler._max_tokens_per_step = budget
-        for reader in finished:
-            compare(reader.output(), alone(llm, reader.request))
-        assert chunks.num_chunks == num_chunks  # alone they are read at once
+        with DraftRecorder(llm) as one_by_one:
+            for request in requests:
+                alone(llm, request)
+    assert stats["drafted_tokens"] > 5 * REQUESTS
+    assert 0.02 < stats["acceptance_rate"] < 0.98
+    same = together.drafts.keys() & one_by_one.drafts.keys()
+    assert len(same) > 5 * REQUESTS
+    assert all(together.drafts[key] == one_by_one.drafts[key] for key in same)
+    print(f"\n{stats['accepted_tokens']} of {stats['drafted_tokens']} drafts accepted")
+
+
+def check_against(llm: ek.LLM, other: ek.LLM) -> list[Request]:
+    """Run all at once on ``llm``, and each alone on ``other``; returns the requests."""
+    draw = random.Random(4)
+    assert llm.stats()["num_blocks"] == 12
+    fill_taken_blocks_with_nan(llm)
+    scheduler = llm._engine._scheduler
+    scheduler._watermark = 0  # let in more than is wise, so that some have to go
+    budget, scheduler._max_tokens_per_step = scheduler._max_tokens_per_step, 48
+    chunks = ChunkCounter(llm)
+    starts = [[draw.randrange(640) for _ in range(n)] for n in (33, 64, 70)]
+    finished, cancelled, readers, begun = [], 0, [], 0
+    while begun < REQUESTS or readers:
+        if begun < REQUESTS and len(readers) < 40 and draw.random() < 0.5:
+            readers.append(Reader(llm, random_request(draw, llm, starts)))
+            begun += 1
+            continue
+        llm._engine.step()
+        if readers and draw.random() < 0.02:
+            reader = readers.pop(draw.randrange(len(readers)))
+            # What has been said until then stands.
+            reader.take()
+            if draw.random() < 0.5:
+                llm._engine.abort(reader.ticket.request_ids[0])
+                while not reader.ticket.is_done:
+                    llm._engine.step()
+                    reader.take()
+            finished.append(reader)
+            reader.ticket.close()
+            cancelled += 1
+        for reader in list(readers):
+            reader.take()
+            if reader.ticket.is_done:
+                finished.append(reader)
+                readers.remove(reader)
+        if begun % 10 == 0:
+            llm._engine.check()
+    stats = llm.stats()
+    assert stats["num_free_blocks"] == 12
+    assert stats["running"] == stats["waiting"] == 0
+    llm._engine.check()
+    assert len(finished) == REQUESTS
+    assert cancelled >= REQUESTS / 30
+    assert stats["preemptions"] > REQUESTS / 30
+    assert stats["prefix_hit_tokens"] > 20 * REQUESTS
+    assert chunks.num_chunks > REQUESTS / 2
+    num_chunks = chunks.num_chunks
+    scheduler._max_tokens_per_step = budget
+    for reader in finished:
+        compare(reader.output(), alone(other, reader.request))
+    assert chunks.num_chunks == num_chunks  # alone they are read at once
     print(
         f"\n{REQUESTS} requests, {cancelled} cancelled, {stats['generated_tokens']} tokens generated, "
         f"{stats['prefix_hit_tokens']} found, {stats['preemptions']} preemptions, {num_chunks} chunks"
     )
+    return [reader.request for reader in finished]
 
 
 def compare(actual: ek.RequestOutput, expected: ek.RequestOutput) -> None:

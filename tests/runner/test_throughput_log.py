@@ -71,6 +71,24 @@ def test_short_calls_one_after_the_other_are_told_of(clock, lines):
     assert len(lines()) == 1
 
 
+def test_drafts_of_the_interval_are_told_of(clock, lines):
+    log = ThroughputLog(clock)
+    for drafted, accepted in ((0, 0), (40, 10), (50, 19), (50, 19)):
+        log.step_begins(0, 0)
+        clock.now += 5
+        log.step_ends(
+            lambda: Load(1, 0, 0, 0, 4, 2, drafted_tokens=drafted, accepted_tokens=accepted)  # noqa: B023
+        )
+        log.write()
+    start = "1 running, 0 waiting, 0.0 prompt tok/s, 0.0 generated tok/s, KV cache 50.0 %"
+    assert lines() == [
+        start,
+        f"{start}, 10 of 40 drafts accepted (25.0 %)",
+        f"{start}, 9 of 10 drafts accepted (90.0 %)",
+        start,
+    ]
+
+
 def test_an_engine_tells(lines, clock):
     engine = fake_engine(num_blocks=8, max_num_seqs=1)
     engine._log = ThroughputLog(clock)

@@ -105,6 +105,11 @@ def _attention_case(lengths: list[tuple[int, int]], *, head_dim: int, allocates:
 
 CPU_ONLY = {
     "linear_pack",
+    "wint4_linear",
+    "wint4_linear_silu_and_mul",
+    "wint4_quantize",
+    "wint4_quantize and pack",
+    "wint4_pack",
     "wint8_linear with int8 activations",
     "wint8_quantize",
     "wint8_quantize and pack",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ernie_kernels import __version__
 from ernie_kernels.errors import Error
 
-COMMANDS = ("generate", "chat", "bench", "verify", "doctor")
+COMMANDS = ("generate", "chat", "bench", "verify", "fit", "doctor")
 EXIT_FAILURE = 1  # the machine or the device: out of memory, no GPU, cache full
 EXIT_BAD_INPUT = 2  # an argument, prompt or file; also what argparse uses
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -31,6 +31,8 @@ Run ERNIE-4.5 models: no PaddlePaddle, no PyTorch.
       tokens per second
   ernie-kernels verify ./ERNIE-4.5-0.3B-PT
       is what runs here what the checkpoint says? Layer by layer against float64
+  ernie-kernels fit config.json
+      does it fit this machine, and rounded how? Before the weights are fetched
   ernie-kernels doctor
       what this machine has, and whether everything computes right on it
 """

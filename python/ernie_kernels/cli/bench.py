@@ -17,6 +17,7 @@ from ernie_kernels.cli.throughput import (
     cache_bytes,
     read_ceiling,
 )
+from ernie_kernels.cli.timing import draft_summary
 from ernie_kernels.errors import ArgumentError, OutOfMemoryError
 from ernie_kernels.llm import DEMO_FOLDER, LLM
 from ernie_kernels.load_arguments import check_folder, check_integer
@@ -35,6 +36,10 @@ engine as 'generate'. Prompts are random token ids; an end token ends nothing.
       a checkpoint
   ernie-kernels bench ./ERNIE-4.5-0.3B-PT --batch_sizes 1 8 --prompt_tokens 512 --new_tokens 64
   ernie-kernels bench ./ERNIE-4.5-0.3B-PT --num_threads 1 --json > one_thread.json
+  ernie-kernels bench ./ERNIE-4.5-21B-A3B-PT \\
+      --speculative_config '{"method": "mtp", "num_speculative_tokens": 1}'
+      do guesses pay? Compare with the same command without them. Random prompts are hard to go on
+      from: 'generate' on texts of your own tells how many of the guesses are right
 
 A decode step reads all weights once. Where 'read GB/s' comes near what the machine reads at best,
 memory is the limit: more requests at a time then cost little, fewer bytes a weight save much.
@@ -112,6 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "repeats": arguments.repeats,
                 "seed": arguments.seed,
                 "quantization": arguments.quantization,
+                "speculative_config": arguments.speculative_config,
                 **as_json(llm, speeds, ceiling),
             }
             print(json.dumps(report, indent=2))
@@ -150,7 +156,8 @@ def load_for_bench(arguments: argparse.Namespace) -> LLM:
     # The scheduler lets nobody in without some blocks to spare.
     room = batch_size + 1 + batch_size // 16
     # Of the widest dtype: the checkpoint's own is known only when it has been opened.
-    needed = cache_bytes(config, "float32", room, tokens)
+    with_mtp = arguments.speculative_config is not None
+    needed = cache_bytes(config, "float32", room, tokens, with_mtp=with_mtp)
     available = available_host_memory()
     if needed > available and arguments.device in ("auto", "cpu"):
         raise OutOfMemoryError(
@@ -195,6 +202,12 @@ def print_table(
         print("".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, COLUMNS, strict=True)))
     if arguments.new_tokens > 1 and any(s.generated_tokens_per_second is None for s in speeds):
         print("\n-: the first requests end before the last begin; give more --new-tokens")
+    for speed in speeds:
+        if speed.drafted_tokens:
+            print(
+                f"\nbatch {speed.batch_size}: "
+                f"{draft_summary(speed.drafted_tokens, speed.accepted_tokens)}"
+            )
     if ceiling is not None:
         print(
             f"\nread GB/s: weights and cache that a decode step reads, over its time. From memory "

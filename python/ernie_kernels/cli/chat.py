@@ -13,7 +13,7 @@ from ernie_kernels.cli.options import (
     load_model,
     sampling_params,
 )
-from ernie_kernels.cli.timing import Stopwatch, summary
+from ernie_kernels.cli.timing import Stopwatch, draft_report, summary
 from ernie_kernels.errors import InputError
 from ernie_kernels.llm import LLM
 from ernie_kernels.runner.sampling import SamplingParams
@@ -97,5 +97,5 @@ def answer(
         print(" [stopped]")
         return [*asked, {"role": "assistant", "content": text}]
     print()
-    print(summary(watch.report(num_prompt_tokens)), file=sys.stderr)
+    print(summary(watch.report(num_prompt_tokens) | draft_report(llm.stats())), file=sys.stderr)
     return [*asked, {"role": "assistant", "content": text}]

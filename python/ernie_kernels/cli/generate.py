@@ -15,7 +15,7 @@ from ernie_kernels.cli.options import (
     load_model,
     sampling_params,
 )
-from ernie_kernels.cli.timing import Stopwatch, summary
+from ernie_kernels.cli.timing import Stopwatch, draft_report, summary
 from ernie_kernels.outputs import GenerationChunk, RequestOutput
 
 DESCRIPTION = """\
@@ -66,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
                 outputs[chunk.request_index] = chunk.output
             if printer is not None:
                 printer.add(chunk)
-    timing = watch.report(sum(len(output.prompt_token_ids) for output in outputs.values()))
+        drafts = draft_report(llm.stats())
+    timing = watch.report(sum(len(output.prompt_token_ids) for output in outputs.values())) | drafts
     if arguments.json:
         requests = [request_json(outputs[index]) for index in sorted(outputs)]
         print(json.dumps({"requests": requests, "timing": timing}, indent=2))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
+from ernie_kernels.checkpoint_file import quoted
 from ernie_kernels.llm import LLM
 from ernie_kernels.models.weights import QUANTIZATIONS
 from ernie_kernels.runner.sampling import SamplingParams
@@ -29,7 +31,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--quantization",
         choices=QUANTIZATIONS,
         help="round the weights while loading: wint8 (int8 weights), w8a8 (int8 activations too; "
-        "CPU only); default: leave them as they are",
+        "CPU only), wint4 (4-bit experts, int8 in the rest); default: leave them as they are",
+    )
+    group.add_argument(
+        "--speculative-config",
+        type=json_object,
+        metavar="JSON",
+        help="guess tokens ahead with the checkpoint's multi-token prediction module: "
+        '\'{"method": "mtp", "num_speculative_tokens": 1}\'; the same tokens, in fewer steps where '
+        "the guesses are good",
     )
     group.add_argument(
         "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N"
@@ -44,6 +54,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="say on stderr what is loaded, and every five seconds how it goes",
     )
+
+
+def json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, got {quoted(text)}")
+    return value
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: str) -> None:
@@ -111,7 +131,14 @@ def add_folder(parser: argparse.ArgumentParser, metavar: str) -> None:
 
 def load_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What :meth:`LLM.from_pretrained` takes beside the folder."""
-    names = ("device", "dtype", "quantization", "num_threads", "max_model_len")
+    names = (
+        "device",
+        "dtype",
+        "quantization",
+        "num_threads",
+        "max_model_len",
+        "speculative_config",
+    )
     return {name: getattr(arguments, name) for name in names}
 
 

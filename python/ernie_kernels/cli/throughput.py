@@ -14,6 +14,7 @@ from ernie_kernels import _core
 from ernie_kernels.errors import InternalError
 from ernie_kernels.llm import BLOCK_SIZE, LLM
 from ernie_kernels.models.config import ModelConfig
+from ernie_kernels.models.experts import MoE
 from ernie_kernels.runner.model_runner import kv_cache_bytes_per_block
 from ernie_kernels.runner.sampling import SamplingParams
 
@@ -29,8 +30,11 @@ class BatchSpeed:
         generated_tokens_per_second: of all requests together, from then on; None for one new token.
         first_token_seconds: from the call to a request's first token, median over the requests.
         token_seconds_p50, token_seconds_p95: between two tokens of one request.
-        bytes_per_step: weights and cache that a decode step reads.
+        bytes_per_step: weights and cache that a decode step reads; of experts on average, if the
+            router is even.
         read_bytes_per_second: that, over the time of a step.
+        drafted_tokens, accepted_tokens: of all runs but the first, and how many proved right. A step
+            then brings one token or two: of two the second comes no time after the first.
     """
 
     batch_size: int
@@ -41,6 +45,8 @@ class BatchSpeed:
     token_seconds_p95: float | None
     bytes_per_step: int
     read_bytes_per_second: float | None
+    drafted_tokens: int
+    accepted_tokens: int
 
 
 class ThroughputBench:
@@ -62,10 +68,15 @@ class ThroughputBench:
     def measure(self, batch_size: int, repeats: int, done: Callable[[], object]) -> BatchSpeed:
         """``done`` is called after each of the runs, one more than ``repeats``: the first warms up."""
         runs = []
-        for _ in range(repeats + 1):
+        self._run(batch_size)
+        done()
+        before = self._llm.stats()
+        for _ in range(repeats):
             runs.append(self._run(batch_size))
             done()
-        return self._speed(batch_size, runs[1:])
+        after = self._llm.stats()
+        drafted, accepted = (after[k] - before[k] for k in ("drafted_tokens", "accepted_tokens"))
+        return self._speed(batch_size, runs, drafted, accepted)
 
     def _run(self, batch_size: int) -> np.ndarray:
         """Seconds from the call to each token: ``[batch_size, new_tokens]``."""
@@ -80,12 +91,17 @@ class ThroughputBench:
             raise InternalError("bench: a request has not generated as many tokens as asked for")
         return np.array(times)
 
-    def _speed(self, batch_size: int, runs: list[np.ndarray]) -> BatchSpeed:
+    def _speed(
+        self, batch_size: int, runs: list[np.ndarray], drafted: int, accepted: int
+    ) -> BatchSpeed:
         all_begun = [float(times[:, 0].max()) for times in runs]
         decode = self._decode_rates(runs)
         gaps = np.concatenate([np.diff(times, axis=1).ravel() for times in runs])
         num_bytes = self.bytes_per_step(batch_size)
         rate = statistics.median(decode) if decode else None
+        # A draft that proves right saves a step.
+        later = sum(times.size - len(times) for times in runs)
+        steps = None if rate is None else rate / batch_size * (1 - accepted / later)
         return BatchSpeed(
             batch_size=batch_size,
             prompt_tokens_per_second=batch_size
@@ -96,7 +112,9 @@ class ThroughputBench:
             token_seconds_p50=float(np.percentile(gaps, 50)) if gaps.size else None,
             token_seconds_p95=float(np.percentile(gaps, 95)) if gaps.size else None,
             bytes_per_step=num_bytes,
-            read_bytes_per_second=None if rate is None else num_bytes * rate / batch_size,
+            read_bytes_per_second=None if steps is None else num_bytes * steps,
+            drafted_tokens=drafted,
+            accepted_tokens=accepted,
         )
 
     def _decode_rates(self, runs: list[np.ndarray]) -> list[float]:
@@ -110,22 +128,37 @@ class ThroughputBench:
         return rates
 
     def bytes_per_step(self, batch_size: int) -> int:
-        """All weights once, but of an embedding that is not the head as well one row a request;
-        of every request the cache, in the middle of its answer."""
+        """All weights once, but of an embedding that is not the head as well one row a request, and
+        the head again for drafts, and of experts those that are chosen; of every request the cache, in
+        the middle of its answer."""
         llm = self._llm
-        weights = llm.stats()["weight_bytes"]
+        drafts = llm.model.mtp is not None
+        weights = llm.stats()["weight_bytes"] + drafts * llm.model.lm_head.weight.nbytes
+        weights -= self._bytes_of_idle_experts(batch_size * (1 + drafts))
         if not llm.model.is_tied:
             table = llm.model.model.embed_tokens.weight.nbytes
             weights -= table - batch_size * table // llm.config.vocab_size
         tokens = self._prompt_tokens + self._new_tokens // 2
-        per_token = kv_cache_bytes_per_block(llm.config, BLOCK_SIZE, llm.dtype) // BLOCK_SIZE
-        return weights + batch_size * tokens * per_token
+        per_block = kv_cache_bytes_per_block(llm.config, BLOCK_SIZE, llm.dtype, with_mtp=drafts)
+        return weights + batch_size * tokens * per_block // BLOCK_SIZE
+
+    def _bytes_of_idle_experts(self, num_tokens: int) -> int:
+        """Those that none of so many tokens chooses, on average over even and independent choices."""
+        config, layers = self._llm.config, self._llm.model.model.layers
+        nbytes = 0.0
+        for plan, layer in zip(config.layers, layers, strict=True):
+            if isinstance(layer.mlp, MoE):
+                experts = layer.mlp.gate_up_proj.nbytes + layer.mlp.down_proj.nbytes
+                nbytes += experts * (1 - plan.top_k / plan.num_experts) ** num_tokens
+        return round(nbytes)
 
 
-def cache_bytes(config: ModelConfig, dtype: str, batch_size: int, tokens: int) -> int:
+def cache_bytes(
+    config: ModelConfig, dtype: str, batch_size: int, tokens: int, *, with_mtp: bool = False
+) -> int:
     """Of the cache that ``batch_size`` requests of ``tokens`` tokens need at the same time."""
     blocks = batch_size * -(-tokens // BLOCK_SIZE)
-    return blocks * kv_cache_bytes_per_block(config, BLOCK_SIZE, dtype)
+    return blocks * kv_cache_bytes_per_block(config, BLOCK_SIZE, dtype, with_mtp=with_mtp)
 
 
 def read_ceiling(device: str) -> float | None:

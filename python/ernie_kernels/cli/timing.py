@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -38,6 +39,16 @@ class Stopwatch:
         }
 
 
+def draft_report(stats: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``LLM.stats`` says of drafts; of a model that makes none, nothing."""
+    names = ("drafted_tokens", "accepted_tokens", "acceptance_rate")
+    return {name: stats[name] for name in names} if stats["drafted_tokens"] else {}
+
+
+def draft_summary(drafted: int, accepted: int) -> str:
+    return f"{accepted} of {drafted} drafts accepted ({accepted / drafted:.1%})"
+
+
 def summary(report: dict[str, Any]) -> str:
     """The report in one line."""
 
@@ -45,8 +56,10 @@ def summary(report: dict[str, Any]) -> str:
         return "-" if report[key] is None else f"{report[key]:.1f} tok/s"
 
     first = report["first_token_seconds"]
+    drafted = report.get("drafted_tokens")
+    drafts = f"; {draft_summary(drafted, report['accepted_tokens'])}" if drafted else ""
     return (
         f"[{report['prompt_tokens']} prompt tokens, {rate('prompt_tokens_per_second')}; "
         f"{report['generated_tokens']} generated, {rate('generated_tokens_per_second')}; "
-        f"first token after {'-' if first is None else f'{first * 1000:.0f} ms'}]"
+        f"first token after {'-' if first is None else f'{first * 1000:.0f} ms'}{drafts}]"
     )

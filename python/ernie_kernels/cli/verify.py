@@ -130,6 +130,7 @@ def print_report(report: Report) -> None:
             f"{stage.name:<10} {stage.max_error:>10.2e} {stage.relative_error:>9.2e}   "
             f"{worst.name:<28} {worst.share:>8.3g}   {'pass' if stage.passed else 'FAIL'}"
         )
+    print_choices(report)
     print_logits(report)
     for failure in report.failures[:20]:
         print(f"FAIL: {failure}")
@@ -140,6 +141,16 @@ def print_report(report: Report) -> None:
         "bfloat16 alone comes close to it."
     )
     print(f"\n{'PASSED' if report.passed else 'FAILED'}: {summary(report)}")
+
+
+def print_choices(report: Report) -> None:
+    others = sum(stage.num_other_choices for stage in report.stages)
+    if others:
+        gap = max(stage.widest_gap for stage in report.stages)
+        print(
+            f"\nexperts: float64 alone would choose others for {others} tokens of a layer, by scores "
+            f"{gap:.1e} apart\nat most; it takes the engine's choice, which is a part"
+        )
 
 
 def print_logits(report: Report) -> None:

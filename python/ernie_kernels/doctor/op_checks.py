@@ -165,6 +165,60 @@ def wint8_pack(case: Case) -> Pairs:
     yield looked_up, exactly((values * scale[:, None])[rows])
 
 
+def wint4_weight(case: Case, out_features: int) -> tuple[Array, Tensor, Array]:
+    """Values, the same two in a byte, and scales: all exact in every dtype."""
+    values = case.rng.integers(-7, 8, (out_features, 37)).astype(np.float64)
+    halves = np.pad(values, ((0, 0), (0, 1))).astype(np.int64) & 15
+    pairs = case.integers(halves[:, ::2] | halves[:, 1::2] << 4, "uint8")
+    return values, pairs, np.exp2(case.rng.integers(-8, -5, out_features)).astype(np.float64)
+
+
+def wint4_linear(case: Case) -> Pairs:
+    x, bias = case.random(5, 37), case.random(19)
+    values, pairs, scale = wint4_weight(case, 19)
+    weight = pairs, case.integers(scale, "float32")
+    out = case.timed(lambda: ops.wint4_linear(case.floats(x), *weight, case.floats(bias)))
+    yield out, case.bounds.linear(x, Matrix(values * scale[:, None], bias))
+
+
+def wint4_linear_silu_and_mul(case: Case) -> Pairs:
+    x = case.random(5, 37)
+    values, pairs, scale = wint4_weight(case, 26)
+    weight = pairs, case.integers(scale, "float32")
+    out = case.timed(lambda: ops.wint4_linear_silu_and_mul(case.floats(x), *weight))
+    gate, up = np.split(values * scale[:, None], 2)
+    yield out, case.bounds.gated(x, Matrix(gate, None), Matrix(up, None))
+
+
+def wint4_quantize(case: Case) -> Pairs:
+    weight = case.random(19, 37)
+    pairs, scale = case.timed(lambda: ops.wint4_quantize(case.floats(weight)))
+    halves = pairs.numpy()[..., None] >> np.array([0, 4]) & 15
+    values = ((halves.reshape(19, 38) + 8) % 16 - 8).astype(np.float64)
+    largest = np.abs(weight).max(axis=1)
+    wanted = np.pad(weight / largest[:, None] * 7, ((0, 0), (0, 1)))
+    yield values, Expected(wanted, np.full_like(wanted, 0.5 + 1e-5))
+    yield scale, Expected(largest / 7, (case.bounds.unit + FLOAT32) * largest / 7)
+
+
+def wint4_quantize_and_pack(case: Case) -> Pairs:
+    """The same as by the two ops."""
+    weight = case.floats(case.random(19, 37))
+    packed, scale = case.timed(lambda: ops.wint4_quantize_and_pack(weight))
+    pairs, same_scale = ops.wint4_quantize(weight)
+    yield packed.tensor, exactly(float64(ops.wint4_pack(pairs, 37).tensor))
+    yield scale, exactly(float64(same_scale))
+
+
+def wint4_pack(case: Case) -> Pairs:
+    """That the packed weight still holds every element."""
+    values, pairs, scale = wint4_weight(case, 19)
+    packed = case.timed(lambda: ops.wint4_pack(pairs, 37))
+    one_hot = case.integers(np.eye(37), "float32")
+    product = ops.wint4_linear(one_hot, packed, case.integers(scale, "float32"))
+    yield product, exactly((values * scale[:, None]).T)
+
+
 def embedding(case: Case) -> Pairs:
     table, ids = case.random(11, 37), np.array([10, 0, 3, 3, 7])
     out = case.timed(lambda: ops.embedding(case.integers(ids, "int64"), case.floats(table)))
@@ -318,6 +372,70 @@ def moe_combine(case: Case) -> Pairs:
     yield out, Expected(value, bound)
 
 
+def experts_of(case: Case, rows: int, columns: int) -> tuple[Array, ops.ExpertWeights]:
+    """Matrices of 7 experts, set one at a time."""
+    matrices = case.random(7, rows, columns) / 8
+    experts = ops.expert_weights(7, rows, columns, dtype=case.dtype, device=case.device)
+    for index, matrix in enumerate(matrices.astype(NUMPY_DTYPES[case.dtype])):
+        ops.expert_weights_set(experts, index, matrix)
+    return matrices, experts
+
+
+def grouped_linear(case: Case) -> Pairs:
+    """Experts with no row, with one and with several, which are gathered."""
+    (ids, order), x = chosen_experts(), case.random(5, 37)
+    matrices, experts = experts_of(case, 19, 37)
+    offsets, rows = case.integers(offsets_of(ids), "int64"), order // TOP_K
+    source_rows = case.integers(rows, "int32")
+    given = case.floats(x)
+    out = case.timed(lambda: ops.grouped_linear(given, experts, offsets, source_rows=source_rows))
+    result = float64(out)
+    for place, expert in enumerate(np.sort(ids.ravel())):
+        row = x[rows[place], None]
+        yield result[place, None], case.bounds.linear(row, Matrix(matrices[expert], None))
+
+
+def grouped_linear_silu_and_mul(case: Case) -> Pairs:
+    (ids, order), x = chosen_experts(), case.random(5, 37)
+    matrices, experts = experts_of(case, 26, 37)
+    offsets, rows = case.integers(offsets_of(ids), "int64"), order // TOP_K
+    given = case.floats(x[rows])
+    out = case.timed(lambda: ops.grouped_linear_silu_and_mul(given, experts, offsets))
+    result = float64(out)
+    for place, expert in enumerate(np.sort(ids.ravel())):
+        gate, up = np.split(matrices[expert], 2)
+        expected = case.bounds.gated(x[rows[place], None], Matrix(gate, None), Matrix(up, None))
+        yield result[place, None], expected
+
+
+def fused_moe(case: Case) -> Pairs:
+    (ids, _), x, shared = chosen_experts(), case.random(5, 37), case.random(5, 37)
+    matrices, gate_up = experts_of(case, 26, 37)
+    down_matrices, down = experts_of(case, 37, 13)
+    weights = np.abs(case.random(5, TOP_K))
+    out = case.timed(
+        lambda: ops.fused_moe(
+            case.floats(x),
+            case.integers(weights, "float32"),
+            case.integers(ids, "int32"),
+            gate_up,
+            down,
+            shared=case.floats(shared),
+        )
+    )
+    value, bound, magnitude = shared.copy(), np.zeros_like(x), np.abs(shared)
+    for t, j in np.ndindex(ids.shape):
+        gate, up = np.split(matrices[ids[t, j]], 2)
+        matrix = down_matrices[ids[t, j]]
+        gated = case.bounds.gated(x[t, None], Matrix(gate, None), Matrix(up, None))
+        y = case.bounds.linear(gated.value, Matrix(matrix, None))
+        value[t] += weights[t, j] * y.value[0]
+        bound[t] += weights[t, j] * (y.bound + 1.01 * gated.bound @ np.abs(matrix).T)[0]
+        magnitude[t] += weights[t, j] * np.abs(y.value[0])
+    bound += case.bounds.unit * np.abs(value) + summation(TOP_K + 1) * magnitude + UNDERFLOW
+    yield out, Expected(value, bound)
+
+
 def apply_penalties(case: Case) -> Pairs:
     logits = case.random(2, 9) * 3
     tokens = [[1, 4, 4, 2, 4], [8, 0]]
@@ -424,6 +542,11 @@ CHECKS: dict[str, tuple[Callable[[Case], Pairs], tuple[str, ...]]] = {
     "wint8_quantize": (wint8_quantize, BOTH),
     "wint8_quantize_and_pack": (wint8_quantize_and_pack, BOTH),
     "wint8_pack": (wint8_pack, ("float32",)),
+    "wint4_linear": (wint4_linear, BOTH),
+    "wint4_linear_silu_and_mul": (wint4_linear_silu_and_mul, BOTH),
+    "wint4_quantize": (wint4_quantize, BOTH),
+    "wint4_quantize_and_pack": (wint4_quantize_and_pack, BOTH),
+    "wint4_pack": (wint4_pack, ("float32",)),
     "embedding": (embedding, BOTH),
     "silu_and_mul": (silu_and_mul, BOTH),
     "rope_table": (rope_table, ("float32",)),
@@ -435,11 +558,24 @@ CHECKS: dict[str, tuple[Callable[[Case], Pairs], tuple[str, ...]]] = {
     "moe_sort": (moe_sort, ("float32",)),
     "moe_dispatch": (moe_dispatch, BOTH),
     "moe_combine": (moe_combine, BOTH),
+    "grouped_linear": (grouped_linear, BOTH),
+    "grouped_linear_silu_and_mul": (grouped_linear_silu_and_mul, BOTH),
+    "fused_moe": (fused_moe, BOTH),
     "apply_penalties": (apply_penalties, ("float32",)),
     "sample": (sample, ("float32",)),
 }
-# CUDA reads weights as they are.
-CPU_ONLY = {"linear_pack", "wint8_quantize", "wint8_quantize_and_pack", "wint8_pack"}
+# CUDA reads weights as they are, 4-bit ones of experts alone.
+CPU_ONLY = {
+    "linear_pack",
+    "wint8_quantize",
+    "wint8_quantize_and_pack",
+    "wint8_pack",
+    "wint4_linear",
+    "wint4_linear_silu_and_mul",
+    "wint4_quantize",
+    "wint4_quantize_and_pack",
+    "wint4_pack",
+}
 
 
 def cases() -> Iterator[tuple[str, Case]]:

@@ -4,6 +4,9 @@ Hugging Face files hold each tensor under its own name, matrices as ``[out, in]`
 prefix names with ``ernie.``, store every linear layer transposed (``[in, out]``), and fuse
 query/key/value (columns all-q, all-k, all-v) and gate/up (gate columns first, though the name is
 ``up_gate_proj``). The embedding and the norms are the same in both.
+
+Experts have names with their number in both. A model of transformers 5 in memory has them in one
+tensor, ``[num_experts, out, in]``, gate rows first; a file that was saved so is read as well.
 """
 
 from __future__ import annotations
@@ -33,7 +36,18 @@ _PADDLE_FUSED = {
     "gate_proj": ("up_gate_proj", 0),
     "up_proj": ("up_gate_proj", 1),
 }
-_LINEAR = re.compile(r"(?:^|\.)(?:(?P<member>\w+_proj)|lm_head|mlp\.gate)\.(?P<kind>weight|bias)$")
+_LINEAR = re.compile(
+    r"(?:^|\.)(?:(?P<member>\w+_proj)(?:\.\d+)?|lm_head|mlp\.gate)\.(?P<kind>weight|bias)$"
+)
+
+_EXPERT = re.compile(r"\.experts\.(?P<index>\d+)\.(?P<member>gate|up|down)_proj\.weight$")
+# member -> (tensor of all experts, members of an expert in it, its place among them)
+_STACKED = {
+    "gate": ("gate_up_proj", 2, 0),
+    "up": ("gate_up_proj", 2, 1),
+    "down": ("down_proj", 1, 0),
+}
+_CORRECTION_BIAS = ".moe_statics.e_score_correction_bias"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,7 @@ class Source:
     name: str
     transposed: bool = False  # stored as [in, out]
     place: int = 0  # among the members of a fused tensor
+    per_expert: int = 0  # members that each expert has in a tensor [num_experts, out, in]; 0: none
 
 
 def detect_layout(names: Iterable[str]) -> str:
@@ -62,6 +77,21 @@ def detect_layout(names: Iterable[str]) -> str:
             f"{first}; is this an ERNIE-4.5 checkpoint?"
         )
     return PADDLE if paddle else HUGGINGFACE
+
+
+def sources_of(name: str, layout: str) -> tuple[Source, ...]:
+    """Where ``layout`` may store the tensor that Hugging Face calls ``name``; first where it should."""
+    usual = source_of(name, layout)
+    if layout != HUGGINGFACE:
+        return (usual,)
+    expert = _EXPERT.search(name)
+    if expert is not None:
+        stacked, members, place = _STACKED[expert["member"]]
+        stored = f"{name[: expert.start()]}.experts.{stacked}"
+        return usual, Source(stored, False, int(expert["index"]) * members + place, members)
+    if name.endswith(_CORRECTION_BIAS):
+        return usual, Source(f"{name.removesuffix(_CORRECTION_BIAS)}.gate{_CORRECTION_BIAS}")
+    return (usual,)
 
 
 def source_of(name: str, layout: str) -> Source:

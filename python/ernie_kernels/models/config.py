@@ -6,17 +6,21 @@ Every key is either used, known to change nothing, or refused.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from ernie_kernels.checkpoint_file import quoted, read_json
 from ernie_kernels.errors import ConfigError
-from ernie_kernels.models.config_reader import SIZE_RANGES, ConfigReader
-
-logger = logging.getLogger("ernie_kernels")
+from ernie_kernels.models.config_keys import DENSE_KEYS, MOE_KEYS, KeyRules, check_other_keys
+from ernie_kernels.models.config_reader import ConfigReader
+from ernie_kernels.models.layer_plan import (
+    Experts,
+    LayerPlan,
+    dense_layers,
+    moe_layers,
+    num_mtp_layers,
+)
 
 CONFIG_FILE = "config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
@@ -24,14 +28,6 @@ GENERATION_CONFIG_FILE = "generation_config.json"
 DTYPES = ("bfloat16", "float16", "float32")
 ACTIVATIONS = ("silu",)
 ROPE_TYPES = ("default",)
-
-
-@dataclass(frozen=True, slots=True)
-class LayerPlan:
-    """What one decoder layer is made of; attention is the same in all."""
-
-    mlp: Literal["dense", "moe"]
-    intermediate_size: int  # width of the dense MLP, or of one expert
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +53,20 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]  # generation ends at any of these; may be empty
     pad_token_id: int | None
     layers: tuple[LayerPlan, ...]  # one per decoder layer
+    # Of the layers with experts; 0 where there are none.
+    num_experts: int
+    top_k: int  # experts that a token takes
+    moe_intermediate_size: int  # width of one expert
+    num_shared_experts: int  # they are one MLP of so many times that width
+    norm_min: float  # least sum that the weights of a token's experts are divided by
+    correction_bias: bool  # the checkpoint has an e_score_correction_bias beside every router
+    num_nextn_predict_layers: int  # multi-token prediction modules in the checkpoint
 
 
 # ---------------------------------------------------------------------------------- architectures
 
 
-def _dense_layers(reader: ConfigReader) -> tuple[LayerPlan, ...]:
-    plan = LayerPlan(mlp="dense", intermediate_size=reader.size("intermediate_size"))
-    return (plan,) * reader.size("num_hidden_layers")
-
-
-LayerPlanner = Callable[[ConfigReader], tuple[LayerPlan, ...]]
+LayerPlanner = Callable[[ConfigReader], tuple[tuple[LayerPlan, ...], Experts]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +80,7 @@ class Architecture:
     class_names: tuple[str, ...]  # as in "architectures"
     model_types: tuple[str, ...]
     layers: LayerPlanner | None
+    keys: KeyRules = DENSE_KEYS
 
 
 # Each class has two spellings: that of transformers and that of Baidu's own files.
@@ -89,13 +89,14 @@ ARCHITECTURES = (
         "ernie4_5",
         ("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"),
         ("ernie4_5",),
-        _dense_layers,
+        dense_layers,
     ),
     Architecture(
         "ernie4_5_moe",
         ("Ernie4_5_MoeForCausalLM", "Ernie4_5_MoEForCausalLM"),
         ("ernie4_5_moe",),
-        None,
+        moe_layers,
+        MOE_KEYS,
     ),
     Architecture(
         "ernie4_5_vl_moe",
@@ -110,7 +111,7 @@ ARCHITECTURES = (
 )
 
 
-def _find_architecture(reader: ConfigReader) -> tuple[str, LayerPlanner]:
+def _find_architecture(reader: ConfigReader) -> tuple[Architecture, LayerPlanner]:
     by_class = {name: row for row in ARCHITECTURES for name in row.class_names}
     by_type = {name: row for row in ARCHITECTURES for name in row.model_types}
     supported = ", ".join(name for row in ARCHITECTURES if row.layers for name in row.class_names)
@@ -145,92 +146,10 @@ def _find_architecture(reader: ConfigReader) -> tuple[str, LayerPlanner]:
             f"{reader.file}: architecture {found.name} is known but this version cannot run it; "
             f"it runs {supported}"
         )
-    return found.name, found.layers
+    return found, found.layers
 
 
-# -------------------------------------------------------------------------------- the other keys
-
-# Read by load_config or one of its parts.
-_USED_KEYS = frozenset(SIZE_RANGES) | {
-    "architectures", "model_type", "hidden_act", "rms_norm_eps", "rope_theta", "rope_parameters",
-    "rope_scaling", "tie_word_embeddings", "use_bias", "dtype", "torch_dtype", "bos_token_id",
-    "eos_token_id", "pad_token_id",
-}  # fmt: skip
-
-# Bookkeeping, training and back-end switches that every released file may carry: no effect here.
-_HARMLESS_KEYS = frozenset({
-    "_name_or_path", "transformers_version", "paddlenlp_version", "use_cache", "initializer_range",
-    "output_attentions", "output_hidden_states", "return_dict", "is_encoder_decoder", "id2label",
-    "label2id", "problem_type", "chunk_size_feed_forward", "torchscript", "pruned_heads", "tie_encoder_decoder",
-    "attention_dropout", "attention_dropout_prob", "attention_probs_dropout_prob", "hidden_dropout",
-    "hidden_dropout_prob", "dropout", "ignored_index", "max_sequence_length", "use_flash_attention",
-    "use_flash_attn", "fuse_rope", "fuse_rms_norm", "fuse_swiglu", "fuse_linear", "fuse_attn_ffn",
-    "fuse_softmax_mask", "recompute", "sep_token_id", "cls_token_id", "unk_token_id",
-})  # fmt: skip
-
-# Keys that would change the result: the values with which they do not. null is neutral for all.
-_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
-    "compression_ratio": (1, 1.0),  # positions are divided by it
-    "use_rmsnorm": (True,),
-    "rope_3d": (False,),
-    "partial_rotary_factor": (1, 1.0),
-    "sliding_window": (),
-    "use_sliding_window": (False,),
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
-    "is_decoder": (True, False),
-    "add_cross_attention": (False,),
-    "logits_soft_cap": (),
-    "final_logit_softcapping": (),
-    "attn_logit_softcapping": (),
-    "num_nextn_predict_layers": (0,),
-    "multi_token_pred_depth": (0,),
-    "moe_num_experts": (0,),
-    # No quantisation method is supported by this version.
-    "quantization": (),
-    "quantization_config": (),
-    "dense_quant_type": (),
-    "moe_quant_type": (),
-    "is_quantized": (False,),
-}
-# An unknown key of one of these families can change the result too.
-_DECISIVE_PREFIXES = (
-    "quant",
-    "kv_cache_quant",
-    "weight_quant",
-    "rope_",
-    "moe_",
-    "sliding_",
-    "mrope",
-)
-
-
-def _check_other_keys(reader: ConfigReader, architecture: str) -> None:
-    unknown = []
-    for key, value in reader.values.items():
-        if value is None or key in _USED_KEYS or key in _HARMLESS_KEYS:
-            continue
-        if key == "auto_map":
-            logger.warning("%s: auto_map names Python code; it is never imported", reader.file)
-        elif key == "layer_types":
-            kinds = value if isinstance(value, list) else [value]
-            for kind in kinds:
-                if kind != "full_attention":
-                    raise reader.fail(key, "full_attention for every layer", kind)
-        elif key in _NEUTRAL_VALUES:
-            # bool == int in Python: compare the types as well.
-            if not any(type(value) is type(v) and value == v for v in _NEUTRAL_VALUES[key]):
-                neutral = ", ".join(dict.fromkeys(quoted(v) for v in (*_NEUTRAL_VALUES[key], None)))
-                method = value.get("quant_method", value) if isinstance(value, dict) else value
-                raise reader.fail(key, f"{neutral} (no other value is supported)", method)
-        elif key.startswith(_DECISIVE_PREFIXES):
-            method = value.get("quant_method", value) if isinstance(value, dict) else value
-            raise reader.fail(quoted(key), f"no such key in an {architecture} checkpoint", method)
-        else:
-            unknown.append(quoted(key))
-    if unknown:
-        shown = ", ".join(unknown[:8]) + (", ..." if len(unknown) > 8 else "")
-        logger.warning("%s: %d unknown keys ignored: %s", reader.file, len(unknown), shown)
+# --------------------------------------------------------------------------------------- the file
 
 
 def _rope_theta(reader: ConfigReader) -> float:
@@ -310,9 +229,10 @@ def load_config(folder: Path) -> ModelConfig:
     The sizes must be in the file. These keys may be absent, with the value that every released
     ERNIE-4.5 has and that transformers documents as its default: ``hidden_act`` silu,
     ``max_position_embeddings`` 131072, ``rms_norm_eps`` 1e-5, ``rope_theta`` 500000,
-    ``tie_word_embeddings`` true, ``use_bias`` false. ``num_key_value_heads: null`` means as many
-    as ``num_attention_heads``. Token ids come from ``generation_config.json``, then
-    ``config.json``; absent means none.
+    ``tie_word_embeddings`` true, ``use_bias`` false, ``moe_layer_interval`` 1,
+    ``moe_layer_end_index`` -1, ``moe_norm_min`` 1e-12; ``moe_num_shared_experts`` means 0.
+    ``num_key_value_heads: null`` means as many as ``num_attention_heads``. Token ids come from
+    ``generation_config.json``, then ``config.json``; absent means none.
 
     Raises:
         ConfigError: a file is malformed, or a key is missing, of the wrong type, out of range,
@@ -320,22 +240,32 @@ def load_config(folder: Path) -> ModelConfig:
     """
     folder = Path(folder)
     reader = ConfigReader(read_json(folder / CONFIG_FILE), CONFIG_FILE)
-    architecture, plan_layers = _find_architecture(reader)
-    _check_other_keys(reader, architecture)
-
-    vocab_size = reader.size("vocab_size")
-    heads = reader.size("num_attention_heads")
-    kv_heads_is_null = "num_key_value_heads" in reader.values
     generation = reader
     if (folder / GENERATION_CONFIG_FILE).exists():
         values = read_json(folder / GENERATION_CONFIG_FILE)
         generation = ConfigReader(values, GENERATION_CONFIG_FILE)
+    return _checked(reader, generation)
+
+
+def load_config_file(path: Path) -> ModelConfig:
+    """The same of one file of any name, whatever lies beside it."""
+    reader = ConfigReader(read_json(path), quoted(path.name))
+    return _checked(reader, reader)
+
+
+def _checked(reader: ConfigReader, generation: ConfigReader) -> ModelConfig:
+    architecture, plan_layers = _find_architecture(reader)
+    check_other_keys(reader, architecture.name, architecture.keys)
+    layers, experts = plan_layers(reader)
+    vocab_size = reader.size("vocab_size")
+    heads = reader.size("num_attention_heads")
+    kv_heads_is_null = "num_key_value_heads" in reader.values
 
     def source(key: str) -> ConfigReader:
         return generation if generation.values.get(key) is not None else reader
 
     config = ModelConfig(
-        architecture=architecture,
+        architecture=architecture.name,
         vocab_size=vocab_size,
         hidden_size=reader.size("hidden_size"),
         intermediate_size=reader.size("intermediate_size"),
@@ -355,7 +285,14 @@ def load_config(folder: Path) -> ModelConfig:
         bos_token_id=source("bos_token_id").token_id("bos_token_id", vocab_size),
         eos_token_ids=source("eos_token_id").token_ids("eos_token_id", vocab_size),
         pad_token_id=source("pad_token_id").token_id("pad_token_id", vocab_size),
-        layers=plan_layers(reader),
+        layers=layers,
+        num_experts=experts.num_experts,
+        top_k=experts.top_k,
+        moe_intermediate_size=experts.moe_intermediate_size,
+        num_shared_experts=experts.num_shared_experts,
+        norm_min=experts.norm_min,
+        correction_bias=experts.num_experts > 0,
+        num_nextn_predict_layers=num_mtp_layers(reader),
     )
-    _check_relations(config, CONFIG_FILE)
+    _check_relations(config, reader.file)
     return config

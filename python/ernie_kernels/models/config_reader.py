@@ -21,6 +21,18 @@ SIZE_RANGES = {
     "head_dim": (2, 512),
     "max_position_embeddings": (1, 1 << 21),
 }
+# Of the keys that only models with experts have, and of multi-token prediction.
+EXPERT_RANGES = {
+    "moe_num_experts": (1, 4096),
+    "moe_k": (1, 4096),
+    "moe_intermediate_size": (1, 1 << 18),
+    "moe_num_shared_experts": (0, 4096),
+    "moe_layer_start_index": (0, 1024),
+    "moe_layer_end_index": (-1, 1024),
+    "moe_layer_interval": (1, 1024),
+    "num_nextn_predict_layers": (0, 16),
+    "multi_token_pred_depth": (0, 16),
+}
 
 
 class ConfigReader:
@@ -38,9 +50,9 @@ class ConfigReader:
         return default if value is None else value
 
     def size(self, key: str, default: int | None = None) -> int:
-        """An integer inside ``SIZE_RANGES[key]``; ``default`` stands for an absent or null key."""
+        """An integer inside its range above; ``default`` stands for an absent or null key."""
         value = self.values.get(key)
-        low, high = SIZE_RANGES[key]
+        low, high = SIZE_RANGES[key] if key in SIZE_RANGES else EXPERT_RANGES[key]
         if value is None and default is not None:
             value = default
         elif key not in self.values:

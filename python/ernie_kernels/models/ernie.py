@@ -1,9 +1,10 @@
-"""ERNIE-4.5, dense: the model as equations. Attribute names are the checkpoint's.
+"""ERNIE-4.5 for text, dense or with experts: the model as equations. Attribute names are the
+checkpoint's.
 
 Projections that read the same input are fused into one matrix:
 
     self_attn.qkv_proj  = q_proj, k_proj, v_proj
-    mlp.gate_up_proj    = gate_proj, up_proj
+    mlp.gate_up_proj    = gate_proj, up_proj        of every expert too
 """
 
 from __future__ import annotations
@@ -13,53 +14,16 @@ from typing import TYPE_CHECKING
 from ernie_kernels import ops
 from ernie_kernels._core import Tensor
 from ernie_kernels.models.config import ModelConfig
-from ernie_kernels.models.layers import DecoderLayer, Embedding, LayerKVCache
-from ernie_kernels.models.loader import Checkpoint, WeightSpec
+from ernie_kernels.models.experts import MoE
+from ernie_kernels.models.layers import MLP, DecoderLayer, Embedding, LayerKVCache
+from ernie_kernels.models.loader import Checkpoint
+from ernie_kernels.models.mtp import MultiTokenPredictor, check_has_module
+from ernie_kernels.models.weight_specs import EMBEDDING, HEAD, mtp_specs, weight_specs
 from ernie_kernels.models.weights import WeightReader
 
 if TYPE_CHECKING:
     from ernie_kernels.models.workspace import LayerBuffers
     from ernie_kernels.runner.batch import ForwardBatch
-
-EMBEDDING = "model.embed_tokens.weight"
-HEAD = "lm_head.weight"
-
-
-def weight_specs(config: ModelConfig) -> dict[str, WeightSpec]:
-    """Every tensor of the model: its Hugging Face name and shape."""
-    hidden = (config.hidden_size, "hidden_size")
-    vocab = (config.vocab_size, "vocab_size")
-    query = (config.num_attention_heads * config.head_dim, "num_attention_heads", "head_dim")
-    key = (config.num_key_value_heads * config.head_dim, "num_key_value_heads", "head_dim")
-
-    def spec(*extents: tuple) -> WeightSpec:
-        keys = dict.fromkeys(key for extent in extents for key in extent[1:])
-        return WeightSpec(tuple(extent[0] for extent in extents), tuple(keys))
-
-    specs = {
-        EMBEDDING: spec(vocab, hidden),
-        "model.norm.weight": spec(hidden),
-        HEAD: spec(vocab, hidden),
-    }
-    for index, plan in enumerate(config.layers):
-        layer = f"model.layers.{index}"
-        specs[f"{layer}.input_layernorm.weight"] = spec(hidden)
-        specs[f"{layer}.post_attention_layernorm.weight"] = spec(hidden)
-        width = (plan.intermediate_size, "intermediate_size")
-        projections = {
-            "self_attn.q_proj": (query, hidden),
-            "self_attn.k_proj": (key, hidden),
-            "self_attn.v_proj": (key, hidden),
-            "self_attn.o_proj": (hidden, query),
-            "mlp.gate_proj": (width, hidden),
-            "mlp.up_proj": (width, hidden),
-            "mlp.down_proj": (hidden, width),
-        }
-        for name, (out_features, in_features) in projections.items():
-            specs[f"{layer}.{name}.weight"] = spec(out_features, in_features)
-            if config.use_bias:
-                specs[f"{layer}.{name}.bias"] = spec(out_features)
-    return specs
 
 
 class ErnieDecoder:
@@ -67,10 +31,14 @@ class ErnieDecoder:
 
     def __init__(self, config: ModelConfig, weights: WeightReader, embed_tokens: Embedding) -> None:
         self.embed_tokens = embed_tokens
-        self.layers = [
-            DecoderLayer(config, weights, f"model.layers.{index}")
-            for index in range(config.num_hidden_layers)
-        ]
+        self.layers = []
+        for index, plan in enumerate(config.layers):
+            name = f"model.layers.{index}"
+            is_moe = plan.mlp == "moe"
+            mlp = (
+                MoE(config, weights, f"{name}.mlp", plan) if is_moe else MLP(weights, f"{name}.mlp")
+            )
+            self.layers.append(DecoderLayer(config, weights, name, mlp))
         self.norm = weights.norm("model.norm")
         self._config = config
 
@@ -94,7 +62,7 @@ class ErnieDecoder:
 
 
 class ErnieForCausalLM:
-    """The dense ERNIE-4.5 model with its language-model head.
+    """The ERNIE-4.5 text model with its language-model head.
 
     Args:
         config: of the checkpoint.
@@ -102,12 +70,16 @@ class ErnieForCausalLM:
         device: ``"cpu"`` or ``"cuda:N"``.
         dtype: of activations, ``"float32"`` or ``"bfloat16"``.
         weight_dtype: of matrices; a float32 matrix needs float32 activations.
-        quantization: of projections and head, ``"wint8"``, ``"w8a8"`` or None.
+        quantization: of projections, experts and head: ``"wint8"``, ``"w8a8"``, ``"wint4"`` (which
+            has 8 bits in all but the experts) or None.
+        with_mtp: read the multi-token prediction module too.
 
     Attributes:
+        mtp: that module, or None.
         nbytes: bytes of all weights.
 
     Raises:
+        ConfigError: ``with_mtp``, and the checkpoint has no such module.
         WeightError: a tensor is missing, unexpected, of the wrong shape or dtype, or not finite.
         FormatError: a file cannot be read.
         OutOfMemoryError: not enough memory for the weights.
@@ -122,10 +94,14 @@ class ErnieForCausalLM:
         dtype: str,
         weight_dtype: str,
         quantization: str | None = None,
+        with_mtp: bool = False,
     ) -> None:
+        if with_mtp:
+            check_has_module(checkpoint)
         # A head may be stored beside a config that says "tied"; then the stored one counts.
         optional = [HEAD] if config.tie_word_embeddings else []
-        checkpoint.require(weight_specs(config), optional=optional)
+        specs = weight_specs(config) | (mtp_specs(config) if with_mtp else {})
+        checkpoint.require(specs, optional=optional)
         weights = WeightReader(
             config,
             checkpoint,
@@ -146,6 +122,7 @@ class ErnieForCausalLM:
         self.model = ErnieDecoder(config, weights, embed_tokens)
         if not is_tied:
             self.lm_head = weights.head(weights.matrix(HEAD))
+        self.mtp = MultiTokenPredictor(config, weights, self.model) if with_mtp else None
         self.is_tied = is_tied
         self.nbytes = weights.nbytes
 
@@ -157,7 +134,8 @@ class ErnieForCausalLM:
         Returns:
             Hidden states after the final norm of the rows in ``batch.outputs``,
             ``[num_outputs, hidden_size]``, in ``buffers``; the caches hold the step's keys and
-            values.
+            values. Where these are all rows of the batch, ``buffers.residual`` holds the same before
+            the norm.
         """
         return self.model(batch, kv_caches, buffers)
 

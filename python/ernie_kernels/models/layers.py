@@ -13,8 +13,9 @@ from ernie_kernels._core import Tensor
 
 if TYPE_CHECKING:
     from ernie_kernels.models.config import ModelConfig
+    from ernie_kernels.models.experts import MoE
     from ernie_kernels.models.weights import WeightReader
-    from ernie_kernels.models.workspace import LayerBuffers
+    from ernie_kernels.models.workspace import LayerBuffers, MLPBuffers
     from ernie_kernels.ops import PackedWeight, PackedWint8
     from ernie_kernels.runner.batch import ForwardBatch, QueryRows
 
@@ -181,17 +182,22 @@ class MLP:
         self.gate_up_proj = weights.linear(name, "gate_proj", "up_proj")
         self.down_proj = weights.linear(name, "down_proj")
 
-    def __call__(self, hidden_states: Tensor, buffers: LayerBuffers) -> Tensor:
+    def __call__(self, hidden_states: Tensor, buffers: MLPBuffers, *, out: Tensor) -> Tensor:
+        """``out`` may be ``hidden_states``."""
         self.gate_up_proj.silu_and_mul(hidden_states, out=buffers.gated, gate_up=buffers.gate_up)
-        return self.down_proj(buffers.gated, out=hidden_states)
+        return self.down_proj(buffers.gated, out=out)
 
 
 class DecoderLayer:
-    def __init__(self, config: ModelConfig, weights: WeightReader, name: str) -> None:
+    """Attention, and a dense MLP or experts, each behind a norm and added to what came in."""
+
+    def __init__(
+        self, config: ModelConfig, weights: WeightReader, name: str, mlp: MLP | MoE
+    ) -> None:
         self.input_layernorm = weights.norm(f"{name}.input_layernorm")
         self.self_attn = Attention(config, weights, f"{name}.self_attn")
         self.post_attention_layernorm = weights.norm(f"{name}.post_attention_layernorm")
-        self.mlp = MLP(weights, f"{name}.mlp")
+        self.mlp = mlp
 
     def __call__(
         self,
@@ -204,7 +210,8 @@ class DecoderLayer:
     ) -> tuple[Tensor, Tensor]:
         """Returns the layer's hidden states and residual of the rows in ``queries``.
 
-        Of the batch's other rows only the keys and values are computed.
+        Of the batch's other rows only the keys and values are computed. Flags are set where
+        ``queries`` is the batch's own: elsewhere what is not finite shows in these rows' logits.
         """
         if hidden_states is None:
             hidden_states = self.input_layernorm(residual, out=buffers.hidden_states)
@@ -212,10 +219,19 @@ class DecoderLayer:
             hidden_states, residual = self.input_layernorm.add(hidden_states, residual)
         self.self_attn.project(hidden_states, batch, kv_cache, buffers)
         query = buffers.query
+        flags = batch.flags if queries is batch.queries else None
         if queries.rows is not None:
             query = self.self_attn.query_of(queries.rows, buffers)
             residual = take(queries.rows, residual)
             buffers = buffers.first(len(queries.rows))
         hidden_states = self.self_attn.attend(query, queries, batch, kv_cache, buffers)
         hidden_states, residual = self.post_attention_layernorm.add(hidden_states, residual)
-        return self.mlp(hidden_states, buffers), residual
+        return self.feed_forward(hidden_states, buffers, flags), residual
+
+    def feed_forward(
+        self, hidden_states: Tensor, buffers: LayerBuffers, flags: Tensor | None
+    ) -> Tensor:
+        """The MLP or the experts, which set ``flags`` of tokens that they cannot choose for to 1."""
+        if isinstance(self.mlp, MLP):
+            return self.mlp(hidden_states, buffers.mlp, out=hidden_states)
+        return self.mlp(hidden_states, buffers.of_experts, flags)

@@ -16,7 +16,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -29,10 +29,12 @@ import numpy as np
 from ..checkpoint_file import quoted
 from ..errors import ArgumentError, WeightError
 from .checkpoint_folder import StoredTensor, clipped, open_tensors
-from .checkpoint_layout import WEIGHT_DTYPES, detect_layout, source_of
+from .checkpoint_layout import WEIGHT_DTYPES, Source, detect_layout, sources_of
 from .tensor_pieces import Piece, merged
 
 logger = logging.getLogger("ernie_kernels")
+
+MTP = "mtp"  # in the names of a multi-token prediction module
 
 # Names compared for "did you mean": difflib is slow, and a file may hold 200,000.
 MAX_SUGGESTION_CANDIDATES = 2000
@@ -50,6 +52,9 @@ class WeightSpec:
 
     shape: tuple[int, ...]
     config_keys: tuple[str, ...] = ()
+    # A matrix that files of one layout store either way: the shape decides, and a square one lies as
+    # the layout says.
+    either_way: bool = False
 
 
 def open_checkpoint(folder: str | PathLike[str], *, progress: bool | None = None) -> Checkpoint:
@@ -125,7 +130,12 @@ class Checkpoint:
             self._bar = None
 
     def __contains__(self, name: str) -> bool:
-        return source_of(name, self.layout).name in self._tensors
+        return self._source_of(name).name in self._tensors
+
+    def _source_of(self, name: str) -> Source:
+        """Where the tensor is stored, or, if it is missing, where it should be."""
+        sources = sources_of(name, self.layout)
+        return next((each for each in sources if each.name in self._tensors), sources[0])
 
     # ------------------------------------------------------------------------- what must be there
 
@@ -136,52 +146,64 @@ class Checkpoint:
             specs: every tensor of the model by its Hugging Face name.
             optional: names in ``specs`` that may be absent (``lm_head.weight`` of a tied model).
 
-        Tensors of a multi-token prediction module (``mtp`` in the name) are ignored: generation
-        without it is exact.
+        Tensors of a multi-token prediction module (``mtp`` in the name) that are not among them are
+        ignored, with a log line: generation without it is exact.
 
         Raises:
             WeightError: a tensor is missing, unexpected, or has the wrong shape or dtype.
         """
-        members: dict[str, dict[str, WeightSpec]] = {}  # of each stored tensor
-        for name, spec in specs.items():
-            members.setdefault(source_of(name, self.layout).name, {})[name] = spec
+        sources = {name: self._source_of(name) for name in specs}
+        members: dict[str, list[str]] = {}  # of each stored tensor, in the order in which they lie
+        for name in sorted(specs, key=lambda name: sources[name].place):
+            members.setdefault(sources[name].name, []).append(name)
         missing = [
             stored
             for stored, names in members.items()
-            if stored not in self._tensors and not names.keys() <= set(optional)
+            if stored not in self._tensors and not set(names) <= set(optional)
         ]
-        unexpected = [n for n in self._tensors if n not in members and "mtp" not in n]
+        others = [n for n in self._tensors if n not in members]
+        unexpected = [n for n in others if MTP not in n]
         if missing or unexpected:
             raise WeightError(_difference(missing, unexpected))
+        if others:
+            logger.info(
+                "%d tensors of a multi-token prediction module left out: speculative_config uses "
+                "them",
+                len(others),
+            )
         required = {}
         for stored, names in members.items():
             if stored in self._tensors:
-                required.update(self._locate(self._tensors[stored], names))
+                whole = {name: specs[name] for name in names}
+                required.update(self._locate(self._tensors[stored], whole, sources[names[0]]))
         self._required = required
 
     def _locate(
-        self, tensor: StoredTensor, members: Mapping[str, WeightSpec]
+        self, tensor: StoredTensor, members: Mapping[str, WeightSpec], source: Source
     ) -> dict[str, tuple[Piece, tuple[int, ...]]]:
         """The piece of ``tensor`` that each member is, and the member's shape; checks the whole."""
         dtype = self._dtype_of(tensor)
-        sources = {name: source_of(name, self.layout) for name in members}
-        names = sorted(members, key=lambda name: sources[name].place)
-        transposed = sources[names[0]].transposed
-        pieces = {}
-        outputs = 0
-        for name in names:
-            shape = members[name].shape
-            pieces[name] = (Piece(tensor, dtype, transposed, outputs, shape[0]), shape)
-            outputs += shape[0]
-        expected = (outputs, *members[names[0]].shape[1:])
-        if transposed:
-            expected = expected[::-1]
+        first = next(iter(members.values()))
+        outputs, width = sum(spec.shape[0] for spec in members.values()), first.shape[1:]
+        transposed = source.transposed
+        expected = (*width, outputs) if transposed else (outputs, *width)
+        if source.per_expert:
+            num_experts = len(members) // source.per_expert
+            expected = (num_experts, outputs // num_experts, *width)
+        if first.either_way and expected != tensor.shape == expected[::-1]:
+            transposed, expected = not transposed, tensor.shape
         if tensor.shape != expected:
-            keys = dict.fromkeys(key for name in names for key in members[name].config_keys)
+            keys = dict.fromkeys(key for spec in members.values() for key in spec.config_keys)
             origin = f" from {', '.join(keys)} of config.json" if keys else ""
             raise WeightError(
                 clipped(f"{tensor}: shape {list(tensor.shape)}, expected {list(expected)}{origin}")
             )
+        if source.per_expert:
+            tensor = replace(tensor, shape=(outputs, *width))  # one expert below the other
+        pieces, row = {}, 0
+        for name, spec in members.items():
+            pieces[name] = (Piece(tensor, dtype, transposed, row, spec.shape[0]), spec.shape)
+            row += spec.shape[0]
         return pieces
 
     def _dtype_of(self, tensor: StoredTensor) -> np.dtype[Any]:
@@ -201,7 +223,7 @@ class Checkpoint:
         ``dtype`` is ``"float32"``, ``"bfloat16"`` or ``"float16"``; for the rest see
         :meth:`read_into`.
         """
-        destination = np.empty(self._stacked_shape(names), NUMPY_DTYPES[dtype])
+        destination = np.empty(self.shape_of(*names), NUMPY_DTYPES[dtype])
         self.read_into(destination, *names)
         return destination
 
@@ -219,7 +241,7 @@ class Checkpoint:
             FormatError: the file cannot be read or has changed since it was opened.
         """
         array = destination if isinstance(destination, np.ndarray) else destination.numpy()
-        shape = self._stacked_shape(names)
+        shape = self.shape_of(*names)
         if array.shape != shape:
             raise ArgumentError(
                 f"read_into: destination: expected shape {list(shape)} for {quoted(names[0])}"
@@ -245,12 +267,13 @@ class Checkpoint:
         Reads no further than the first few MiB that differ. Decides whether the ``lm_head.weight``
         of a tied checkpoint is one of its own or the embedding once more.
         """
-        shape = self._stacked_shape((name,))
+        shape = self.shape_of(name)
         if array.shape != shape:
             return False
         return self._required[name][0].equals(array.reshape(shape[0], math.prod(shape[1:])))
 
-    def _stacked_shape(self, names: tuple[str, ...]) -> tuple[int, ...]:
+    def shape_of(self, *names: str) -> tuple[int, ...]:
+        """Of required tensors of equal width, one below the other."""
         for name in names:
             if name not in self._required:
                 raise ArgumentError(f"checkpoint: {quoted(name)}: not among the required tensors")

@@ -8,13 +8,14 @@ from ernie_kernels import ops
 from ernie_kernels._core import Tensor, from_numpy
 from ernie_kernels.models.config import ModelConfig
 from ernie_kernels.models.layers import Embedding, Linear, RMSNorm, Wint8Linear
-from ernie_kernels.models.loader import Checkpoint
-from ernie_kernels.ops import PackedWeight
+from ernie_kernels.models.loader import NUMPY_DTYPES, Checkpoint
+from ernie_kernels.ops import ExpertWeights, PackedWeight
 
-# What the matrices of a model can be rounded to while it is read.
+# What the matrices of a model can be rounded to while it is read. Routers never are.
 WINT8 = "wint8"  # int8 weights, activations as they are
 W8A8 = "w8a8"  # the same weights, and int8 activations; CPU only
-QUANTIZATIONS = (WINT8, W8A8)
+WINT4 = "wint4"  # experts of 4 bits, everything else as in wint8
+QUANTIZATIONS = (WINT8, W8A8, WINT4)
 
 
 class WeightReader:
@@ -43,6 +44,7 @@ class WeightReader:
     ) -> None:
         self.checkpoint = checkpoint
         self.nbytes = 0  # of all weights delivered so far
+        self.int8_activations = quantization == W8A8
         self._config = config
         self._device = device
         self._dtype = dtype
@@ -56,6 +58,37 @@ class WeightReader:
         if self._config.use_bias:
             bias = self._vector(self._weight_dtype, *(f"{name}.bias" for name in names))
         return self._linear(self.matrix(*(f"{name}.weight" for name in names)), bias)
+
+    def experts(self, prefix: str, count: int, *projections: str) -> ExpertWeights:
+        """The projections of all experts ``prefix.experts.<number>``, read one expert at a time."""
+        names = [
+            [f"{prefix}.experts.{index}.{projection}.weight" for projection in projections]
+            for index in range(count)
+        ]
+        out_features, in_features = self.checkpoint.shape_of(*names[0])
+        matrix = np.empty((out_features, in_features), NUMPY_DTYPES[self._weight_dtype])
+        is_int8 = self._quantization in (WINT8, W8A8)
+        experts = ops.expert_weights(
+            count,
+            out_features,
+            in_features,
+            dtype=self._weight_dtype,
+            quantization=WINT8 if is_int8 else self._quantization,
+            device=self._device,
+        )
+        for index in range(count):
+            self.checkpoint.read_into(matrix, *names[index])
+            ops.expert_weights_set(experts, index, matrix)
+        self.nbytes += experts.nbytes
+        return experts
+
+    def router(self, name: str) -> Linear:
+        """A layer that is float32 whatever the other weights are."""
+        return Linear(self._placed(self.checkpoint.tensor(name, dtype="float32")))
+
+    def correction_bias(self, name: str) -> Tensor:
+        """A row of float32, one for each expert."""
+        return self._vector("float32", name).reshape(-1)
 
     def norm(self, name: str) -> RMSNorm:
         return RMSNorm(self._vector(self._dtype, f"{name}.weight"), self._config.rms_norm_eps)
@@ -81,13 +114,12 @@ class WeightReader:
     def _linear(self, matrix: np.ndarray, bias: Tensor | None) -> Linear | Wint8Linear:
         if self._quantization is None:
             return Linear(self._placed(matrix), bias)
-        int8_activations = self._quantization == W8A8
         if self._device == "cpu":
             weight, scale = ops.wint8_quantize_and_pack(matrix)
         else:
             weight, scale = (t.to(self._device) for t in ops.wint8_quantize(matrix))
         self.nbytes += weight.nbytes + scale.nbytes
-        return Wint8Linear(weight, scale, bias, int8_activations=int8_activations)
+        return Wint8Linear(weight, scale, bias, int8_activations=self.int8_activations)
 
     def _placed(self, matrix: np.ndarray) -> PackedWeight | Tensor:
         """A matrix in its final place."""

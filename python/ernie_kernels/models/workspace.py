@@ -3,13 +3,61 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any, Self
 
-from ernie_kernels._core import Tensor, empty
+import numpy as np
+
+from ernie_kernels import ops
+from ernie_kernels._core import Tensor, empty, from_numpy
+from ernie_kernels.errors import InternalError
 from ernie_kernels.models.config import ModelConfig
+from ernie_kernels.models.layer_plan import LayerPlan
+
+# What is not a row for each token.
+_WHOLE = ("attention_workspace", "workspace")
+
+
+class _Rows:
+    """Buffers that have a row for each token."""
+
+    __slots__ = ()
+
+    def first(self, num_rows: int) -> Self:
+        """The first rows of all of them."""
+
+        def cut(name: str, buffer: Any) -> Any:
+            if buffer is None or name in _WHOLE:
+                return buffer
+            return buffer.first(num_rows) if isinstance(buffer, _Rows) else buffer[:num_rows]
+
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        return type(self)(**{name: cut(name, getattr(self, name)) for name in names})
 
 
 @dataclass(frozen=True, slots=True)
-class LayerBuffers:
+class MLPBuffers(_Rows):
+    """Between the projections of an MLP."""
+
+    gate_up: Tensor | None  # [num_tokens, 2 * intermediate_size]; None on the CPU
+    gated: Tensor  # [num_tokens, intermediate_size]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertBuffers(_Rows):
+    """Of a layer with experts."""
+
+    row_numbers: Tensor  # [num_tokens] int64: 0, 1, 2, ...
+    router_input: Tensor | None  # [num_tokens, hidden_size] float32; None if activations are
+    router_logits: Tensor  # [num_tokens, num_experts] float32
+    topk_weights: Tensor  # [num_tokens, top_k] float32
+    topk_ids: Tensor  # [num_tokens, top_k] int32
+    shared: MLPBuffers  # of the shared experts; of no width where there are none
+    out: Tensor  # [num_tokens, hidden_size]
+    workspace: Tensor  # bytes, enough for all rows
+
+
+@dataclass(frozen=True, slots=True)
+class LayerBuffers(_Rows):
     """The first ``num_tokens`` rows of a :class:`Workspace`, in the shapes that the ops want."""
 
     hidden_states: Tensor  # [num_tokens, hidden_size]
@@ -20,22 +68,16 @@ class LayerBuffers:
     value: Tensor  # [num_tokens, num_kv_heads, head_dim], inside qkv
     attention: Tensor  # [num_tokens, num_heads, head_dim]
     attention_rows: Tensor  # the same memory, [num_tokens, num_heads * head_dim]
-    gate_up: Tensor | None  # [num_tokens, 2 * intermediate_size]; None on the CPU
-    gated: Tensor  # [num_tokens, intermediate_size]
+    mlp: MLPBuffers  # of dense layers
+    experts: ExpertBuffers | None  # None where no layer has any
     rope_table: Tensor  # [num_tokens, head_dim], float32
     attention_workspace: Tensor | None = None  # bytes; None: attention takes its own at each call
 
-    def first(self, num_rows: int) -> LayerBuffers:
-        """The first rows of all of them."""
-        buffers = {field.name: getattr(self, field.name) for field in fields(self)}
-        return LayerBuffers(
-            **{
-                name: buffer
-                if buffer is None or name == "attention_workspace"
-                else buffer[:num_rows]
-                for name, buffer in buffers.items()
-            }
-        )
+    @property
+    def of_experts(self) -> ExpertBuffers:
+        if self.experts is None:
+            raise InternalError("workspace: made for a model without experts")
+        return self.experts
 
 
 class Workspace:
@@ -50,19 +92,17 @@ class Workspace:
         self._num_heads = config.num_attention_heads
         self._num_kv_heads = config.num_key_value_heads
         self._head_dim = config.head_dim
+        self._dtype = dtype
+        self._device = device
         heads = self._num_heads + 2 * self._num_kv_heads
-        width = max(plan.intermediate_size for plan in config.layers)
-
-        def rows(width: int, dtype: str = dtype) -> Tensor:
-            return empty([max_tokens, width], dtype, device)
-
-        self._hidden_states = rows(config.hidden_size)
-        self._residual = rows(config.hidden_size)
-        self._qkv = rows(heads * self._head_dim)
-        self._attention = rows(self._num_heads * self._head_dim)
-        self._gate_up = None if device == "cpu" else rows(2 * width)
-        self._gated = rows(width)
-        self._rope_table = rows(self._head_dim, "float32")
+        self._hidden_states = self._rows(config.hidden_size)
+        self._residual = self._rows(config.hidden_size)
+        self._qkv = self._rows(heads * self._head_dim)
+        self._attention = self._rows(self._num_heads * self._head_dim)
+        self._mlp = self._mlp_rows(config.intermediate_size)
+        plan = next((plan for plan in config.layers if plan.mlp == "moe"), None)
+        self._experts = None if plan is None else self._expert_rows(config, plan)
+        self._rope_table = self._rows(self._head_dim, "float32")
         self._last = self._slice(max_tokens)
 
     def rows(self, num_tokens: int) -> LayerBuffers:
@@ -70,6 +110,36 @@ class Workspace:
         if len(self._last.hidden_states) != num_tokens:
             self._last = self._slice(num_tokens)
         return self._last
+
+    def _rows(self, width: int, dtype: str | None = None) -> Tensor:
+        return empty([self.max_tokens, width], dtype or self._dtype, self._device)
+
+    def _mlp_rows(self, width: int) -> MLPBuffers:
+        gate_up = None if self._device == "cpu" else self._rows(2 * width)
+        return MLPBuffers(gate_up=gate_up, gated=self._rows(width))
+
+    def _expert_rows(self, config: ModelConfig, plan: LayerPlan) -> ExpertBuffers:
+        count, top_k = plan.num_experts, plan.top_k
+        nbytes = ops.fused_moe_workspace_size(
+            self.max_tokens,
+            top_k,
+            count,
+            config.hidden_size,
+            plan.intermediate_size,
+            dtype=self._dtype,
+            device=self._device,
+        )
+        is_float32 = self._dtype == "float32"
+        return ExpertBuffers(
+            row_numbers=from_numpy(np.arange(self.max_tokens), self._device),
+            router_input=None if is_float32 else self._rows(config.hidden_size, "float32"),
+            router_logits=self._rows(count, "float32"),
+            topk_weights=self._rows(top_k, "float32"),
+            topk_ids=self._rows(top_k, "int32"),
+            shared=self._mlp_rows(plan.shared_intermediate_size),
+            out=self._rows(config.hidden_size),
+            workspace=empty([nbytes], "uint8", self._device),
+        )
 
     def _slice(self, num_tokens: int) -> LayerBuffers:
         heads, kv_heads, head_dim = self._num_heads, self._num_kv_heads, self._head_dim
@@ -85,7 +155,7 @@ class Workspace:
             value=by_head[:, heads + kv_heads :],
             attention=attention.reshape(num_tokens, heads, head_dim),
             attention_rows=attention,
-            gate_up=None if self._gate_up is None else self._gate_up[:num_tokens],
-            gated=self._gated[:num_tokens],
+            mlp=self._mlp.first(num_tokens),
+            experts=None if self._experts is None else self._experts.first(num_tokens),
             rope_table=self._rope_table[:num_tokens],
         )

@@ -3,12 +3,28 @@
 from ernie_kernels.ops.activation import silu_and_mul
 from ernie_kernels.ops.attention import attention
 from ernie_kernels.ops.embedding import embedding
+from ernie_kernels.ops.fused_moe import fused_moe, fused_moe_workspace_size
 from ernie_kernels.ops.gemm import PackedWeight, linear, linear_pack, linear_silu_and_mul
+from ernie_kernels.ops.grouped_gemm import (
+    ExpertWeights,
+    expert_weights,
+    expert_weights_set,
+    grouped_linear,
+    grouped_linear_silu_and_mul,
+)
 from ernie_kernels.ops.kv_cache import kv_cache_copy_blocks, kv_cache_write
 from ernie_kernels.ops.moe import moe_combine, moe_dispatch, moe_route, moe_sort
 from ernie_kernels.ops.norm import add_rms_norm, rms_norm
 from ernie_kernels.ops.rope import rope, rope_table
 from ernie_kernels.ops.sampling import apply_penalties, sample
+from ernie_kernels.ops.wint4 import (
+    PackedWint4,
+    wint4_linear,
+    wint4_linear_silu_and_mul,
+    wint4_pack,
+    wint4_quantize,
+    wint4_quantize_and_pack,
+)
 from ernie_kernels.ops.wint8 import (
     PackedWint8,
     wint8_linear,
@@ -19,12 +35,20 @@ from ernie_kernels.ops.wint8 import (
 )
 
 __all__ = [
+    "ExpertWeights",
     "PackedWeight",
+    "PackedWint4",
     "PackedWint8",
     "add_rms_norm",
     "apply_penalties",
     "attention",
     "embedding",
+    "expert_weights",
+    "expert_weights_set",
+    "fused_moe",
+    "fused_moe_workspace_size",
+    "grouped_linear",
+    "grouped_linear_silu_and_mul",
     "kv_cache_copy_blocks",
     "kv_cache_write",
     "linear",
@@ -39,6 +63,11 @@ __all__ = [
     "rope_table",
     "sample",
     "silu_and_mul",
+    "wint4_linear",
+    "wint4_linear_silu_and_mul",
+    "wint4_pack",
+    "wint4_quantize",
+    "wint4_quantize_and_pack",
     "wint8_linear",
     "wint8_linear_silu_and_mul",
     "wint8_pack",

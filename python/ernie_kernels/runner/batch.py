@@ -59,6 +59,7 @@ class ForwardBatch:
     slot_mapping: Tensor  # [num_tokens] int32, cache slot each row is written to
     block_table: Tensor  # [num_seqs, max_blocks] int32, -1 past the end
     max_seq_len: int
+    flags: Tensor  # [num_tokens] uint8, zeros; 1 where a router finds what is not finite
 
     @classmethod
     def from_spans(cls, spans: Sequence[TokenSpan], block_size: int, device: str) -> ForwardBatch:
@@ -86,4 +87,5 @@ class ForwardBatch:
             slot_mapping=from_numpy(slots.astype(np.int32), device),
             block_table=from_numpy(block_table, device),
             max_seq_len=max_seq_len,
+            flags=from_numpy(np.zeros(len(positions), np.uint8), device),
         )

@@ -88,6 +88,7 @@ class DecodeStep:
                 "seq_lens": (np.int32, (num_rows,)),
                 "slot_mapping": (np.int32, (num_rows,)),
                 "block_table": (np.int32, (num_rows, -(-max_seq_len // block_size))),
+                "flags": (np.uint8, (num_rows,)),
             },
         )
         every_row = QueryRows(None, cu_seqlens_q, max_seqlen_q=1)
@@ -96,6 +97,11 @@ class DecodeStep:
         )
         self._has_run = False
         self._graph: Graph | None = None
+
+    @property
+    def flags(self) -> Tensor:
+        """What routers have said of each row, as in :class:`ForwardBatch`."""
+        return self._batch.flags
 
     def fill(self, spans: Sequence[TokenSpan]) -> None:
         """Let the next run be about these sequences, as many as there are rows or fewer."""
@@ -172,12 +178,12 @@ class DecodeSteps:
         self._steps: dict[tuple[int, int, bool], DecodeStep] = {}
         self._use_graphs = graphs_are_wanted()
 
-    def logits(self, spans: Sequence[TokenSpan]) -> Tensor:
+    def logits(self, spans: Sequence[TokenSpan]) -> tuple[Tensor, Tensor]:
         """Run one step of one token for each span, without waiting for it.
 
         Returns:
-            Logits of each span's next token: float32 ``[len(spans), vocab_size]``, valid until the
-            next call.
+            Logits of each span's next token: float32 ``[len(spans), vocab_size]``; and the flags of
+            each row. Valid until the next call.
         """
         step = self._step_for(spans)
         step.fill(spans)
@@ -189,7 +195,7 @@ class DecodeSteps:
                 self._use_graphs = False
         if not self._use_graphs:
             step.queue()
-        return self._logits[: len(spans)]
+        return self._logits[: len(spans)], step.flags[: len(spans)]
 
     def _step_for(self, spans: Sequence[TokenSpan]) -> DecodeStep:
         num_rows = rows_for(len(spans), self._max_num_seqs)

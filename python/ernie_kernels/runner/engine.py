@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from typing import NoReturn
 
 import numpy as np
@@ -19,8 +19,10 @@ from ernie_kernels.runner.block_manager import BlockManager
 from ernie_kernels.runner.model_runner import ModelRunner
 from ernie_kernels.runner.progress import ProgressMaker
 from ernie_kernels.runner.requests import Request, make_prompt_sequence, make_sequences
+from ernie_kernels.runner.sampler import SampleFunction
 from ernie_kernels.runner.scheduler import Scheduler
 from ernie_kernels.runner.sequence import Progress, Sequence
+from ernie_kernels.runner.speculation import LOOKAHEAD, DraftCounts, draft
 from ernie_kernels.runner.throughput_log import Load, ThroughputLog
 from ernie_kernels.runner.ticket import Call, Ticket
 from ernie_kernels.tokenizer import Tokenizer
@@ -52,10 +54,6 @@ class _Waiting:
         return bool(self._threads)
 
 
-# From logits, which it may overwrite, and the sequence of each row: what ``Sampler`` does.
-SampleFunction = Callable[[Tensor, list[Sequence]], tuple[list[int], list[np.ndarray | None]]]
-
-
 class Engine:
     """Serves callers of several threads with one model and one cache.
 
@@ -83,12 +81,14 @@ class Engine:
         self._runner: ModelRunner | None = runner
         self._block_manager = block_manager
         self._sampler: SampleFunction = sampler
+        self._drafts = DraftCounts()
         self._tokenizer = tokenizer
         self._maker = ProgressMaker(eos_token_ids, tokenizer)
         self._scheduler = Scheduler(
             block_manager,
             max_num_seqs=max_num_seqs,
             max_tokens_per_step=runner.max_tokens_per_step,
+            lookahead=LOOKAHEAD if runner.num_drafts else 0,
         )
         self._log = ThroughputLog()
         self._waiting = _Waiting()
@@ -226,15 +226,16 @@ class Engine:
         # Those that sample first, so that their rows lie together.
         scheduled = sorted(scheduled, key=lambda item: item[0].logits is not None)
         spans = [span for _, span in scheduled]
-        sampled = [s for s, span in scheduled if span.num_outputs and s.logits is None]
+        sampled = [(s, span) for s, span in scheduled if span.num_outputs and s.logits is None]
+        row = sum(span.num_outputs for _, span in sampled)
         logits = runner.decode(spans) if len(sampled) == len(scheduled) else None
         if logits is None:
             hidden_states = runner.run(spans)
             if sampled:
-                logits = runner.logits(hidden_states[: len(sampled)])
+                logits = runner.logits(hidden_states[:row])
         if logits is not None:
             self._sample(logits, sampled)
-        row = len(sampled)
+        self._end_flagged(runner, scheduled)
         for sequence, span in scheduled:
             if sequence.logits is not None:
                 rows = hidden_states[row : row + span.num_outputs]
@@ -242,22 +243,54 @@ class Engine:
                 runner.write_logits(rows, sequence.logits[span.start : span.stop])
                 if span.stop == sequence.num_prompt_tokens:
                     self._commit(sequence, Progress(None, None, finish_reason="length"))
-        for sequence, span in scheduled:
+        stops = [span.stop for span in spans]
+        if runner.num_drafts:
+            stops = draft(runner, self._sampler, scheduled)
+        for (sequence, span), stop in zip(scheduled, stops, strict=True):
             read = min(span.stop, sequence.num_prompt_tokens) - span.start
             self.num_prompt_tokens += max(0, read)
-            self._scheduler.advance(sequence, span.stop)
+            self._scheduler.advance(sequence, stop)
             if sequence.is_finished:
                 self._scheduler.remove(sequence)
 
-    def _sample(self, logits: Tensor, sequences: list[Sequence]) -> None:
-        tokens, logprobs = self._sampler(logits, sequences)
-        for sequence, token, each in zip(sequences, tokens, logprobs, strict=True):
-            progress = self._maker.of_token(sequence, token, each)
-            if progress.token_id is not None:
-                # Beyond the tokens that count: it does with the next statement.
-                sequence.token_ids[sequence.num_tokens] = token
-                self.num_generated_tokens += 1
-            self._commit(sequence, progress)
+    def _sample(self, logits: Tensor, sampled: list[tuple[Sequence, TokenSpan]]) -> None:
+        """Commit each sequence's next token, and behind every draft that proves right one more."""
+        rows = [(s, s.num_tokens + i) for s, span in sampled for i in range(span.num_outputs)]
+        tokens, logprobs = self._sampler(logits, [s for s, _ in rows], [n for _, n in rows])
+        row = 0
+        for sequence, span in sampled:
+            drafts = span.token_ids[1 - span.num_outputs :].tolist() if span.num_outputs > 1 else []
+            sequence.num_drafted = 0
+            self._drafts.drafted += len(drafts)
+            self._commit_token(sequence, tokens[row], logprobs[row])
+            for ahead, guess in enumerate(drafts, row + 1):
+                if guess != tokens[ahead - 1] or sequence.is_finished:
+                    break
+                self._drafts.accepted += 1
+                self._commit_token(sequence, tokens[ahead], logprobs[ahead])
+            row += span.num_outputs
+
+    def _commit_token(self, sequence: Sequence, token: int, logprobs: np.ndarray | None) -> None:
+        progress = self._maker.of_token(sequence, token, logprobs)
+        if progress.token_id is not None:
+            # Beyond the tokens that count: it does with the next statement.
+            sequence.token_ids[sequence.num_tokens] = token
+            self.num_generated_tokens += 1
+        self._commit(sequence, progress)
+
+    def _end_flagged(
+        self, runner: ModelRunner, scheduled: list[tuple[Sequence, TokenSpan]]
+    ) -> None:
+        """End the sequences with a token that a router could not choose experts for.
+
+        Those that sample have ended by their logits, which are not finite then either; but for a
+        draft that was wrong, which matters to nobody.
+        """
+        for index, position in runner.flagged([span for _, span in scheduled]):
+            sequence = scheduled[index][0]
+            is_draft = position >= sequence.num_tokens - 1
+            if sequence.logits is None and not sequence.is_finished and not is_draft:
+                self._commit(sequence, self._maker.of_no_experts(sequence, position))
 
     @staticmethod
     def _commit(sequence: Sequence, progress: Progress) -> None:
@@ -336,14 +369,15 @@ class Engine:
 
     # ----------------------------------------------------------------------------------------- state
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, int | float | None]:
         """What is going on now, and what was done since the beginning.
 
         Returns:
             ``num_free_blocks`` (those that can be had), ``num_cached_blocks`` (those of them whose
             contents may still be of use), ``running``, ``waiting`` (sequences), ``prompt_tokens``
             (computed), ``prefix_hit_tokens`` (found in the cache instead), ``generated_tokens``,
-            ``preemptions``.
+            ``preemptions``, ``drafted_tokens``, ``accepted_tokens`` (those of them that proved
+            right), ``acceptance_rate`` (None before the first draft).
         """
         with self._waiting, self._lock:
             self._tidy()
@@ -356,6 +390,9 @@ class Engine:
                 "prefix_hit_tokens": self._scheduler.num_prefix_hit_tokens,
                 "generated_tokens": self.num_generated_tokens,
                 "preemptions": self._scheduler.num_preemptions,
+                "drafted_tokens": self._drafts.drafted,
+                "accepted_tokens": self._drafts.accepted,
+                "acceptance_rate": self._drafts.rate,
             }
 
     def _load(self) -> Load:
@@ -366,6 +403,8 @@ class Engine:
             generated_tokens=self.num_generated_tokens,
             num_blocks=self._block_manager.num_blocks,
             num_free_blocks=self._block_manager.num_free,
+            drafted_tokens=self._drafts.drafted,
+            accepted_tokens=self._drafts.accepted,
         )
 
     def check(self) -> None:
@@ -400,5 +439,7 @@ class Engine:
         return self._runner
 
 
-def _sample_after_close(logits: Tensor, sequences: list[Sequence]) -> NoReturn:
+def _sample_after_close(
+    logits: Tensor, sequences: list[Sequence], positions: list[int]
+) -> NoReturn:
     raise InternalError("engine: a step of a model that is closed")

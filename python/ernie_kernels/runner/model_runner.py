@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ernie_kernels._core import Tensor, empty
+from ernie_kernels.errors import InternalError
 from ernie_kernels.models.config import ModelConfig
 from ernie_kernels.models.ernie import ErnieForCausalLM
-from ernie_kernels.models.layers import LayerKVCache
-from ernie_kernels.models.workspace import Workspace
+from ernie_kernels.models.layers import LayerKVCache, take
+from ernie_kernels.models.mtp import SpeculativeConfig
+from ernie_kernels.models.workspace import LayerBuffers, Workspace
 from ernie_kernels.runner.batch import ForwardBatch, TokenSpan
 from ernie_kernels.runner.decode_graph import DecodeSteps
-from ernie_kernels.runner.transfers import Transfers
+from ernie_kernels.runner.speculation import Drafter
+from ernie_kernels.runner.transfers import Download, Transfers
 
 # Products of one call of the head that computes all rows of a prompt: Python hears Ctrl-C between
 # two calls, so they may not take a second. Half of one at 10 Gflop/s; of ERNIE-4.5-0.3B 24 rows.
@@ -24,21 +28,30 @@ def head_rows_per_call(config: ModelConfig) -> int:
     return max(1, HEAD_PRODUCTS_PER_CALL // (config.vocab_size * config.hidden_size))
 
 
-def kv_cache_bytes_per_block(config: ModelConfig, block_size: int, dtype: str) -> int:
+def kv_cache_bytes_per_block(
+    config: ModelConfig, block_size: int, dtype: str, *, with_mtp: bool = False
+) -> int:
     """Bytes of one cache block over all layers, keys and values."""
     itemsize = {"bfloat16": 2, "float32": 4}[dtype]
     values = config.num_key_value_heads * config.head_dim * block_size
-    return 2 * config.num_hidden_layers * values * itemsize
+    return 2 * (config.num_hidden_layers + with_mtp) * values * itemsize
 
 
 class ModelRunner:
     """A model with its cache and the memory of a step.
+
+    With drafts a GPU decodes without CUDA graphs: a step then has more rows than sequences, as many as
+    there are drafts, and is followed by the module's own, whose rows are those that proved right.
 
     Args:
         transfers: of the device.
         max_tokens_per_step: rows that one call of :meth:`run` may have.
         max_num_seqs, max_model_len: sequences of a step, and tokens of one of them.
         num_blocks, block_size: of the paged cache.
+        speculative: how to draft tokens with the model's multi-token prediction module, or None.
+
+    Attributes:
+        num_drafts: tokens drafted for a sequence in a step, at most.
     """
 
     def __init__(
@@ -53,6 +66,7 @@ class ModelRunner:
         max_tokens_per_step: int,
         max_num_seqs: int,
         max_model_len: int,
+        speculative: SpeculativeConfig | None = None,
     ) -> None:
         self.model = model
         self.device = device = transfers.device
@@ -68,8 +82,26 @@ class ModelRunner:
             LayerKVCache(empty(shape, dtype, device), empty(shape, dtype, device))
             for _ in range(config.num_hidden_layers)
         ]
+        self._transfers = transfers
+        self._has_routers = any(plan.mlp == "moe" for plan in config.layers)
+        self._flags = Download(transfers, "uint8", (max_tokens_per_step,))
+        self._flagged_after = 0  # so many waits
+        self.num_drafts = 0
+        self._drafter: Drafter | None = None
+        if speculative is not None and model.mtp is not None:
+            self.num_drafts = speculative.num_speculative_tokens
+            self._drafter = Drafter(
+                model.mtp,
+                config,
+                speculative,
+                LayerKVCache(empty(shape, dtype, device), empty(shape, dtype, device)),
+                self._workspace,
+                block_size=block_size,
+                dtype=dtype,
+                device=device,
+            )
         self._decode_steps: DecodeSteps | None = None
-        if device != "cpu":
+        if device != "cpu" and self._drafter is None:
             self._decode_steps = DecodeSteps(
                 model,
                 self._kv_caches,
@@ -93,7 +125,9 @@ class ModelRunner:
             return None
         if any(len(span.token_ids) != 1 or span.num_outputs != 1 for span in spans):
             return None
-        return self._decode_steps.logits(spans)
+        logits, flags = self._decode_steps.logits(spans)
+        self._keep(flags)
+        return logits
 
     def run(self, spans: Sequence[TokenSpan]) -> Tensor:
         """One step over at most ``max_tokens_per_step`` tokens, at least one.
@@ -104,7 +138,65 @@ class ModelRunner:
         """
         batch = ForwardBatch.from_spans(spans, self.block_size, self.device)
         buffers = self._workspace.rows(len(batch.input_ids))
-        return self.model(batch, self._kv_caches, buffers)
+        if self._drafter is None:
+            hidden_states = self.model(batch, self._kv_caches, buffers)
+        else:
+            hidden_states = self._run_every_row(batch, buffers, self._drafter)
+        self._keep(batch.flags)
+        return hidden_states
+
+    def _run_every_row(
+        self, batch: ForwardBatch, buffers: LayerBuffers, drafter: Drafter
+    ) -> Tensor:
+        """As the model does, and let the module have the hidden states of all rows."""
+        # A copy: what routers say of rows that would not have been computed is not to be heard.
+        every_row = replace(batch, outputs=replace(batch.queries))
+        hidden_states = self.model(every_row, self._kv_caches, buffers)
+        drafter.keep(before_norm=buffers.residual, after_norm=hidden_states)
+        rows = batch.outputs.rows
+        return hidden_states if rows is None else take(rows, hidden_states)
+
+    def draft(self, rows: np.ndarray, spans: Sequence[TokenSpan]) -> Tensor | None:
+        """Run the multi-token prediction module behind :meth:`run`, or behind itself.
+
+        Args:
+            rows: int64, of each token of ``spans`` its row among all those of the last :meth:`run`,
+                or among the logits that the last call of this method returned.
+            spans: positions, each with the token of the next one.
+
+        Returns:
+            Logits where the spans want outputs: float32 ``[num_outputs, vocab_size]``, valid until
+            the next call. None if nobody wants any.
+        """
+        if self._drafter is None:
+            raise InternalError("runner: drafts of a model that has no module for them")
+        hidden_states = self._drafter(rows, spans)
+        return self.logits(hidden_states) if len(hidden_states) else None
+
+    def _keep(self, flags: Tensor) -> None:
+        if self._has_routers:
+            self._flags.queue(flags)
+            self._flagged_after = self._transfers.num_waits
+
+    def flagged(self, spans: Sequence[TokenSpan]) -> list[tuple[int, int]]:
+        """The tokens of the last step that a router could not choose experts for.
+
+        Waits for the step, unless somebody has.
+
+        Returns:
+            Of each span that has such tokens, its index and the position of the first.
+        """
+        if not self._has_routers:
+            return []
+        if self._flagged_after == self._transfers.num_waits:
+            self._transfers.wait()
+        stops = np.cumsum([len(span.token_ids) for span in spans])
+        found = np.flatnonzero(self._flags.array[: stops[-1]])
+        indices, first = np.unique(np.searchsorted(stops, found, side="right"), return_index=True)
+        return [
+            (index, spans[index].stop - int(stops[index] - row))
+            for index, row in zip(indices.tolist(), found[first].tolist(), strict=True)
+        ]
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """Logits of every row: float32 ``[num_rows, vocab_size]``, valid until the next call."""

@@ -17,7 +17,7 @@ def block_hash(parent: bytes, token_ids: np.ndarray) -> bytes:
 
     Args:
         parent: the name of the block before; of the first block what :func:`salt_hash` returns.
-        token_ids: int64, those of the block.
+        token_ids: int64, those of the block, and those behind it that its contents depend on.
     """
     return _digest(parent + token_ids.tobytes(), b"block")
 

@@ -60,6 +60,14 @@ class ProgressMaker:
             reason = "stop"
         return Progress(token, None if stream is None else delta, alternatives, reason, found)
 
+    def of_no_experts(self, sequence: Sequence, position: int) -> Progress:
+        """The end of a sequence whose token at ``position`` no expert can be chosen for."""
+        error = NumericError(
+            f"request {sequence.request_index}: the router's logits of token {position} are not "
+            "finite: weights or activations overflow; the request has ended, others are not affected"
+        )
+        return Progress(None, self._rest(sequence), finish_reason="error", error=error)
+
     def of_abort(self, sequence: Sequence) -> Progress:
         return Progress(None, self._rest(sequence), finish_reason="abort")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 
 import numpy as np
@@ -10,6 +11,12 @@ from ernie_kernels import ops
 from ernie_kernels._core import Tensor, empty
 from ernie_kernels.runner.sequence import Sequence
 from ernie_kernels.runner.transfers import Download, Transfers, Upload
+
+# What ``Sampler`` does: from logits, which it may overwrite, of each row the sequence, and the position
+# of its token in it.
+SampleFunction = Callable[
+    [Tensor, list[Sequence], list[int]], tuple[list[int], list[np.ndarray | None]]
+]
 
 PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 _MASK64 = (1 << 64) - 1
@@ -44,9 +51,14 @@ class Sampler:
         self._asked = Download(transfers, "float32", (0, vocab_limit))
 
     def __call__(
-        self, logits: Tensor, sequences: Rows[Sequence]
+        self, logits: Tensor, sequences: Rows[Sequence], positions: Rows[int] | None = None
     ) -> tuple[list[int], list[np.ndarray | None]]:
-        """One token for each row of ``logits`` (float32 ``[num_seqs, vocab_size]``, overwritten).
+        """One token for each row of ``logits`` (float32 ``[num_rows, vocab_size]``, overwritten).
+
+        Args:
+            sequences: of each row; one may have several.
+            positions: of each row's token in its sequence; all of ``token_ids`` before it counts.
+                None: behind the sequence's last token.
 
         Returns:
             The tokens, -1 where a row has a NaN or nothing finite; and for sequences that ask for
@@ -54,6 +66,8 @@ class Sampler:
             temperature.
         """
         count = len(sequences)
+        if positions is None:
+            positions = [sequence.num_tokens for sequence in sequences]
         if count > self._capacity:
             self._reserve(count)
         asking = [row for row in range(count) if sequences[row].params.logprobs is not None]
@@ -62,7 +76,7 @@ class Sampler:
         for index, row in enumerate(asking):
             self._asked.queue(logits[row : row + 1], index)
         if any(sequence.params.has_penalties for sequence in sequences):
-            self._apply_penalties(logits, sequences)
+            self._apply_penalties(logits, sequences, positions)
         params = [sequence.params for sequence in sequences]
         columns = self._columns.arrays()
         columns["temperature"][:count] = [0.0 if p.is_greedy else p.temperature for p in params]
@@ -70,7 +84,7 @@ class Sampler:
         columns["top_p"][:count] = [p.top_p for p in params]
         columns["min_p"][:count] = [p.min_p for p in params]
         columns["seed"][:count] = [sequence.seed for sequence in sequences]
-        columns["position"][:count] = [sequence.num_tokens for sequence in sequences]
+        columns["position"][:count] = positions
         self._columns.send()
         ops.sample(
             logits,
@@ -104,11 +118,13 @@ class Sampler:
         self._token_capacity = 0  # of what has as many rows
         self._capacity = capacity
 
-    def _apply_penalties(self, logits: Tensor, sequences: Rows[Sequence]) -> None:
+    def _apply_penalties(
+        self, logits: Tensor, sequences: Rows[Sequence], positions: Rows[int]
+    ) -> None:
         none = np.empty(0, np.int64)
         tokens = [
-            sequence.token_ids[: sequence.num_tokens] if sequence.params.has_penalties else none
-            for sequence in sequences
+            sequence.token_ids[:position] if sequence.params.has_penalties else none
+            for sequence, position in zip(sequences, positions, strict=True)
         ]
         params = [sequence.params for sequence in sequences]
         lens = [len(each) for each in tokens]

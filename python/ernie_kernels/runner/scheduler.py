@@ -5,6 +5,9 @@ then the head of the queue, if there are blocks for all its tokens. Blocks are t
 scheduled. When none can be had, the running sequence that came last loses its blocks and goes back
 to the head of the queue: it is computed again later, to the same bits. So whoever waits came after
 all who run, and the oldest always goes forward.
+
+Guesses at a sequence's next tokens run behind its last one. They have a place in the step for sure,
+and blocks if some are left: nobody waits or goes for a guess.
 """
 
 from __future__ import annotations
@@ -49,7 +52,9 @@ class Scheduler:
 
     Args:
         max_num_seqs: sequences that run at the same time.
-        max_tokens_per_step: at least ``max_num_seqs``.
+        max_tokens_per_step: at least ``max_num_seqs``, and their guesses.
+        lookahead: tokens behind a block that its contents depend on as well. Then no more may count
+            as computed than so many tokens before a sequence's last one.
 
     Attributes:
         num_preemptions, num_prefix_hit_tokens: since the beginning; the latter are tokens whose
@@ -57,7 +62,12 @@ class Scheduler:
     """
 
     def __init__(
-        self, block_manager: BlockManager, *, max_num_seqs: int, max_tokens_per_step: int
+        self,
+        block_manager: BlockManager,
+        *,
+        max_num_seqs: int,
+        max_tokens_per_step: int,
+        lookahead: int = 0,
     ) -> None:
         self.num_preemptions = 0
         self.num_prefix_hit_tokens = 0
@@ -65,6 +75,7 @@ class Scheduler:
         self._block_size = block_manager.block_size
         self._max_num_seqs = max_num_seqs
         self._max_tokens_per_step = max_tokens_per_step
+        self._lookahead = lookahead
         self._watermark = max(1, int(block_manager.num_blocks * WATERMARK))
         self._arrivals = itertools.count()
         # Both in the order of arrival, and all that wait came after all that run.
@@ -113,7 +124,8 @@ class Scheduler:
 
     def schedule(self) -> list[tuple[Sequence, TokenSpan]]:
         """The next step's work; at least one span unless nothing waits or runs."""
-        step = _Step(self._max_tokens_per_step)
+        num_drafted = sum(s.num_drafted for s in self._running)
+        step = _Step(self._max_tokens_per_step - num_drafted)
         remaining = {s: s.num_tokens - s.num_computed for s in self._running}
         # A stable sort keeps the order of arrival.
         for sequence in sorted(self._running, key=lambda s: remaining[s] > 1):
@@ -124,13 +136,26 @@ class Scheduler:
             if sequence.num_blocks and self._take_blocks(sequence, count, step):
                 step.add(sequence, self._span(sequence, count))
         self._admit(step)
+        if num_drafted:
+            self._add_drafts(step)
         return list(step.spans.items())
+
+    def _add_drafts(self, step: _Step) -> None:
+        for sequence, span in list(step.spans.items()):
+            if sequence.num_drafted == 0 or span.stop < sequence.num_tokens:
+                continue
+            manager = self._block_manager
+            room = (sequence.num_blocks + manager.num_free) * self._block_size
+            stop = min(span.stop + sequence.num_drafted, room)
+            missing = max(0, manager.blocks_for(stop) - sequence.num_blocks)
+            self._append_blocks(sequence, manager.allocate(missing))
+            step.spans[sequence] = self._span(sequence, stop - span.start)
 
     def _span(self, sequence: Sequence, count: int) -> TokenSpan:
         start = sequence.num_computed
         stop = start + count
-        # The last of a sequence's tokens is what the next one is sampled from.
-        outputs = int(stop == sequence.num_tokens)
+        # The last of a sequence's tokens is what the next one is sampled from, and each guess one more.
+        outputs = max(0, stop + 1 - sequence.num_tokens)
         if sequence.logits is not None:
             outputs = count
         return TokenSpan(sequence.token_ids[start:stop], start, sequence.blocks, outputs)
@@ -166,6 +191,7 @@ class Scheduler:
         # In this order: at no moment does it count tokens as computed in blocks that it may write to.
         sequence.num_blocks = 0
         sequence.num_computed = 0
+        sequence.num_drafted = 0
         self._block_manager.release(blocks)
 
     # ------------------------------------------------------------------------------------ admission
@@ -207,7 +233,9 @@ class Scheduler:
         if sequence.logits is not None:
             return []
         count = (sequence.num_tokens - 1) // self._block_size
-        return self._block_manager.find_prefix(sequence.hashes(count, self._block_size))
+        return self._block_manager.find_prefix(
+            sequence.hashes(count, self._block_size, self._lookahead)
+        )
 
     # ------------------------------------------------------------------------------ after the step
 
@@ -218,7 +246,7 @@ class Scheduler:
         # In this order: nobody writes to a block that others may find.
         sequence.num_computed = stop
         if now_full > full:
-            hashes = sequence.hashes(now_full, self._block_size)
+            hashes = sequence.hashes(now_full, self._block_size, self._lookahead)
             for index in range(full, now_full):
                 self._block_manager.publish(int(sequence.block_table[index]), hashes[index])
 
@@ -230,6 +258,7 @@ class Scheduler:
         """
         ordered = sorted(sequences, key=lambda s: s.arrival)
         for sequence in ordered:
+            sequence.num_drafted = 0
             if sequence.num_computed > sequence.num_blocks * self._block_size:
                 sequence.num_computed = 0
             sequence.num_blocks = self._block_manager.blocks_for(sequence.num_computed)

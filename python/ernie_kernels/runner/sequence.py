@@ -35,7 +35,8 @@ class Sequence:
     """A sequence of the batch. ``token_ids[:num_tokens]`` are its tokens, prompt first.
 
     ``progress`` only ever grows, by one ``append`` for each token: that is the moment when the token
-    counts. Everything else here follows from it, or can be had again by computing.
+    counts. Everything else here follows from it, or can be had again by computing. Behind the tokens
+    that count ``token_ids`` may hold guesses at the next ones (:mod:`.speculation`).
     """
 
     request_index: int  # of the request in its call
@@ -55,6 +56,7 @@ class Sequence:
     news: deque[Sequence] = field(default_factory=deque)  # of its call: who has made progress
     progress: list[Progress] = field(default_factory=list)
     num_computed: int = 0  # tokens whose keys and values are in the cache
+    num_drafted: int = 0  # guesses behind the tokens that count
     block_table: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     num_blocks: int = 0  # of the table's entries that count
     block_hashes: list[bytes] = field(default_factory=list)  # of full blocks, as far as asked for
@@ -89,13 +91,18 @@ class Sequence:
         """The cache blocks it holds, in order: int32."""
         return self.block_table[: self.num_blocks]
 
-    def hashes(self, count: int, block_size: int) -> list[bytes]:
-        """The names of the first ``count`` blocks, all full of known tokens."""
+    def hashes(self, count: int, block_size: int, lookahead: int = 0) -> list[bytes]:
+        """The names of the first ``count`` blocks, all full of known tokens.
+
+        Args:
+            lookahead: known tokens behind a block that its contents depend on as well.
+        """
         names = self.block_hashes
         while len(names) < count:
             start = len(names) * block_size
             parent = names[-1] if names else salt_hash(self.salt)
-            names.append(block_hash(parent, self.token_ids[start : start + block_size]))
+            stop = start + block_size + lookahead
+            names.append(block_hash(parent, self.token_ids[start:stop]))
         return names[:count]
 
     def replay_text(self) -> None:

@@ -23,6 +23,8 @@ class Load:
     generated_tokens: int
     num_blocks: int
     num_free_blocks: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0  # of those
 
 
 class ThroughputLog:
@@ -34,7 +36,9 @@ class ThroughputLog:
         self._last_end = self._since
         self._prompt_tokens = 0
         self._generated_tokens = 0
-        self._due: deque[tuple[float, ...]] = deque()  # the numbers of lines
+        self._drafted_tokens = 0
+        self._accepted_tokens = 0
+        self._due: deque[str] = deque()  # lines
 
     def step_begins(self, prompt_tokens: int, generated_tokens: int) -> None:
         """With the tokens counted before the step."""
@@ -48,28 +52,29 @@ class ThroughputLog:
         if seconds < INTERVAL:
             return
         now = load()
-        self._due.append(
-            (
-                now.running,
-                now.waiting,
-                (now.prompt_tokens - self._prompt_tokens) / seconds,
-                (now.generated_tokens - self._generated_tokens) / seconds,
-                100 * (1 - now.num_free_blocks / now.num_blocks),
-            )
+        prompt_rate = (now.prompt_tokens - self._prompt_tokens) / seconds
+        generated_rate = (now.generated_tokens - self._generated_tokens) / seconds
+        used = 100 * (1 - now.num_free_blocks / now.num_blocks)
+        line = (
+            f"{now.running} running, {now.waiting} waiting, {prompt_rate:.1f} prompt tok/s, "
+            f"{generated_rate:.1f} generated tok/s, KV cache {used:.1f} %"
         )
+        drafted = now.drafted_tokens - self._drafted_tokens
+        if drafted:
+            accepted = now.accepted_tokens - self._accepted_tokens
+            line += f", {accepted} of {drafted} drafts accepted ({100 * accepted / drafted:.1f} %)"
+        self._due.append(line)
+        self._drafted_tokens, self._accepted_tokens = now.drafted_tokens, now.accepted_tokens
         self._begin(now.prompt_tokens, now.generated_tokens)
 
     def write(self) -> None:
         """Write what is due. A handler may take its time, and call the engine."""
         while self._due:
             try:
-                numbers = self._due.popleft()
+                line = self._due.popleft()
             except IndexError:  # another thread writes it
                 return
-            logger.info(
-                "%d running, %d waiting, %.1f prompt tok/s, %.1f generated tok/s, KV cache %.1f %%",
-                *numbers,
-            )
+            logger.info("%s", line)
 
     def _begin(self, prompt_tokens: int, generated_tokens: int) -> None:
         self._since = self._clock()

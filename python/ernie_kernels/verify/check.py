@@ -21,8 +21,15 @@ from ernie_kernels.verify.prompts import make_prompts
 from ernie_kernels.verify.report import Limits, LogitsResult, Report, StageResult
 from ernie_kernels.verify.stored_weights import Architecture, StoredWeights
 
+Bits = tuple[int | None, int | None]
 Progress = Callable[[Iterator[StageResult], int], Iterator[StageResult]]
-QUANTIZED_BITS = {"wint8": (8, None), "w8a8": (8, 8)}  # of weights and of activations
+# Of weights and of activations; and the same of experts.
+QUANTIZED_BITS: dict[str | None, tuple[Bits, Bits]] = {
+    None: ((None, None), (None, None)),
+    "wint8": ((8, None), (8, None)),
+    "w8a8": ((8, 8), (8, 8)),
+    "wint4": ((8, None), (4, None)),
+}
 
 
 def verify(
@@ -84,7 +91,7 @@ def verify_loaded(
             another shape.
     """
     check_integer("tokens", tokens, 1, 1024)
-    bounds = Bounds(llm.dtype, *_quantized_bits(quantization))
+    bounds, expert_bounds = (Bounds(llm.dtype, *bits) for bits in _quantized_bits(quantization))
     default = Limits.default(llm.dtype, is_quantized=quantization is not None)
     chosen = replace(default, **(limits or {}))
     weights = StoredWeights(
@@ -107,7 +114,7 @@ def verify_loaded(
     # The engine's own way from ids to logits, beside the trace's.
     logits = np.concatenate(llm.forward([ids.tolist() for ids in prompts]))
     trace = EngineTrace(llm.model, llm.config, prompts, device=llm.device, dtype=llm.dtype)
-    comparison = Comparison(weights, trace, bounds, chosen.bound_scale, prompts)
+    comparison = Comparison(weights, trace, bounds, expert_bounds, chosen.bound_scale, prompts)
     for stage in progress(comparison.stages(), weights.architecture.num_layers + 2):
         report.stages.append(stage)
     exact, twin = comparison.logits, comparison.twin_logits
@@ -116,11 +123,9 @@ def verify_loaded(
     return replace(report, logits=judged, rounding=rounding)
 
 
-def _quantized_bits(quantization: str | None) -> tuple[int | None, int | None]:
-    if quantization is None:
-        return None, None
+def _quantized_bits(quantization: str | None) -> tuple[Bits, Bits]:
     if quantization not in QUANTIZED_BITS:
-        known = ", ".join(QUANTIZED_BITS)
+        known = ", ".join(filter(None, QUANTIZED_BITS))
         raise ArgumentError(
             f"verify: no bounds for quantization {quoted(quantization)}, only for {known}"
         )
@@ -128,8 +133,9 @@ def _quantized_bits(quantization: str | None) -> tuple[int | None, int | None]:
 
 
 def _check_shapes(llm: LLM, reference: Architecture) -> None:
-    config = llm.config
-    pairs = {
+    config, experts = llm.config, reference.experts
+    layers = [index for index, plan in enumerate(config.layers) if plan.mlp == "moe"]
+    pairs: dict[str, tuple[Any, Any]] = {
         "vocab_size": (config.vocab_size, reference.vocab_size),
         "hidden_size": (config.hidden_size, reference.hidden_size),
         "intermediate_size": (config.intermediate_size, reference.intermediate_size),
@@ -137,6 +143,11 @@ def _check_shapes(llm: LLM, reference: Architecture) -> None:
         "num_attention_heads": (config.num_attention_heads, reference.num_heads),
         "num_key_value_heads": (config.num_key_value_heads, reference.num_kv_heads),
         "head_dim": (config.head_dim, reference.head_dim),
+        "moe_num_experts": (config.num_experts, experts.count),
+        "moe_k": (config.top_k, experts.top_k),
+        "moe_intermediate_size": (config.moe_intermediate_size, experts.width),
+        "moe_num_shared_experts": (config.num_shared_experts, experts.num_shared),
+        "layers with experts": (layers, [i for i, has in enumerate(experts.layers) if has]),
     }
     for key, (ours, theirs) in pairs.items():
         if ours != theirs:

@@ -18,8 +18,10 @@ from ernie_kernels._core import Tensor, empty, from_numpy
 from ernie_kernels.errors import InternalError
 from ernie_kernels.models.config import ModelConfig
 from ernie_kernels.models.ernie import ErnieForCausalLM
+from ernie_kernels.models.experts import MoE
 from ernie_kernels.models.layers import LayerKVCache, Linear, RMSNorm
-from ernie_kernels.models.workspace import Workspace
+from ernie_kernels.models.workspace import ExpertBuffers, Workspace
+from ernie_kernels.ops import ExpertWeights
 from ernie_kernels.runner.batch import ForwardBatch, TokenSpan
 from ernie_kernels.verify.formulas import Array
 
@@ -30,6 +32,23 @@ NUMPY_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.
 
 def float64(tensor: Tensor) -> Array:
     return tensor.numpy().astype(np.float64)
+
+
+@dataclass(slots=True)
+class ExpertTrace:
+    """What a layer with experts did, and what the ops that its fused op stands for make of the same.
+
+    ``gated`` and ``outputs`` have a row for each choice of each token.
+    """
+
+    logits: Array  # [tokens, num_experts]
+    weights: Array  # [tokens, top_k]
+    ids: npt.NDArray[np.int64]
+    gated: Array  # [tokens, top_k, width]
+    outputs: Array  # [tokens, top_k, hidden_size]
+    combined: Array
+    shared_gated: Array | None
+    shared: Array | None
 
 
 @dataclass(slots=True)
@@ -51,8 +70,9 @@ class LayerTrace:
     projected: Array  # o_proj
     middle: Array
     middle_normed: Array
-    gated: Array  # silu(gate) * up
-    down: Array
+    gated: Array | None  # silu(gate) * up; None with experts
+    experts: ExpertTrace | None
+    down: Array  # what the MLP or the experts make of it
 
 
 @dataclass(slots=True)
@@ -106,9 +126,28 @@ class EngineTrace:
             for step in self._steps:
                 trace.rows = step.rows
                 self._run_layer(layer, step, cache, trace)
-            hidden = trace.arrays.pop("hidden", None)
-            query, key, value = self._heads(trace.arrays.pop("qkv"))
-            yield LayerTrace(hidden=hidden, query=query, key=key, value=value, **trace.arrays)
+            arrays, experts = trace.arrays, None
+            query, key, value = self._heads(arrays.pop("qkv"))
+            if isinstance(layer.mlp, MoE):
+                experts = ExpertTrace(
+                    logits=arrays.pop("logits"),
+                    weights=arrays.pop("weights"),
+                    ids=arrays.pop("ids").astype(np.int64),
+                    gated=arrays.pop("expert_gated"),
+                    outputs=arrays.pop("outputs"),
+                    combined=arrays.pop("combined"),
+                    shared_gated=arrays.pop("shared_gated", None),
+                    shared=arrays.pop("shared", None),
+                )
+            yield LayerTrace(
+                hidden=arrays.pop("hidden", None),
+                query=query,
+                key=key,
+                value=value,
+                gated=arrays.pop("gated", None),
+                experts=experts,
+                **arrays,
+            )
 
     def final(self) -> tuple[Array, Array, Array, Array]:
         """What the last layer leaves, hidden and residual, their sum, and its norm."""
@@ -126,17 +165,34 @@ class EngineTrace:
     def logits(self, normed: Array) -> Array:
         return float64(self.model.logits(self.tensor(normed)))
 
-    def linear(self, layer: Linear, x: Array) -> Array:
-        """A linear layer of the model on other inputs; its results are not rounded to 16 bits."""
-        return float64(layer(self.tensor(x), dtype="float32"))
+    def linear(self, layer: Linear, x: Array, *, dtype: str | None = None) -> Array:
+        """A linear layer of the model on other inputs; its results are not rounded to 16 bits.
+
+        ``dtype``: of the inputs where it is not that of the activations.
+        """
+        return float64(layer(self.tensor(x, dtype), dtype="float32"))
+
+    def expert_linear(self, experts: ExpertWeights, x: Array) -> Array:
+        """All experts on the same few rows, one expert's results below the other's."""
+        offsets = np.arange(experts.num_experts + 1) * len(x)
+        rows = np.tile(np.arange(len(x), dtype=np.int32), experts.num_experts)
+        return float64(
+            ops.grouped_linear(
+                self.tensor(x, "float32"),
+                experts,
+                from_numpy(offsets, self.device),
+                source_rows=from_numpy(rows, self.device),
+            )
+        )
 
     def norm(self, norm: RMSNorm, x: Array) -> Array:
         given = self.tensor(x)
         return float64(norm(given, out=empty(list(given.shape), self.dtype, self.device)))
 
-    def tensor(self, x: Array) -> Tensor:
-        """Rounded to the dtype of the activations, on the device."""
-        return from_numpy(x.astype(np.float32).astype(NUMPY_DTYPES[self.dtype]), self.device)
+    def tensor(self, x: Array, dtype: str | None = None) -> Tensor:
+        """Rounded to the dtype of the activations, or to another, on the device."""
+        rounded = x.astype(np.float32).astype(NUMPY_DTYPES[dtype or self.dtype])
+        return from_numpy(rounded, self.device)
 
     # ---------------------------------------------------------------------------------------- steps
 
@@ -202,10 +258,34 @@ class EngineTrace:
         trace.keep(attention=buffers.attention, projected=projected)
         normed, middle = layer.post_attention_layernorm.add(projected, step.residual)
         trace.keep(middle=middle, middle_normed=normed)
-        down = layer.mlp(normed, buffers)
-        trace.keep(gated=buffers.gated, down=down)
+        down = layer.feed_forward(normed, buffers, None)
+        trace.keep(down=down)
         # The buffers serve the next step as well.
         step.hidden = from_numpy(down.numpy().copy(), self.device)
+        if isinstance(layer.mlp, MoE):
+            self._run_experts(layer.mlp, normed, buffers.of_experts, trace)
+        else:
+            trace.keep(gated=buffers.mlp.gated)
+
+    def _run_experts(self, moe: MoE, x: Tensor, buffers: ExpertBuffers, trace: _Recorder) -> None:
+        """Once more what ``moe`` has just done, op by op, with the experts that it chose."""
+        ids, weights = buffers.topk_ids, buffers.topk_weights
+        trace.keep(logits=buffers.router_logits, weights=weights, ids=ids)
+        offsets, inverse, rows = ops.moe_sort(ids, moe.gate_up_proj.num_experts)
+        int8 = moe.int8_activations
+        gated = ops.grouped_linear_silu_and_mul(
+            x, moe.gate_up_proj, offsets, source_rows=rows, int8_activations=int8
+        )
+        outputs = ops.grouped_linear(gated, moe.down_proj, offsets, int8_activations=int8)
+        shared = None
+        if moe.shared_experts is not None:
+            shared = empty(list(x.shape), self.dtype, self.device)
+            moe.shared_experts(x, buffers.shared, out=shared)
+            trace.keep(shared_gated=buffers.shared.gated, shared=shared)
+        combined = ops.moe_combine(outputs, inverse, weights, shared=shared)
+        places = inverse.numpy()
+        trace.keep(combined=combined)
+        trace.keep_arrays(expert_gated=float64(gated)[places], outputs=float64(outputs)[places])
 
 
 class _Recorder:
@@ -217,7 +297,10 @@ class _Recorder:
         self._num_tokens = num_tokens
 
     def keep(self, **tensors: Tensor) -> None:
-        for name, tensor in tensors.items():
+        self.keep_arrays(**{name: float64(tensor) for name, tensor in tensors.items()})
+
+    def keep_arrays(self, **arrays: Array) -> None:
+        for name, array in arrays.items():
             if name not in self.arrays:
-                self.arrays[name] = np.full((self._num_tokens, *tensor.shape[1:]), np.nan)
-            self.arrays[name][self.rows] = float64(tensor)
+                self.arrays[name] = np.full((self._num_tokens, *array.shape[1:]), np.nan)
+            self.arrays[name][self.rows] = array

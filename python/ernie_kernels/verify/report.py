@@ -97,12 +97,17 @@ class StageResult:
             ids on: the largest difference, and norm of the differences / norm of the output. They
             accumulate from layer to layer and are told, not judged.
         parts: judged one by one, each on the engine's own input.
+        num_other_choices: tokens for which that model, left to itself, would choose other experts. It
+            takes the engine's, which are judged as a part.
+        widest_gap: between scores of experts that it would choose and of those it takes.
     """
 
     name: str
     max_error: float
     relative_error: float
     parts: tuple[PartResult, ...]
+    num_other_choices: int = 0
+    widest_gap: float = 0.0
 
     @property
     def worst(self) -> PartResult:

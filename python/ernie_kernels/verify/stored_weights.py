@@ -6,7 +6,7 @@ reader of the file format itself, ``_core.SafetensorsFile``, is the engine's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from ernie_kernels.checkpoint_file import quoted, read_json
-from ernie_kernels.errors import UnsupportedError, WeightError
+from ernie_kernels.errors import WeightError
 from ernie_kernels.models.checkpoint_folder import StoredTensor, open_tensors
 from ernie_kernels.models.config import CONFIG_FILE, load_config
 from ernie_kernels.verify.formulas import Array
@@ -24,6 +24,46 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # Paddle may store the words of bfloat16 as U16.
 STORED = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": BFLOAT16, "U16": BFLOAT16}
 CHUNK_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertShape:
+    """Of the layers with experts. All zero in a dense model."""
+
+    count: int = 0
+    top_k: int = 0
+    width: int = 0
+    num_shared: int = 0
+    norm_min: float = 1e-12
+    layers: tuple[bool, ...] = ()  # whether each has experts
+
+    @classmethod
+    def of_config(cls, values: Mapping[str, Any]) -> ExpertShape:
+        def value(*keys: str, default: Any = None) -> Any:
+            for key in keys:
+                found = values.get(key)
+                if found is not None:
+                    return found[0] if isinstance(found, list) else found
+            return default
+
+        num_layers = values["num_hidden_layers"]
+        kinds = values.get("mlp_layer_types")
+        if kinds is not None:
+            layers = [kind == "sparse" for kind in kinds]
+        else:
+            first, step = values["moe_layer_start_index"], value("moe_layer_interval", default=1)
+            first = first[0] if isinstance(first, list) else first
+            last = value("moe_layer_end_index", default=-1)
+            last = num_layers - 1 if last == -1 else last
+            layers = [first <= i <= last and (i + 1) % step == 0 for i in range(num_layers)]
+        return cls(
+            count=value("moe_num_experts", "num_experts"),
+            top_k=value("moe_k", "num_experts_per_tok"),
+            width=value("moe_intermediate_size"),
+            num_shared=value("moe_num_shared_experts", default=0),
+            norm_min=float(value("moe_norm_min", default=1e-12)),
+            layers=tuple(layers),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +80,15 @@ class Architecture:
     eps: float
     theta: float
     use_bias: bool
+    experts: ExpertShape
+
+    def has_experts(self, layer: int) -> bool:
+        return bool(self.experts.layers) and self.experts.layers[layer]
 
     @classmethod
     def of_folder(cls, folder: Path) -> Architecture:
         """Raises ConfigError as the engine does; the values are then read from the file anew."""
-        checked = load_config(folder)
-        if any(plan.mlp != "dense" for plan in checked.layers):
-            raise UnsupportedError(f"verify: {checked.architecture} is not dense; no reference yet")
+        is_moe = any(plan.mlp == "moe" for plan in load_config(folder).layers)
         values = read_json(folder / CONFIG_FILE)
 
         def value(key: str, default: Any) -> Any:
@@ -65,6 +107,7 @@ class Architecture:
             eps=float(value("rms_norm_eps", 1e-5)),
             theta=float(value("rope_theta", nested.get("rope_theta", 500000.0))),
             use_bias=value("use_bias", False),
+            experts=ExpertShape.of_config(values) if is_moe else ExpertShape(),
         )
 
 
@@ -77,16 +120,32 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True)
+class MLPWeights:
+    gate: Matrix
+    up: Matrix
+    down: Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class RouterWeights:
+    """Float32 in the engine, whatever it is stored as."""
+
+    gate: Array  # [num_experts, hidden_size]
+    bias: Array  # [num_experts]
+
+
+@dataclass(frozen=True, slots=True)
 class LayerWeights:
+    """A layer without its experts. ``mlp`` is the dense one, or the shared experts, or None."""
+
     input_norm: Array
     q: Matrix
     k: Matrix
     v: Matrix
     o: Matrix
     post_norm: Array
-    gate: Matrix
-    up: Matrix
-    down: Matrix
+    mlp: MLPWeights | None
+    router: RouterWeights | None  # None in a dense layer
 
 
 class StoredWeights:
@@ -121,16 +180,59 @@ class StoredWeights:
             v=self._linear(f"{name}.self_attn.v_proj"),
             o=self._linear(f"{name}.self_attn.o_proj"),
             post_norm=self.vector(f"{name}.post_attention_layernorm.weight"),
-            gate=self._linear(f"{name}.mlp.gate_proj"),
-            up=self._linear(f"{name}.mlp.up_proj"),
-            down=self._linear(f"{name}.mlp.down_proj"),
+            mlp=self._mlp(index, f"{name}.mlp"),
+            router=self._router(f"{name}.mlp") if self.architecture.has_experts(index) else None,
         )
 
-    def _linear(self, name: str) -> Matrix:
+    def expert(self, layer: int, index: int) -> MLPWeights:
+        name = f"model.layers.{layer}.mlp.experts"
+        stacked = f"{name}.gate_up_proj"
+        if stacked in self._tensors:
+            gate_up = self._matrix(self._stored(stacked, index))
+            rows = self.architecture.experts.width
+            return MLPWeights(
+                gate=Matrix(gate_up.weight[:rows], None),
+                up=Matrix(gate_up.weight[rows:], None),
+                down=self._matrix(self._stored(f"{name}.down_proj", index)),
+            )
+        return self._mlp_of(f"{name}.{index}", self.architecture.experts.width)
+
+    def _mlp(self, layer: int, name: str) -> MLPWeights | None:
+        if not self.architecture.has_experts(layer):
+            return self._mlp_of(name, self.architecture.intermediate_size)
+        shape = self.architecture.experts
+        if not shape.num_shared:
+            return None
+        return self._mlp_of(f"{name}.shared_experts", shape.num_shared * shape.width)
+
+    def _mlp_of(self, name: str, width: int) -> MLPWeights:
+        """``width``: of gate and up, which Paddle lays side by side."""
+        return MLPWeights(
+            gate=self._linear(f"{name}.gate_proj", width),
+            up=self._linear(f"{name}.up_proj", width),
+            down=self._linear(f"{name}.down_proj"),
+        )
+
+    def _router(self, name: str) -> RouterWeights:
+        gate = self._stored(self._name_of(f"{name}.gate.weight"))
+        shape = self.architecture.experts.count, self.architecture.hidden_size
+        # A square one lies as the layout says.
+        if gate.shape != shape or (self._is_paddle and gate.shape == gate.shape[::-1]):
+            gate = gate.T
+        bias = self._name_of(f"{name}.moe_statics.e_score_correction_bias")
+        if bias not in self._tensors:
+            bias = bias.replace(".moe_statics.", ".gate.moe_statics.")
+        return RouterWeights(gate.astype(np.float64), self._stored(bias)[0].astype(np.float64))
+
+    def _matrix(self, weight: np.ndarray) -> Matrix:
+        return Matrix(_exact(weight, rounded=self._round_matrices), None)
+
+    def _linear(self, name: str, width: int = 0) -> Matrix:
         bias = None
         if self.architecture.use_bias:
-            bias = _exact(self._part(f"{name}.bias"), rounded=self._round_matrices)
-        return Matrix(_exact(self._part(f"{name}.weight"), rounded=self._round_matrices), bias)
+            bias = _exact(self._part(f"{name}.bias", width), rounded=self._round_matrices)
+        weight = self._part(f"{name}.weight", width)
+        return Matrix(_exact(weight, rounded=self._round_matrices), bias)
 
     def table_rows(self, name: str) -> Iterator[tuple[int, Array]]:
         """Embedding or head, some thousand rows at a time: (first row, rows)."""
@@ -141,10 +243,11 @@ class StoredWeights:
             rows = stored[first : first + CHUNK_ROWS]
             yield first, _exact(rows, rounded=self._round_matrices)
 
-    def _part(self, name: str) -> np.ndarray:
+    def _part(self, name: str, width: int) -> np.ndarray:
         """A linear layer's weight as ``[out, in]``, or its bias.
 
-        Paddle stores ``[in, out]`` and lays query, key and value side by side, and gate and up.
+        Paddle stores ``[in, out]`` and lays query, key and value side by side, and gate and up,
+        which have ``width`` rows each.
         """
         if not self._is_paddle:
             return self._stored(name)
@@ -155,8 +258,8 @@ class StoredWeights:
             "q_proj": ("qkv_proj", 0, query),
             "k_proj": ("qkv_proj", query, key),
             "v_proj": ("qkv_proj", query + key, key),
-            "gate_proj": ("up_gate_proj", 0, a.intermediate_size),
-            "up_proj": ("up_gate_proj", a.intermediate_size, a.intermediate_size),
+            "gate_proj": ("up_gate_proj", 0, width),
+            "up_proj": ("up_gate_proj", width, width),
         }
         member = name.split(".")[-2]
         stored_as, begin, count = fused.get(member, (member, 0, None))
@@ -166,15 +269,17 @@ class StoredWeights:
     def _name_of(self, name: str) -> str:
         return name.replace("model.", "ernie.", 1) if self._is_paddle else name
 
-    def _stored(self, name: str) -> np.ndarray:
+    def _stored(self, name: str, index: int | None = None) -> np.ndarray:
+        """A tensor, or the matrix ``index`` of several in one."""
         tensor: StoredTensor | None = self._tensors.get(name)
         if tensor is None:
             raise WeightError(f"verify: tensor {quoted(name)} is missing in the reference")
         if tensor.dtype not in STORED:
             raise WeightError(f"{tensor}: dtype {tensor.dtype}, expected {' or '.join(STORED)}")
-        data = np.empty(tensor.nbytes, np.uint8)
-        tensor.file.read_into(name, data)
-        return data.view(STORED[tensor.dtype]).reshape(tensor.shape)
+        count, shape = (1, tensor.shape) if index is None else (tensor.shape[0], tensor.shape[1:])
+        data = np.empty(tensor.nbytes // count, np.uint8)
+        tensor.file.read_into(name, data, (index or 0) * data.nbytes)
+        return data.view(STORED[tensor.dtype]).reshape(shape)
 
 
 def _exact(values: np.ndarray, *, rounded: bool) -> Array:

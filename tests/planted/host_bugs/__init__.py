@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
-from . import attention, core, elementwise, engine, gemm, moe, norm, sampling, scheduler, wint8
+from . import (
+    attention,
+    config,
+    core,
+    elementwise,
+    engine,
+    experts,
+    gemm,
+    moe,
+    moe_model,
+    mtp,
+    norm,
+    sampling,
+    scheduler,
+    wint8,
+)
 
-FAMILIES = (norm, elementwise, gemm, wint8, moe, attention, sampling, core, scheduler, engine)
+FAMILIES = (
+    norm,
+    elementwise,
+    gemm,
+    wint8,
+    experts,
+    moe,
+    attention,
+    sampling,
+    core,
+    scheduler,
+    engine,
+    moe_model,
+    mtp,
+    config,
+)
 HOST_BUGS = [bug for family in FAMILIES for bug in family.BUGS]

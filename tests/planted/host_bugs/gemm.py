@@ -14,26 +14,18 @@ BUGS = [
     ),
     Bug(
         "linear: depth blocks start afresh",
-        "csrc/cpu/gemm.cpp",
-        ".accumulate = k > 0});",
-        ".accumulate = false});",
+        "csrc/cpu/panel_product.h",
+        ".accumulate = k > 0,",
+        ".accumulate = false,",
         GEMM,
     ),
     Bug(
         "linear: order of k depends on the rows",
         "csrc/cpu/gemm.isa.cpp",
-        "  for (int64_t s = 0; s < steps; ++s, x += advance, w += advance * kPanelRows)\n"
-        "    step(acc, x, x_stride, w, w_stride);\n",
-        "  int64_t s = 0;\n"
-        "  for (; s < (ROWS == 1 ? steps / 2 : steps); ++s, x += advance, w += advance * kPanelRows)\n"
-        "    step(acc, x, x_stride, w, w_stride);\n"
-        "  F32 rest[ROWS][NV];\n"
-        "  for (int r = 0; r < ROWS; ++r)\n"
-        "    for (int v = 0; v < NV; ++v) rest[r][v] = set(0.f);\n"
-        "  for (; s < steps; ++s, x += advance, w += advance * kPanelRows)\n"
-        "    step(rest, x, x_stride, w, w_stride);\n"
-        "  for (int r = 0; r < ROWS; ++r)\n"
-        "    for (int v = 0; v < NV; ++v) acc[r][v] = add(acc[r][v], rest[r][v]);\n",
+        "    step(acc, x, x_stride, w, w_stride);\n  }\n",
+        "    const int64_t half = ROWS == 1 ? steps / 2 : 0;\n"
+        "    const int64_t turned = (s < half ? steps - half : -half) * advance;\n"
+        "    step(acc, x + turned, x_stride, w + turned * kPanelRows, w_stride);\n  }\n",
         GEMM,
     ),
     Bug(
@@ -81,8 +73,8 @@ BUGS = [
     Bug(
         "linear: tile of five rows as four",
         "csrc/cpu/tile.isa.h",
-        "return tile.template operator()<(kTileRows < 5 ? 1 : 5), PANELS>(row, panel);",
-        "return tile.template operator()<(kTileRows < 5 ? 1 : 4), PANELS>(row, panel);",
+        "tile.template operator()<(kTileRows < 5 ? 1 : 5), PANELS>(row, panel);",
+        "tile.template operator()<(kTileRows < 5 ? 1 : 4), PANELS>(row, panel);",
         GEMM,
     ),
     Bug(

@@ -1,0 +1,60 @@
+// The routed experts of a layer, from the router's choice to their sum:
+//
+//   gated = grouped_linear_silu_and_mul(hidden_states, gate_up)     rows sorted by moe_sort
+//   y = grouped_linear(gated, down)
+//   out = moe_combine(y, topk_weights, shared)
+//
+// by the arithmetic of ops/grouped_gemm.h and ops/moe.h, bit for bit: gated and y are rounded to
+// the dtype of hidden_states. A token's result depends on its own row alone (on CUDA with
+// core/batch_invariant.h). Nothing waits for the device, so that a graph can hold it.
+#pragma once
+
+#include <optional>
+
+#include "core/tensor.h"
+#include "ops/grouped_gemm.h"
+
+namespace ernie {
+
+struct FusedMoeArgs {
+  TensorView out;  // [num_tokens, hidden_size], dtype of hidden_states, last stride 1; may
+                   // be shared itself
+  TensorView hidden_states;  // [num_tokens, hidden_size], float32 or bfloat16, last stride 1
+  TensorView topk_weights;   // [num_tokens, top_k], float32, contiguous
+  TensorView topk_ids;       // [num_tokens, top_k], int32, contiguous, fewer than 2^31, each in
+                             // [0, num_experts)
+  ExpertWeights gate_up;     // 2 intermediate_size x hidden_size, gate rows first
+  ExpertWeights down;        // hidden_size x intermediate_size; may be of another kind
+  std::optional<TensorView> shared;  // [num_tokens, hidden_size], dtype of hidden_states, last
+                                     // stride 1
+  TensorView workspace;   // uint8, contiguous, fused_moe_workspace_size() bytes or more, at a
+                          // multiple of 16 bytes
+  bool int8_activations;  // as in GroupedLinearArgs, for both products
+};
+
+// What lies in the workspace.
+struct FusedMoeBuffers {
+  TensorView expert_offsets, inverse, source_rows, sort_workspace;  // of MoeSortArgs
+  TensorView product_workspace;  // of both products, one after the other
+  TensorView gated;              // [num_tokens * top_k, intermediate_size]
+  TensorView y;                  // [num_tokens * top_k, hidden_size]
+};
+FusedMoeBuffers fused_moe_buffers(const FusedMoeArgs&, Device);
+
+struct FusedMoeSize {
+  DType hidden_states, gate_up, down;
+  int64_t num_tokens, top_k, num_experts, hidden_size, intermediate_size;
+};
+// Throws ArgumentError where the sizes exceed 64 bits. Fewer tokens never need more.
+int64_t fused_moe_workspace_size(Device, const FusedMoeSize&);
+
+void fused_moe(const FusedMoeArgs&, const Stream&);
+
+namespace cpu {
+void fused_moe(const FusedMoeArgs&, const Stream&);
+}  // namespace cpu
+namespace cuda {
+void fused_moe(const FusedMoeArgs&, const Stream&);
+}  // namespace cuda
+
+}  // namespace ernie

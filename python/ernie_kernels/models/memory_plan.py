@@ -1,0 +1,248 @@
+"""What a model takes of a machine's memory, from its configuration alone.
+
+Every size is that which the loader allocates: fused projections, the padding of packed panels, the
+scales of rounded matrices. Tests hold the two together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ernie_kernels import ops
+from ernie_kernels.models.config import LayerPlan, ModelConfig
+from ernie_kernels.models.weights import WINT4, WINT8
+
+ITEMSIZES = {"bfloat16": 2, "float32": 4}  # bytes
+# Of one element, and how many of a row the CPU's panels keep together: csrc/ops/gemm.h, wint8.h,
+# wint4.h.
+_BITS = {"float32": 32, "bfloat16": 16, WINT8: 8, WINT4: 4}
+_PACKED_TOGETHER = {"float32": 1, "bfloat16": 2, WINT8: 4, WINT4: 8}
+_PANEL_ROWS = 16
+_SCALE_BYTES = 4
+
+# What a load may take beside the weights and the one matrix it is at: a promise, held by a test.
+LOADING_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """``count`` equal matrices, or vectors where ``in_features`` is 0, of which a token needs
+    ``active``."""
+
+    kind: Literal["embedding", "projection", "expert", "router", "norm", "bias"]
+    out_features: int
+    in_features: int = 0
+    count: int = 1
+    active: int = 1
+
+    @property
+    def size(self) -> int:
+        """Parameters of one of them."""
+        return self.out_features * max(1, self.in_features)
+
+
+def weights_of(config: ModelConfig) -> Iterator[Weight]:
+    """All weights of a model as they lie in memory.
+
+    The head counts as a projection; where it is tied it serves as the embedding too, and there is
+    none of that kind. A multi-token prediction module is not among them.
+    """
+    hidden = config.hidden_size
+    if not config.tie_word_embeddings:
+        yield Weight("embedding", config.vocab_size, hidden)
+    yield Weight("projection", config.vocab_size, hidden)
+    for plan, times in Counter(config.layers).items():
+        for weight in _weights_of_layer(config, plan):
+            yield replace(weight, count=times * weight.count, active=times * weight.active)
+    yield Weight("norm", hidden)
+
+
+def _weights_of_layer(config: ModelConfig, plan: LayerPlan) -> Iterator[Weight]:
+    hidden = config.hidden_size
+    query = config.num_attention_heads * config.head_dim
+    key = config.num_key_value_heads * config.head_dim
+    yield Weight("norm", hidden, count=2, active=2)
+    projections = [(query + 2 * key, hidden), (hidden, query)]
+    width = plan.intermediate_size if plan.mlp == "dense" else plan.shared_intermediate_size
+    if width:
+        projections += [(2 * width, hidden), (hidden, width)]
+    for out_features, in_features in projections:
+        yield Weight("projection", out_features, in_features)
+        if config.use_bias:
+            yield Weight("bias", out_features)
+    if plan.mlp == "moe":
+        experts = {"count": plan.num_experts, "active": plan.top_k}
+        yield Weight("expert", 2 * plan.intermediate_size, hidden, **experts)
+        yield Weight("expert", hidden, plan.intermediate_size, **experts)
+        yield Weight("router", plan.num_experts, hidden)
+        yield Weight("router", plan.num_experts)  # its correction bias
+
+
+def mtp_weights_of(config: ModelConfig) -> Iterator[Weight]:
+    """The weights of a multi-token prediction module: a dense layer behind a projection."""
+    hidden = config.hidden_size
+    yield Weight("norm", hidden, count=2, active=2)
+    yield Weight("projection", hidden, 2 * hidden)
+    yield from _weights_of_layer(config, LayerPlan("dense", config.intermediate_size))
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterCount:
+    """Of a model: all of them, and those that one token goes through, embedding included."""
+
+    total: int
+    active: int
+
+
+def count_parameters(config: ModelConfig) -> ParameterCount:
+    """Weights of the model, those of a multi-token prediction module left out."""
+    weights = list(weights_of(config))
+    return ParameterCount(
+        total=sum(weight.count * weight.size for weight in weights),
+        active=sum(weight.active * weight.size for weight in weights),
+    )
+
+
+# ---------------------------------------------------------------------------------------- memory
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes that a model takes when it is loaded in one way.
+
+    Attributes:
+        quantization: one of ``QUANTIZATIONS`` of :mod:`.weights`, or None.
+        weight_dtype: of matrices that are not rounded, ``"bfloat16"`` or ``"float32"``.
+        dtype: of activations and cache.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        weight_bytes: of all weights, on the device.
+        read_bytes_per_token: of the weights that a single token needs. The KV cache of its context
+            comes on top; the row of an untied embedding is left out.
+        mtp_weight_bytes: of the multi-token prediction module, which is loaded by option, on top; 0
+            where the checkpoint has none.
+        workspace_bytes: of the activations of a step of ``max_tokens_per_step`` rows.
+        host_peak_bytes: of host memory while loading, over what the process had before.
+        kv_bytes_per_token: of cache, for each token of context.
+    """
+
+    quantization: str | None
+    weight_dtype: str
+    dtype: str
+    device: str
+    weight_bytes: int
+    read_bytes_per_token: int
+    mtp_weight_bytes: int
+    workspace_bytes: int
+    host_peak_bytes: int
+    kv_bytes_per_token: int
+
+
+def plan_memory(
+    config: ModelConfig,
+    *,
+    quantization: str | None = None,
+    weight_dtype: str = "bfloat16",
+    dtype: str = "bfloat16",
+    device: str = "cpu",
+    max_tokens_per_step: int = 512,
+) -> MemoryPlan:
+    """See :class:`MemoryPlan`, which has these arguments as attributes."""
+
+    def nbytes(weight: Weight) -> int:
+        return weight_nbytes(weight, quantization, weight_dtype, dtype, device)
+
+    total = read = largest = 0
+    for weight in weights_of(config):
+        one = nbytes(weight)
+        total += weight.count * one
+        if weight.kind != "embedding":
+            read += weight.active * one
+        # A matrix is read whole, then rounded, packed or sent to its device.
+        stay = weight.size * ITEMSIZES[weight_dtype]
+        if device != "cpu" and quantization is not None:
+            stay += one
+        largest = max(largest, stay)
+    mtp_weights = mtp_weights_of(config) if config.num_nextn_predict_layers else ()
+    return MemoryPlan(
+        quantization=quantization,
+        weight_dtype=weight_dtype,
+        dtype=dtype,
+        device=device,
+        weight_bytes=total,
+        read_bytes_per_token=read,
+        mtp_weight_bytes=sum(weight.count * nbytes(weight) for weight in mtp_weights),
+        workspace_bytes=workspace_nbytes(config, max_tokens_per_step, dtype, device),
+        host_peak_bytes=(total if device == "cpu" else 0) + largest + LOADING_BYTES,
+        kv_bytes_per_token=kv_bytes_per_token(config, dtype),
+    )
+
+
+def kv_bytes_per_token(config: ModelConfig, dtype: str) -> int:
+    """Keys and values of one token in all layers, in a cache of ``"bfloat16"`` or ``"float32"``."""
+    values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    return values * ITEMSIZES[dtype]
+
+
+def workspace_nbytes(config: ModelConfig, max_tokens: int, dtype: str, device: str) -> int:
+    """Bytes of a :class:`~.workspace.Workspace` of ``max_tokens`` rows."""
+    query = config.num_attention_heads * config.head_dim
+    key = config.num_key_value_heads * config.head_dim
+    row = 2 * config.hidden_size + (query + 2 * key) + query  # of the activations' dtype
+    row += _mlp_values(config.intermediate_size, device)
+    row_float32 = config.head_dim  # the rope table
+    nbytes = 0
+    plan = next((plan for plan in config.layers if plan.mlp == "moe"), None)
+    if plan is not None:
+        row += config.hidden_size + _mlp_values(plan.shared_intermediate_size, device)
+        # What the router reads, its logits, and of each choice a weight and an id of 4 bytes.
+        row_float32 += 0 if dtype == "float32" else config.hidden_size
+        row_float32 += plan.num_experts + 2 * plan.top_k
+        row_numbers = 8 * max_tokens
+        nbytes = row_numbers + ops.fused_moe_workspace_size(
+            max_tokens,
+            plan.top_k,
+            plan.num_experts,
+            config.hidden_size,
+            plan.intermediate_size,
+            dtype=dtype,
+            device=device,
+        )
+    return nbytes + max_tokens * (row * ITEMSIZES[dtype] + row_float32 * ITEMSIZES["float32"])
+
+
+def _mlp_values(width: int, device: str) -> int:
+    """Between the projections of an MLP; on the CPU gate and up never leave the cache."""
+    return width if device == "cpu" else 3 * width
+
+
+def weight_nbytes(
+    weight: Weight, quantization: str | None, weight_dtype: str, dtype: str, device: str
+) -> int:
+    """Bytes of one of the matrices or vectors ``weight`` where and as the loader puts it."""
+    storage = _storage(weight, quantization, weight_dtype, dtype)
+    if weight.in_features == 0:
+        return weight.out_features * ITEMSIZES[storage]
+    rows, columns = weight.out_features, weight.in_features
+    scales = _SCALE_BYTES * rows if storage not in ITEMSIZES else 0
+    if device == "cpu":
+        rows, columns = _up(rows, _PANEL_ROWS), _up(columns, _PACKED_TOGETHER[storage])
+    elif storage == WINT4:
+        columns = _up(columns, 2)
+    return rows * columns * _BITS[storage] // 8 + scales
+
+
+def _storage(weight: Weight, quantization: str | None, weight_dtype: str, dtype: str) -> str:
+    if weight.kind == "router":
+        return "float32"
+    if weight.kind == "norm":
+        return dtype
+    if weight.kind in ("embedding", "bias") or quantization is None:
+        return weight_dtype
+    return WINT4 if quantization == WINT4 and weight.kind == "expert" else WINT8
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

@@ -1,0 +1,120 @@
+"""What tensors a model has, by their Hugging Face names."""
+
+from __future__ import annotations
+
+from ernie_kernels.models.config import ModelConfig
+from ernie_kernels.models.layer_plan import LayerPlan
+from ernie_kernels.models.loader import WeightSpec
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
+# A size, and the keys of config.json that it comes from.
+Extent = tuple[int, tuple[str, ...]]
+
+
+# Of the multi-token prediction module (mtp.py). Its block is a dense layer in every model.
+MTP_EMB_NORM = "model.mtp_emb_norm.0"
+MTP_HIDDEN_NORM = "model.mtp_hidden_norm.0"
+MTP_LINEAR_PROJ = "model.mtp_linear_proj.0.weight"
+MTP_BLOCK = "model.mtp_block.0"
+
+
+def weight_specs(config: ModelConfig) -> dict[str, WeightSpec]:
+    """Every tensor of the model: its Hugging Face name and shape."""
+    hidden: Extent = (config.hidden_size, ("hidden_size",))
+    vocab: Extent = (config.vocab_size, ("vocab_size",))
+    specs = {
+        EMBEDDING: _spec(vocab, hidden),
+        "model.norm.weight": _spec(hidden),
+        HEAD: _spec(vocab, hidden),
+    }
+    for index, plan in enumerate(config.layers):
+        specs |= _layer(config, f"model.layers.{index}", plan, hidden)
+    return specs
+
+
+def mtp_specs(config: ModelConfig) -> dict[str, WeightSpec]:
+    """Those of the multi-token prediction module. Some files hold its projection transposed."""
+    hidden: Extent = (config.hidden_size, ("hidden_size",))
+    joined: Extent = (2 * config.hidden_size, ("hidden_size",))
+    projection = _spec(hidden, joined)
+    block = LayerPlan(mlp="dense", intermediate_size=config.intermediate_size)
+    return {
+        f"{MTP_EMB_NORM}.weight": _spec(hidden),
+        f"{MTP_HIDDEN_NORM}.weight": _spec(hidden),
+        MTP_LINEAR_PROJ: WeightSpec(projection.shape, projection.config_keys, either_way=True),
+        **_layer(config, MTP_BLOCK, block, hidden),
+    }
+
+
+def _layer(
+    config: ModelConfig, layer: str, plan: LayerPlan, hidden: Extent
+) -> dict[str, WeightSpec]:
+    specs = {
+        f"{layer}.input_layernorm.weight": _spec(hidden),
+        f"{layer}.post_attention_layernorm.weight": _spec(hidden),
+    }
+    linears = {**_attention(config, f"{layer}.self_attn", hidden)}
+    if plan.mlp == "moe":
+        specs |= _router(plan, f"{layer}.mlp", hidden)
+        linears |= _experts(plan, f"{layer}.mlp", hidden)
+    else:
+        width = (plan.intermediate_size, ("intermediate_size",))
+        linears |= _mlp(f"{layer}.mlp", width, hidden)
+    for name, (out_features, in_features) in linears.items():
+        specs[f"{name}.weight"] = _spec(out_features, in_features)
+        if config.use_bias:
+            specs[f"{name}.bias"] = _spec(out_features)
+    return specs
+
+
+Linears = dict[str, tuple[Extent, Extent]]  # name: out_features and in_features
+
+
+def _attention(config: ModelConfig, name: str, hidden: Extent) -> Linears:
+    query = (
+        config.num_attention_heads * config.head_dim,
+        ("num_attention_heads", "head_dim"),
+    )
+    key = (config.num_key_value_heads * config.head_dim, ("num_key_value_heads", "head_dim"))
+    return {
+        f"{name}.q_proj": (query, hidden),
+        f"{name}.k_proj": (key, hidden),
+        f"{name}.v_proj": (key, hidden),
+        f"{name}.o_proj": (hidden, query),
+    }
+
+
+def _mlp(name: str, width: Extent, hidden: Extent) -> Linears:
+    return {
+        f"{name}.gate_proj": (width, hidden),
+        f"{name}.up_proj": (width, hidden),
+        f"{name}.down_proj": (hidden, width),
+    }
+
+
+def _router(plan: LayerPlan, name: str, hidden: Extent) -> dict[str, WeightSpec]:
+    """Text models store the gate as ``[num_experts, hidden_size]``, others transposed."""
+    count: Extent = (plan.num_experts, ("moe_num_experts",))
+    gate = _spec(count, hidden)
+    return {
+        f"{name}.gate.weight": WeightSpec(gate.shape, gate.config_keys, either_way=True),
+        f"{name}.moe_statics.e_score_correction_bias": _spec((1, ()), count),
+    }
+
+
+def _experts(plan: LayerPlan, name: str, hidden: Extent) -> Linears:
+    linears: Linears = {}
+    width = (plan.intermediate_size, ("moe_intermediate_size",))
+    for index in range(plan.num_experts):
+        linears |= _mlp(f"{name}.experts.{index}", width, hidden)
+    if plan.shared_intermediate_size:
+        keys = ("moe_num_shared_experts", "moe_intermediate_size")
+        linears |= _mlp(f"{name}.shared_experts", (plan.shared_intermediate_size, keys), hidden)
+    return linears
+
+
+def _spec(*extents: Extent) -> WeightSpec:
+    keys = dict.fromkeys(key for _, names in extents for key in names)
+    return WeightSpec(tuple(size for size, _ in extents), tuple(keys))

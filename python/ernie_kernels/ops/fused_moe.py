@@ -1,0 +1,122 @@
+"""The routed experts of a layer in one op. C++ contract: csrc/ops/fused_moe.h."""
+
+from __future__ import annotations
+
+from ernie_kernels import _core
+from ernie_kernels._core import Tensor
+from ernie_kernels.ops.grouped_gemm import ExpertWeights, as_experts
+
+
+def fused_moe(
+    hidden_states: Tensor,
+    topk_weights: Tensor,
+    topk_ids: Tensor,
+    w_gate_up: Tensor | ExpertWeights,
+    w_down: Tensor | ExpertWeights,
+    *,
+    shared: Tensor | None = None,
+    int8_activations: bool = False,
+    out: Tensor | None = None,
+    workspace: Tensor | None = None,
+) -> Tensor:
+    """``out[t] = sum_j topk_weights[t, j] * expert(topk_ids[t, j], hidden_states[t]) + shared[t]``.
+
+    ``expert(e, x) = linear(silu_and_mul(linear(x, w_gate_up[e])), w_down[e])``. Bit for bit what
+    :func:`moe_sort`, :func:`grouped_linear_silu_and_mul`, :func:`grouped_linear` and
+    :func:`moe_combine` make of it: the outputs of SwiGLU and of each expert are rounded to the
+    dtype of ``hidden_states``. On the CPU a token's result depends neither on the other tokens nor
+    on the number of threads.
+
+    Args:
+        hidden_states: ``[num_tokens, hidden_size]``, float32 or bfloat16, last stride 1.
+        topk_weights: ``[num_tokens, top_k]``, float32, contiguous, as of :func:`moe_route`.
+        topk_ids: ``[num_tokens, top_k]``, int32, contiguous, fewer than 2**31 in all, each in
+            ``[0, num_experts)``.
+        w_gate_up: an :class:`ExpertWeights` or a tensor, as of :func:`grouped_linear`,
+            ``[num_experts, 2 * intermediate_size, hidden_size]``, gate rows first, then up rows.
+        w_down: the same, ``[num_experts, hidden_size, intermediate_size]``; may be kept otherwise.
+        shared: what the shared experts make of the tokens, ``[num_tokens, hidden_size]``, dtype of
+            ``hidden_states``, last stride 1, or None.
+        int8_activations: as of :func:`wint8_linear`, in both products; int8 weights on the CPU
+            only.
+        out: where to write, shape and dtype of ``hidden_states``, last stride 1; may be ``shared``.
+            Allocated when omitted.
+        workspace: uint8, contiguous, :func:`fused_moe_workspace_size` bytes or more, at a multiple
+            of 16 bytes. Allocated when omitted.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ArgumentError: a shape, dtype, device, stride or number differs from the above, or, on the
+            CPU, an id is out of range. Nothing is written then.
+        DeviceError: a tensor is on a GPU that this build cannot use.
+        UnsupportedError: no kernel for the tensors' device.
+
+    Source: the experts of transformers' Ernie4_5_Moe, which rounds to the model's dtype in between.
+    """
+    gate_up = as_experts("fused_moe", "w_gate_up", w_gate_up)
+    down = as_experts("fused_moe", "w_down", w_down)
+    if out is None:
+        out = _core.fused_moe_out(hidden_states)
+    if workspace is None:
+        workspace = _core.fused_moe_workspace(
+            hidden_states, topk_ids, gate_up.weight, down.weight, down.in_features
+        )
+    _core.fused_moe(
+        out,
+        hidden_states,
+        topk_weights,
+        topk_ids,
+        gate_up.weight,
+        gate_up.scale,
+        gate_up.out_features,
+        gate_up.in_features,
+        down.weight,
+        down.scale,
+        down.out_features,
+        down.in_features,
+        shared,
+        workspace,
+        int8_activations,
+    )
+    return out
+
+
+def fused_moe_workspace_size(
+    num_tokens: int,
+    top_k: int,
+    num_experts: int,
+    hidden_size: int,
+    intermediate_size: int,
+    *,
+    dtype: str,
+    weight_dtype: str | None = None,
+    device: str = "cpu",
+) -> int:
+    """Bytes of workspace that :func:`fused_moe` needs for a shape.
+
+    Args:
+        num_tokens: rows of ``hidden_states``; fewer never need more.
+        top_k: experts per token.
+        num_experts: 1 to 4096.
+        hidden_size: columns of ``hidden_states``.
+        intermediate_size: columns of an expert's SwiGLU output.
+        dtype: of ``hidden_states``, ``"float32"`` or ``"bfloat16"``.
+        weight_dtype: in which the experts' weights are kept; ``dtype`` when omitted, which serves
+            all others too.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+
+    Raises:
+        ArgumentError: a number below 0, sizes beyond 64 bits, an unknown name.
+    """
+    return _core.fused_moe_workspace_size(
+        device,
+        dtype,
+        weight_dtype or dtype,
+        num_tokens,
+        top_k,
+        num_experts,
+        hidden_size,
+        intermediate_size,
+    )

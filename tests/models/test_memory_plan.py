@@ -1,0 +1,231 @@
+"""Memory plans: the figures of the released models, and byte for byte what a load allocates."""
+
+import json
+from dataclasses import fields, is_dataclass, replace
+
+import pytest
+
+import ernie_kernels as ek
+import safetensors_bytes
+from ernie_kernels.models.config import load_config
+from ernie_kernels.models.memory_plan import (
+    LOADING_BYTES,
+    count_parameters,
+    kv_bytes_per_token,
+    plan_memory,
+    weights_of,
+    workspace_nbytes,
+)
+from ernie_kernels.models.weights import QUANTIZATIONS
+from ernie_kernels.models.workspace import Workspace
+from ernie_kernels.runner.capacity import available_memory_for_cache
+from ernie_kernels.runner.model_runner import kv_cache_bytes_per_block
+from mtp_checkpoint import write_mtp_checkpoint
+from released_configs import ERNIE_0_3B, ERNIE_21B, ERNIE_300B
+from tiny_checkpoint import MOE_SHAPES, write_checkpoint
+
+RELEASED = {"0.3B": ERNIE_0_3B, "21B": ERNIE_21B, "300B": ERNIE_300B}
+
+
+def config_of(folder, values):
+    (folder / "config.json").write_text(json.dumps(values))
+    return load_config(folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "tied", "total", "active"),
+    [
+        ("0.3B", True, 0.361e9, 0.361e9),
+        ("21B", True, 21.825e9, 3.35e9),
+        ("300B", False, 299.5e9, 47.9e9),
+        ("300B", True, 298.6e9, 47.1e9),
+    ],
+)
+def test_parameters_of_released_models(tmp_path, model, tied, total, active):
+    config = config_of(tmp_path, {**RELEASED[model], "tie_word_embeddings": tied})
+    count = count_parameters(config)
+    assert count.total == pytest.approx(total, rel=2e-3)
+    assert count.active == pytest.approx(active, rel=2e-3)
+
+
+def test_parameters_exactly(tmp_path):
+    """The dense one, written out."""
+    layer = 1024 * (2048 + 2 * 256) + 2048 * 1024 + 3 * 1024 * 3072 + 2 * 1024
+    expected = 103424 * 1024 + 18 * layer + 1024
+    count = count_parameters(config_of(tmp_path, ERNIE_0_3B))
+    assert (count.total, count.active) == (expected, expected)
+
+
+@pytest.mark.parametrize(("model", "values"), [("0.3B", 9216), ("21B", 28672), ("300B", 110592)])
+def test_cache_of_released_models(tmp_path, model, values):
+    config = config_of(tmp_path, RELEASED[model])
+    for dtype, itemsize in (("bfloat16", 2), ("float32", 4)):
+        assert kv_bytes_per_token(config, dtype) == values * itemsize
+        assert kv_cache_bytes_per_block(config, 32, dtype) == 32 * values * itemsize
+
+
+@pytest.mark.parametrize("model", RELEASED)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_released_models_without_padding(tmp_path, model, device):
+    """Their sizes are multiples of all panels: bytes are parameters times width, plus scales."""
+    config = config_of(tmp_path, RELEASED[model])
+    weights = list(weights_of(config))
+
+    def total(kinds, size=lambda weight: weight.size):
+        return sum(w.count * size(w) for w in weights if w.kind in kinds)
+
+    matrices, exact = ("projection", "expert"), ("embedding", "norm", "bias")
+    scales = 4 * total(matrices, lambda weight: weight.out_features)
+    expected = {
+        None: 2 * total((*matrices, *exact)),
+        "wint8": total(matrices) + scales + 2 * total(exact),
+        "wint4": total(["projection"]) + total(["expert"]) // 2 + scales + 2 * total(exact),
+    }
+    for quantization, nbytes in expected.items():
+        plan = plan_memory(config, quantization=quantization, device=device)
+        assert plan.weight_bytes == nbytes + 4 * total(["router"])
+        assert plan.read_bytes_per_token <= plan.weight_bytes
+
+
+def test_how_a_21b_fits_a_machine_of_16_gb(tmp_path):
+    plans = {
+        each: plan_memory(config_of(tmp_path, ERNIE_21B), quantization=each)
+        for each in (None, *QUANTIZATIONS)
+    }
+    assert plans[None].weight_bytes == pytest.approx(43.66e9, rel=1e-3)
+    assert plans["wint8"].weight_bytes == plans["w8a8"].weight_bytes
+    assert plans["wint4"].host_peak_bytes < 13e9
+    assert plans["wint8"].host_peak_bytes > 21e9
+    # Of 64 experts a token reads 6, at half a byte a weight; of the rest all, at a byte.
+    experts = 27 * 6 * 3 * 2560 * 1536
+    expected = experts / 2 + (3.35e9 - experts)
+    assert plans["wint4"].read_bytes_per_token == pytest.approx(expected, rel=0.02)
+
+
+# ------------------------------------------------------------------------------ beside the loader
+
+SHAPES = {
+    "tied": {},
+    "untied_bias": {"tie_word_embeddings": False, "use_bias": True, "num_key_value_heads": 4},
+    "odd_sizes": {
+        "vocab_size": 101,
+        "hidden_size": 37,
+        "intermediate_size": 53,
+        "num_key_value_heads": 1,
+        "head_dim": 10,
+    },
+    **MOE_SHAPES,
+    "odd_experts": {
+        **MOE_SHAPES["21b"],
+        "hidden_size": 34,  # of 4-bit panels 40, of others 36 or less
+        "num_key_value_heads": 1,
+        "head_dim": 6,
+        "moe_num_experts": 5,
+        "moe_k": 2,
+        "moe_intermediate_size": 13,
+        "moe_layer_interval": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("quantization", [None, *QUANTIZATIONS])
+@pytest.mark.parametrize("stored", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_plan_is_what_the_loader_allocates(tmp_path, device, shape, dtype, stored, quantization):
+    if quantization == "w8a8" and device != "cpu":
+        pytest.skip("int8 activations are for the CPU")
+    if quantization == "wint4" and "moe_k" not in SHAPES[shape]:
+        pytest.skip("wint4 is for experts")
+    write_checkpoint(tmp_path, dtype=stored, **SHAPES[shape])
+    with ek.LLM.from_pretrained(
+        tmp_path, device=device, dtype=dtype, quantization=quantization, max_model_len=64
+    ) as llm:
+        plan = plan_memory(
+            llm.config,
+            quantization=quantization,
+            weight_dtype=llm.weight_dtype,
+            dtype=llm.dtype,
+            device=device,
+        )
+        assert plan.weight_bytes == llm.stats()["weight_bytes"]
+
+
+@pytest.mark.parametrize("quantization", [None, "wint4"])
+def test_a_prediction_module_takes_what_is_planned(tmp_path, device, quantization):
+    write_mtp_checkpoint(tmp_path, dtype="bfloat16", **MOE_SHAPES["21b"])
+    with ek.LLM.from_pretrained(
+        tmp_path,
+        device=device,
+        quantization=quantization,
+        speculative_config={"method": "mtp", "num_speculative_tokens": 1},
+        max_model_len=64,
+    ) as llm:
+        config = replace(llm.config, num_nextn_predict_layers=1)
+        plan = plan_memory(config, quantization=quantization, device=device)
+        assert plan.mtp_weight_bytes > 0
+        assert llm.stats()["weight_bytes"] == plan.weight_bytes + plan.mtp_weight_bytes
+
+
+@pytest.mark.parametrize("quantization", [None, "wint4"])
+@pytest.mark.parametrize("has_head", [False, True])
+def test_the_cache_leaves_room_for_the_weights_as_they_will_be(
+    tmp_path, monkeypatch, device, quantization, has_head
+):
+    """Not as they are stored, which is up to four times as much."""
+    _, weights = write_checkpoint(tmp_path, dtype="bfloat16", **MOE_SHAPES["21b"])
+    if has_head:  # beside a configuration that says it is tied
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"][::-1].copy()
+        safetensors_bytes.save(tmp_path / "model.safetensors", weights)
+    asked = []
+
+    def remembered(device, weight_bytes):
+        asked.append((device, weight_bytes))
+        return available_memory_for_cache(device, weight_bytes)
+
+    monkeypatch.setattr("ernie_kernels.llm.available_memory_for_cache", remembered)
+    with ek.LLM.from_pretrained(tmp_path, device=device, quantization=quantization) as llm:
+        assert asked == [(llm.device, llm.stats()["weight_bytes"])]
+
+
+def test_prediction_module(tmp_path):
+    """Two norms and a projection before a dense layer of the model."""
+    hidden, attention = 2560, 2560 * (20 + 2 * 4 + 20) * 128
+    expected = 2 * hidden**2 + attention + 3 * hidden * 12288 + 4 * hidden
+    with_one = plan_memory(config_of(tmp_path, ERNIE_21B))
+    assert with_one.mtp_weight_bytes == 2 * expected
+    without = plan_memory(config_of(tmp_path, {**ERNIE_21B, "num_nextn_predict_layers": 0}))
+    assert without.mtp_weight_bytes == 0
+    assert without.weight_bytes == with_one.weight_bytes
+
+
+def test_host_peak(tmp_path):
+    config = config_of(tmp_path, ERNIE_0_3B)
+    table = 103424 * 1024
+    on_cpu = plan_memory(config)
+    assert on_cpu.host_peak_bytes == on_cpu.weight_bytes + 2 * table + LOADING_BYTES
+    on_gpu = plan_memory(config, device="cuda")
+    assert on_gpu.host_peak_bytes == 2 * table + LOADING_BYTES
+    rounded = plan_memory(config, quantization="wint8", device="cuda")
+    assert rounded.host_peak_bytes == 3 * table + 4 * 103424 + LOADING_BYTES
+
+
+def tensors_in(buffers) -> list[ek.Tensor]:
+    if isinstance(buffers, ek.Tensor):
+        return [buffers]
+    parts = (
+        [getattr(buffers, each.name) for each in fields(buffers)] if is_dataclass(buffers) else []
+    )
+    return [tensor for part in parts for tensor in tensors_in(part)]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("model", RELEASED)
+def test_workspace(tmp_path, device, model, dtype):
+    config = config_of(tmp_path, RELEASED[model])
+    workspace = Workspace(config, 33, dtype, device)
+    owned = {name: value for name, value in vars(workspace).items() if name != "_last"}
+    tensors = [tensor for value in owned.values() for tensor in tensors_in(value)]
+    assert len(tensors) >= 6
+    expected = workspace_nbytes(config, 33, dtype, device)
+    assert sum(tensor.nbytes for tensor in tensors) == expected

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ernie_kernels as ek
+from ernie_kernels import ops
+
+import reference
+from linear_cases import (
+    COLUMNS,
+    EITHER_PACKED,
+    GATED_SHAPES,
+    SHAPES,
+    check_gated,
+    check_pairs_are_asked_for,
+    check_rows_are_independent,
+    columns_written,
+    ids,
+)
+from reference import BF16, F32, poisoned
+
+# x, bias, out
+DTYPES = [
+    (F32, F32, F32),
+    (F32, BF16, F32),
+    (BF16, BF16, BF16),
+    (BF16, F32, BF16),
+    (BF16, BF16, F32),
+]
+
+
+def random_weight(rng, out_features, in_features) -> np.ndarray:
+    """All of 4 bits, and -8 too, which quantising never makes."""
+    return rng.integers(-8, 8, (out_features, in_features)).astype(np.int8)
+
+
+def given_weight(weight, packed):
+    pairs = reference.nibbles(weight)
+    return ops.wint4_pack(pairs, weight.shape[1]) if packed else pairs
+
+
+def random_operands(rng, shape, dtypes):
+    num_tokens, in_features, out_features = shape
+    x = reference.random(rng, (num_tokens, in_features), dtypes[0])
+    weight = random_weight(rng, out_features, in_features)
+    scale = rng.uniform(0.001, 0.1, out_features).astype(np.float32)
+    bias = reference.random(rng, (out_features,), dtypes[1]) if out_features % 2 else None
+    return x, weight, scale, bias
+
+
+# --------------------------------------------------------------------------------------- products
+
+
+@EITHER_PACKED
+@pytest.mark.parametrize("dtypes", DTYPES, ids=ids)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_wint4_linear_matches_reference(rng, shape, dtypes, packed):
+    x, weight, scale, bias = random_operands(rng, shape, dtypes)
+    out = poisoned((shape[0], shape[2]), dtypes[2], "cpu")
+    ops.wint4_linear(x, given_weight(weight, packed), scale, bias, out=out)
+    expected, magnitude = reference.wint8_linear(x, weight, scale, bias)
+    reference.check(out, expected, magnitude=magnitude, terms=shape[1])
+
+
+@pytest.mark.parametrize("x_dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_sum_is_that_of_linear(rng, shape, x_dtype):
+    """Bit for bit, down to products that the kernels take as zero and sums that overflow."""
+    x, weight, scale, _ = random_operands(rng, shape, (x_dtype, F32, F32))
+    x *= np.exp2(rng.integers(-135, 125, x.shape[1])).astype(x_dtype)
+    for row in (x, x * 0):
+        with np.errstate(all="ignore"):
+            total = ops.linear(row, ops.linear_pack(weight.astype(BF16)), dtype="float32").numpy()
+            expected = scale * total
+        got = ops.wint4_linear(row, given_weight(weight, True), scale, dtype="float32").numpy()
+        np.testing.assert_array_equal(got.view(np.int32), expected.view(np.int32))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 6, 7])
+@pytest.mark.parametrize("x_dtype", [F32, BF16], ids=str)
+def test_every_value_in_every_place(num_tokens, x_dtype):
+    """Each of the 16 values at each of 24 columns of each row of two panels, told apart by x."""
+    rows, columns = 32, 24
+    x = np.zeros((num_tokens, columns), x_dtype)
+    for column in range(columns):
+        x[:] = 0
+        x[:, column] = 1
+        for first in range(16):
+            weight = np.full((rows, columns), 7, np.int8)
+            weight[:, column] = (np.arange(rows) + first) % 16 - 8
+            got = ops.wint4_linear(x, given_weight(weight, True), np.ones(rows, F32)).numpy()
+            np.testing.assert_array_equal(got.astype(F32)[-1], weight[:, column])
+
+
+def test_infinity_and_nan_stay():
+    x = np.zeros((3, 70), np.float32)
+    x[0, 3], x[1, 66] = np.inf, np.nan
+    out = ops.wint4_linear(x, given_weight(np.ones((5, 70), np.int8), True), np.ones(5, F32))
+    assert np.all(np.isposinf(out.numpy()[0]))
+    assert np.all(np.isnan(out.numpy()[1]))
+    assert np.all(out.numpy()[2] == 0)
+
+
+@EITHER_PACKED
+@pytest.mark.parametrize("dtypes", [d for d in DTYPES if d[0] == d[2]], ids=ids)
+@pytest.mark.parametrize("shape", GATED_SHAPES, ids=str)
+def test_wint4_linear_silu_and_mul_equals_the_two_ops(rng, shape, dtypes, packed):
+    num_tokens, in_features, intermediate_size = shape
+    x = reference.random(rng, (num_tokens, in_features), dtypes[0])
+    given = given_weight(random_weight(rng, 2 * intermediate_size, in_features), packed)
+    scale = rng.uniform(0.001, 0.01, 2 * intermediate_size).astype(np.float32)
+    bias = None
+    if intermediate_size % 2:
+        bias = reference.random(rng, (2 * intermediate_size,), dtypes[1])
+
+    def run(out=None, gate_up=None):
+        return ops.wint4_linear_silu_and_mul(x, given, scale, bias, out=out)
+
+    expected = ops.silu_and_mul(ops.wint4_linear(x, given, scale, bias)).numpy()
+    check_gated(run, expected, dtypes[2], "cpu")
+
+
+@pytest.mark.parametrize("x_dtype", [F32, BF16], ids=str)
+def test_row_depends_on_itself_alone(rng, x_dtype):
+    """Alone, in any batch, packed or not, on any number of threads: the same bits."""
+    x, weight = reference.random(rng, (131, 2100), x_dtype), random_weight(rng, 150, 2100)
+    scale = rng.uniform(0.001, 0.01, 150).astype(np.float32)
+    plain, packed = given_weight(weight, False), given_weight(weight, True)
+
+    def run(rows, given=packed):
+        return ops.wint4_linear(rows, given, scale).numpy()
+
+    np.testing.assert_array_equal(run(x, plain), run(x))
+    check_rows_are_independent(run, x)
+
+
+@EITHER_PACKED
+@pytest.mark.parametrize("shape", [(0, 8, 4), (3, 0, 4), (3, 8, 0)], ids=str)
+def test_empty_extents(shape, packed):
+    num_tokens, in_features, out_features = shape
+    given = given_weight(np.ones((out_features, in_features), np.int8), packed)
+    out = ops.wint4_linear(
+        np.ones((num_tokens, in_features), F32), given, np.ones(out_features, F32)
+    )
+    assert out.shape == (num_tokens, out_features)
+    np.testing.assert_array_equal(out.numpy(), in_features)
+
+
+@pytest.mark.parametrize(("begin", "end"), COLUMNS)
+def test_strided_rows_and_outputs(rng, begin, end):
+    wide_x = np.full((9, 50), np.nan, np.float32)
+    wide_x[:, begin:end] = reference.random(rng, (9, end - begin), F32)
+    given, scale = given_weight(random_weight(rng, 20, end - begin), False), np.ones(20, F32)
+    x = ek.from_numpy(wide_x)[:, begin:end]
+    got = columns_written(lambda out: ops.wint4_linear(x, given, scale, out=out), "cpu")
+    alone = ops.wint4_linear(wide_x[:, begin:end].copy(), given, scale).numpy()
+    np.testing.assert_array_equal(got, alone)
+
+
+# ------------------------------------------------------------------------------ quantising, packing
+
+
+@pytest.mark.parametrize("in_features", [76, 77])
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_quantize_is_exactly_the_formula(rng, dtype, in_features):
+    weight = reference.random(rng, (50, in_features), dtype, 0.02)
+    weight[3] = 0
+    weight[4] = np.linspace(-1, 1, in_features).astype(dtype) * dtype.type(7)
+    weight[5] = ((np.arange(in_features) % 29 - 14) / 2).astype(dtype)  # all halves
+    weight[6] *= dtype.type(1e-38)
+    for given in (weight, np.pad(weight, ((0, 0), (3, 4)))[:, 3 : 3 + in_features]):
+        quantized, scale = ops.wint4_quantize(given)
+        expected, expected_scale = reference.wint4_quantize(weight)
+        np.testing.assert_array_equal(quantized.numpy(), reference.nibbles(expected))
+        np.testing.assert_array_equal(scale.numpy(), expected_scale)
+        packed, scale = ops.wint4_quantize_and_pack(given)
+        assert (packed.out_features, packed.in_features) == weight.shape
+        np.testing.assert_array_equal(
+            packed.tensor.numpy(), given_weight(expected, True).tensor.numpy()
+        )
+        np.testing.assert_array_equal(scale.numpy(), expected_scale)
+    assert np.abs(expected).max(axis=1)[0] == 7
+    assert expected_scale[3] == 0
+
+
+def test_quantize_rounds_halves_away_from_zero():
+    weight = np.array([[7, 0.5, -0.5, 1.5, 2.5, -2.5, 0.4999, -6.5, 6.5]], np.float32)
+    quantized, scale = ops.wint4_quantize(weight)
+    # 7 and 1; -1 and 2; 3 and -3; 0 and -7; 7 alone
+    assert quantized.numpy().tolist() == [[0x17, 0x2F, 0xD3, 0x90, 0x07]]
+    assert scale.numpy().tolist() == [1]
+
+
+def test_quantize_keeps_a_bad_row_to_itself():
+    weight = np.ones((3, 5), np.float32)
+    weight[0, 4], weight[2, 0] = np.nan, -np.inf
+    quantized, scale = ops.wint4_quantize(weight)
+    assert quantized.numpy().tolist() == [[0] * 3, [0x77, 0x77, 0x07], [0] * 3]
+    assert np.isnan(scale.numpy()).tolist() == [True, False, True]
+
+
+def test_quantize_empty_extents():
+    for shape in ((0, 4), (3, 0)):
+        quantized, scale = ops.wint4_quantize(np.ones(shape, np.float32))
+        assert quantized.shape == (shape[0], shape[1] // 2)
+        assert scale.numpy().tolist() == [0] * shape[0]
+        packed, scale = ops.wint4_quantize_and_pack(np.ones(shape, np.float32))
+        assert packed.nbytes == 0
+        assert scale.numpy().tolist() == [0] * shape[0]
+
+
+@pytest.mark.parametrize("in_features", [21, 22, 24])
+def test_packed_layout(rng, in_features):
+    """Bit by bit as csrc/ops/wint4.h writes it down."""
+    weight = random_weight(rng, 37, in_features)
+    packed = given_weight(weight, True)
+    assert (packed.out_features, packed.in_features, packed.nbytes) == (37, in_features, 48 * 12)
+    lanes = packed.tensor.numpy().view(np.uint32)[..., 0]  # [panel, octet, row]
+    padded = np.zeros((48, 24), np.int8)
+    padded[:37, :in_features] = weight
+    for row in range(48):
+        for k in range(24):
+            shift = 4 * (k % 8 // 2) + 16 * (k % 2)
+            nibble = lanes[row // 16, k // 8, row % 16] >> shift & 15
+            assert nibble == padded[row, k] & 15
+    wide = np.pad(reference.nibbles(weight), ((0, 0), (3, 5)))[:, 3:-5]
+    again = ops.wint4_pack(wide, in_features)
+    np.testing.assert_array_equal(again.tensor.numpy(), packed.tensor.numpy())
+
+
+# ------------------------------------------------------------------------------------------ errors
+
+
+def test_wrong_arguments_are_named():
+    x, weight, scale = np.ones((2, 8), F32), np.ones((4, 4), np.uint8), np.ones(4, F32)
+    flat, wide = np.ones(8, F32), np.ones((4, 5), np.uint8)
+    for message, bad in [
+        ("weight: expected shape", lambda: ops.wint4_linear(x, wide, scale)),
+        ("weight: expected uint8, got int8", lambda: ops.wint4_linear(x, wide.view("i1"), scale)),
+        ("scale: expected shape", lambda: ops.wint4_linear(x, weight, flat)),
+        ("x: expected 2 dimensions", lambda: ops.wint4_linear(flat, weight, scale)),
+        ("bias: expected shape", lambda: ops.wint4_linear(x, weight, scale, flat)),
+        ("dtype: expected", lambda: ops.wint4_linear(x, weight, scale, dtype="float7")),
+        ("in_features: expected 8 or one less, got 6", lambda: ops.wint4_pack(weight, 6)),
+        ("in_features: expected 0 or one less, got -1", lambda: ops.wint4_pack(weight[:, :0], -1)),
+        ("weight: expected 2 dimensions", lambda: ops.wint4_pack(flat)),
+        ("weight: expected 2 dimensions", lambda: ops.wint4_quantize(flat)),
+    ]:
+        with pytest.raises(ek.ArgumentError, match=message):
+            bad()
+
+
+def test_packed_widths_are_checked():
+    packed = given_weight(np.ones((17, 6), np.int8), True)
+    scale = np.ones(17, F32)
+    with pytest.raises(ek.ArgumentError, match="x: expected in_features=6 columns"):
+        ops.wint4_linear(np.ones((2, 5), F32), packed, scale)
+    with pytest.raises(ek.ArgumentError, match="out: expected out_features=17 columns"):
+        ops.wint4_linear(np.ones((2, 6), F32), packed, scale, out=np.ones((2, 20), F32))
+
+
+def test_pairs_are_asked_for():
+    def pack(weight):
+        return ops.wint4_pack(weight)
+
+    check_pairs_are_asked_for(
+        pack,
+        lambda x, weight: ops.wint4_linear_silu_and_mul(x, weight, np.ones(7, F32)),
+        "wint4_linear_silu_and_mul",
+        np.ones((7, 4), np.uint8),
+    )
