@@ -35,8 +35,8 @@ struct Int8Rows {
 // acc[r, 16p + i] = x[r] * panels of `quads` times four columns.
 inline void multiply_int8(const Int8Rows& x, int64_t rows, const int8_t* w, int64_t panels,
                           int64_t quads, bool streams, float* acc, int64_t acc_stride) {
-  // 4 panels of this many groups are 32 KiB, and stay in L1 for all rows of a block.
-  constexpr int64_t kGroupBlock = 8, kQuads = kActivationGroup / 4;
+  // 2 panels of this many groups are 32 KiB, and stay in L1 for all rows of a block.
+  constexpr int64_t kGroupBlock = 16, kQuads = kActivationGroup / 4;
   using Fn = void (*)(const Wint8ActivationBlock&);
   static const auto multiply_block = ERNIE_SELECT_ISA(Fn, wint8_int8);
   const int64_t block = streams ? std::max<int64_t>(x.groups, 1) : kGroupBlock;

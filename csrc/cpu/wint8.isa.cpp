@@ -146,15 +146,14 @@ inline Quads quads_of(const int8_t* w, int64_t w_stride, int v) {
 template <int PANELS>
 class Ahead {
  public:
-  // w: the first panel of the tile; w_end: behind the last of the weight's, or null.
+  // w: the first panel of the tile; w_end: behind the last of the weight's, null if unknown.
   Ahead(const int8_t* w, int64_t w_stride, const int8_t* w_end)
       : w_(w + kAheadBytes), panel_step_(w_stride), quad_step_(kQuadBytes) {
     const int64_t size = PANELS * w_stride;
-    if (size > kWaitingBytes) return;
+    if (w_end == nullptr || size > kWaitingBytes) return;
     panel_step_ = kQuadBytes;
     quad_step_ = PANELS * kQuadBytes;
-    const bool has_next = w_end != nullptr && w_end - w >= 2 * size;
-    w_ = has_next ? w + size : w;  // lines at hand cost nothing
+    w_ = w_end - w >= 2 * size ? w + size : w;  // lines at hand cost nothing
   }
 
   void next_quad() {
