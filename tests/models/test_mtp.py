@@ -77,8 +77,10 @@ def run_module(config, w, ids: list[int], hidden, hidden_state: str, *, with_hea
     return reference_model.forward(one_layer, rest, rows, with_head=with_head)
 
 
-def draft_logits(llm: ek.LLM, ids: list[int], cuts: tuple[int, ...] = ()) -> np.ndarray:
-    """What the loaded module makes of a sequence, run in pieces."""
+def draft_logits(
+    llm: ek.LLM, ids: list[int], cuts: tuple[int, ...] = (), wanted: int | None = None
+) -> np.ndarray:
+    """What the loaded module makes of a sequence, run in pieces; of each the last few if wanted."""
     runner = llm._engine._runner
     tokens = np.array(ids, np.int64)
     blocks = np.arange(-(-len(ids) // 32), dtype=np.int32)[::-1].copy()
@@ -87,7 +89,7 @@ def draft_logits(llm: ek.LLM, ids: list[int], cuts: tuple[int, ...] = ()) -> np.
     for start, stop in itertools.pairwise(edges):
         span = TokenSpan(tokens[start:stop], start, blocks, 0)
         runner.run([span])
-        follow = TokenSpan(tokens[start + 1 : stop + 1], start, blocks, stop - start)
+        follow = TokenSpan(tokens[start + 1 : stop + 1], start, blocks, wanted or stop - start)
         rows.append(runner.draft(np.arange(stop - start), [follow]).numpy().copy())
     return np.concatenate(rows)
 
@@ -109,12 +111,12 @@ def test_behind_its_own_draft(tmp_path, rng, hidden_state):
     config, weights = write_mtp_checkpoint(tmp_path)
     ids, (token,) = random_ids(rng, 40, 1)
     with load(tmp_path, speculative_config=options(hidden_state)) as llm:
-        first = draft_logits(llm, ids)
+        assert len(draft_logits(llm, ids, wanted=3)) == 3
         tokens = np.array([*ids, token], np.int64)
         blocks = np.arange(2, dtype=np.int32)[::-1].copy()
         # Of the rows that were wanted the last one is gone on from.
         span = TokenSpan(tokens[-1:], len(ids) - 1, blocks, 1)
-        actual = llm._engine._runner.draft(np.array([len(first) - 1]), [span]).numpy()
+        actual = llm._engine._runner.draft(np.array([2]), [span]).numpy()
     expected = expected_behind_draft(config, weights, ids, token, hidden_state)
     assert actual.shape == (1, config["vocab_size"])
     assert np.abs(actual[0] - expected).max() < 1e-4

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_kernels.checkpoint_file import quoted
+from ernie_kernels.cli.command import add_command, add_json
 from ernie_kernels.cli.fit_report import (
     HOST,
     FitReport,
@@ -73,11 +74,12 @@ MAX_SIZE = 1 << 60  # bytes
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "fit",
-        help="what a model takes of memory, and whether it fits",
+        run,
+        summary="what a model takes of memory, and whether it fits",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model-path", "--model", dest="config", help=argparse.SUPPRESS)
     parser.add_argument(
@@ -102,9 +104,8 @@ def add_parser(commands: Any) -> None:
         metavar="GB/S",
         help="how fast memory is read; 'bench' tells of this machine",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json(parser)
     parser.add_argument("-v", "--verbose", action="store_true", help=argparse.SUPPRESS)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

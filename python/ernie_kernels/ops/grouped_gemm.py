@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from ernie_kernels import _core
 from ernie_kernels._core import Tensor
 from ernie_kernels.errors import ArgumentError
@@ -144,6 +142,8 @@ def _copy(to: Tensor, array: Tensor) -> None:
 
 def _fill_with_zeros(tensor: Tensor) -> None:
     """Expert after expert, so that the host holds one at most beside what is on a device."""
+    import numpy as np  # not at the top, as in sampling.py
+
     if tensor.device == "cpu":
         tensor.numpy().view(f"V{tensor.dtype.itemsize}")[...] = np.void(b"\0")
         return
