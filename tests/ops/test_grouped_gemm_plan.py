@@ -65,7 +65,7 @@ def test_plan_keeps_one_order_of_sums(features, depth, weight):
         (1, "narrow_bf16 8x16x0", "narrow_bf16 8x32x0"),
         (32, "narrow_bf16 8x16x0", "narrow_bf16 8x32x0"),
         (64, "narrow_bf16 16x16x0", "narrow_bf16 16x32x0"),
-        (128, "narrow_bf16 32x32x0", "narrow_bf16 32x16x0"),
+        (128, "narrow_bf16 32x32x0", "narrow_bf16 16x32x0"),
         (512, "tile_bf16 64x64x32", "tile_bf16 64x64x128"),
         (4096, "tile_bf16 128x128x32", "tile_bf16 128x128x128"),
     ],
