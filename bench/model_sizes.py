@@ -42,7 +42,7 @@ def flops_of(case: ModelCase, config: Mapping[str, Any]) -> int:
     weights = layers * hidden * (2 * query + 2 * key)
     weights += (layers - sparse) * hidden * 3 * config["intermediate_size"]
     if sparse:
-        chosen = config["moe_k"] + config["moe_num_shared_experts"]
+        chosen = config["moe_k"] + (config.get("moe_num_shared_experts") or 0)
         weights += sparse * (
             chosen * expert_parameters(config) + config["moe_num_experts"] * hidden
         )

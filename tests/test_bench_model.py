@@ -280,3 +280,27 @@ def test_goals_take_the_fastest_of_each_side(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert sum("not measured" in line for line in lines) == 5
     assert sum("MISSED" in line for line in lines) == 2
+
+
+def test_a_model_without_a_file(monkeypatch):
+    """Made while it is loaded, the same every time, and one that computes: no weight is left out."""
+    import synthetic_model
+    from random_checkpoint import CONFIG_21B
+
+    monkeypatch.setattr(synthetic_model, "POOL_SIZE", 9973)
+    config = CONFIG_21B | TINY_EXPERTS
+    ids = list(range(3, 40))
+    logits = {}
+    for quantization in (None, "wint4", "wint4"):
+        with synthetic_model.load(
+            config, device="cpu", quantization=quantization, max_model_len=64, max_num_seqs=1
+        ) as llm:
+            logits.setdefault(quantization, []).append(llm.forward([ids])[0])
+            speeds = synthetic_model.run(llm, prompt_tokens=9, new_tokens=3)
+            weights = llm.stats()["weight_bytes"]
+    assert all(speed > 0 for speed in speeds.values())
+    assert np.array_equal(*logits["wint4"])
+    exact = logits[None][0]
+    assert 0.2 < exact.std() < 5
+    assert np.abs(logits["wint4"][0] - exact).mean() < 0.3 * exact.std()
+    assert weights < synthetic_model.SyntheticCheckpoint(config).nbytes / 2

@@ -20,6 +20,7 @@ FOLDER = "models/test_checkpoint_folder.py"
 WEIGHTS = "models/test_weight_errors.py"
 CONFIG = "models/test_config.py"
 MOE_CONFIG = "models/test_moe_config.py"
+MOE_LOADING = "models/test_moe_loading.py"
 TOKENIZER = "test_tokenizer.py"
 MALFORMED_TOKENIZER = "test_malformed_tokenizers.py"
 TEMPLATE = "test_chat_template.py"
@@ -30,7 +31,6 @@ FORWARD = "test_llm.py::test_forward_refuses"
 PARAMS = "runner/test_sampling_params.py::test_params_name_field_value_and_range"
 ARGUMENTS = "ops/test_argument_errors.py"
 NO_MEDIA = "no pictures or videos are read yet"
-NO_EXPERTS = "no mixture of experts runs yet"
 NO_CONVERSION = "nothing is converted or written yet"
 
 
@@ -138,6 +138,9 @@ ROWS = {
             f"{WEIGHTS}::test_row_20_unexpected_and_did_you_mean",
             f"{WEIGHTS}::test_row_20_message_stays_short",
             "models/test_forward.py::test_missing_head_is_an_error_unless_tied",
+            f"{MOE_LOADING}::test_a_missing_router_or_bias_is_named",
+            f"{MOE_LOADING}::test_a_missing_expert_is_named",
+            f"{MOE_LOADING}::test_tensors_of_other_experts_are_refused",
         ),
     ),
     21: Row(
@@ -145,6 +148,7 @@ ROWS = {
         (
             f"{WEIGHTS}::test_row_21_wrong_shape",
             f"{WEIGHTS}::test_row_21_wrong_shape_of_a_fused_tensor",
+            f"{MOE_LOADING}::test_wrong_shapes",
         ),
     ),
     22: Row("wrong dtype", (f"{WEIGHTS}::test_row_22_wrong_dtype",)),
@@ -296,8 +300,11 @@ ROWS = {
         (
             "ops/test_moe.py::test_sort_is_stable",
             "ops/test_moe.py::test_dispatch_copies_rows_in_expert_order",
+            "ops/test_grouped_gemm.py::test_empty_extents",
+            "ops/test_grouped_gemm.py::test_most_experts_that_there_may_be",
+            "ops/test_fused_moe.py::test_all_tokens_at_one_expert_and_every_expert_for_each",
+            "models/test_moe_forward.py::test_float32_equals_float64",
         ),
-        not_yet=f"its matrix products: {NO_EXPERTS}",
     ),
     49: Row(
         "logits that are not finite",
@@ -307,8 +314,9 @@ ROWS = {
             "ops/test_sampling.py::test_a_row_without_a_distribution_gets_minus_one",
             "ops/test_moe_route.py::test_a_row_that_is_not_finite_is_flagged_and_no_other_changes",
             "ops/test_moe_route.py::test_a_bias_that_is_not_finite_flags_all_rows",
+            "runner/test_isolation.py::test_no_expert_can_be_chosen_for_the_token",
+            "runner/test_isolation.py::test_a_token_that_breaks_a_router_is_flagged",
         ),
-        not_yet=f"the error of such a request: {NO_EXPERTS}",
     ),
     50: Row(
         "op: wrong tensor",

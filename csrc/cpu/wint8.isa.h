@@ -16,7 +16,7 @@ struct Wint8Block {
   const int8_t* w;   // panels
   int64_t w_stride;  // bytes between panels
   int64_t panels;    // >= 1
-  // Behind the last panel of a weight that streams from memory: panels up to it are prefetched.
+  // Behind the last panel of a weight that is read in order: panels up to it are prefetched.
   const int8_t* w_end = nullptr;
   int64_t k;   // even
   float* acc;  // [rows, 16 * panels]

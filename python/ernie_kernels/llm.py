@@ -248,11 +248,11 @@ class LLM:
                 whose pages are taken from the system when they are first used; on a GPU nine
                 tenths of what the weights and 256 MiB leave of its free memory.
             num_threads: of the process, 1..1024. None: leave as it is.
-            speculative_config: ``{"method": "mtp", "num_speculative_tokens": 1}`` guesses a token
-                ahead with the checkpoint's multi-token prediction module and checks it in the next
-                step: the same tokens in fewer steps. Worth it where reading weights bounds a step
-                (few requests at a time) and ``stats()["acceptance_rate"]`` is well above what the
-                module costs, about one layer and the head a step. ``"hidden_state"``: the module
+            speculative_config: ``{"method": "mtp", "num_speculative_tokens": 1}`` guesses one token
+                (up to 8) ahead with the checkpoint's multi-token prediction module and checks it in
+                the next step: the same tokens in fewer steps. Worth it where reading weights bounds
+                a step (few requests at a time) and ``stats()["acceptance_rate"]`` is well above what
+                the module costs, about one layer and the head a step. ``"hidden_state"``: the module
                 reads that of the model ``"before_norm"`` (default), as in training, or
                 ``"after_norm"``: whichever is accepted more often. None: the module is not loaded.
 

@@ -103,7 +103,9 @@ def test_cases_reach_every_kernel():
         p = plan(sum(counts), len(counts), features, depth, weight=kind)
         reached.add((kind, p["kernel"].removesuffix("_bf16"), p["tile_tokens"], p["aligned"]))
     tiles = {("narrow", 8), ("narrow", 16), ("narrow", 32), ("tile", 64), ("tile", 128)}
-    aligned = {(kind, *tile, True) for kind in SHAPES for tile in tiles}
+    aligned = {(kind, *tile, True) for kind in SHAPES for tile in tiles} - {
+        ("uint8", "narrow", 32, True)
+    }
     unaligned = {(kind, *tile, False) for kind in SHAPES for tile in (("narrow", 8), ("tile", 64))}
     assert reached == aligned | unaligned
 

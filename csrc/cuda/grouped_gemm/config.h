@@ -43,9 +43,13 @@ inline int step_of(DType x, DType weight) {
   return weight == DType::kI8 ? 64 : 128;
 }
 
-// Rows of the weight that a narrow block multiplies: 40 to 80 KiB of them at K = 2560, so that the
-// search for the expert is a small part of its time. With 32 rows of x, 16 of a quantized weight:
-// 32 take more than the registers of two blocks a multiprocessor.
+// Rows of x that a narrow block takes at most. For 32, four times 32 k of 4-bit weights want more
+// registers than two blocks a multiprocessor leave: an expert's rows beyond 16 then read its weight
+// once more, from L2.
+constexpr int most_narrow_rows(DType weight) { return weight == DType::kU8 ? 16 : 32; }
+
+// Rows of the weight that it multiplies: 40 to 80 KiB of them at K = 2560, so that the search for
+// the expert is a small part of its time.
 constexpr int narrow_weight_rows(DType weight, int tile_rows) {
   return (weight == DType::kBF16) == (tile_rows < 32) ? 16 : 32;
 }
@@ -67,14 +71,20 @@ inline GemmConfig narrow(const GroupedProblem& g, int rows) {
              f32 ? 16 : narrow_weight_rows(g.product.weight, rows), 0, 32 * kGemmSlices);
 }
 
+// A tile block's rows of the weight: as many for few rows of x as for many, since it reads x again
+// for every 128 of them.
+constexpr int kTileWeightRows = 128;
+
 // 96 KiB of stages, or less: what every GPU from 8.0 on has.
-constexpr int tile_stages(DType weight) { return weight == DType::kU8 ? 2 : 4; }
+constexpr int tile_stages(DType weight, int rows) {
+  return weight == DType::kU8 && rows == 128 ? 2 : 4;
+}
 
 inline GemmConfig tile(const GroupedProblem& g, int rows) {
-  constexpr int kWeightBytes = 64;  // of one row in one step
-  const int stages = tile_stages(g.product.weight);
-  GemmConfig c = cut(g, GemmKernel::kTileBf16, rows, rows, stages, 2 * rows);
-  c.shared_bytes = int64_t{stages} * rows * (2 * c.tile_k + kWeightBytes);
+  constexpr int64_t kWeightBytes = 64;  // of one row in one step
+  const int stages = tile_stages(g.product.weight, rows);
+  GemmConfig c = cut(g, GemmKernel::kTileBf16, rows, kTileWeightRows, stages, 2 * kTileWeightRows);
+  c.shared_bytes = stages * (int64_t{2} * rows * c.tile_k + kTileWeightRows * kWeightBytes);
   return c;
 }
 
@@ -101,7 +111,8 @@ inline GemmConfig by_hand(const GroupedProblem& g) {
   const int64_t mean = g.mean_rows();
   if (p.x == DType::kF32) return narrow(g, 8);
   if (mean > 24) return tile(g, p.inputs_aligned && mean > 160 ? 128 : 64);
-  return narrow(g, mean <= 4 || !p.inputs_aligned ? 8 : mean <= 8 ? 16 : 32);
+  if (mean <= 4 || !p.inputs_aligned) return narrow(g, 8);
+  return narrow(g, mean <= 8 ? 16 : most_narrow_rows(p.weight));
 }
 
 // One tile for each architecture; an expert's last one is cut short.

@@ -82,6 +82,13 @@ void launch_bf16(const GroupedOperands& p, DType weight, bool gated, const GemmC
   }
 }
 
+void apply_silu_and_mul(const TensorView& out, void* gate_up, const Stream& stream) {
+  TensorView x = out;
+  x.data = gate_up;
+  x.shape[1] = x.stride[0] = 2 * out.size(1);
+  cuda::silu_and_mul({.out = out, .x = x}, stream);
+}
+
 template <class Args>
 void launch_product(const Args& a, bool gated, const Stream& stream) {
   if (a.out.numel() == 0 || a.x.size(0) == 0) return;  // rows of no x: the contract has none
@@ -93,10 +100,8 @@ void launch_product(const Args& a, bool gated, const Stream& stream) {
   switch (config.kernel) {
     case GemmKernel::kSm80:
     case GemmKernel::kSm90: {
-      TensorView sums = a.out;  // gated: with SwiGLU still to come
-      sums.data = launch_grouped_cutlass(p, problem, config, a.workspace->data, stream_of(stream));
-      sums.shape[1] = sums.stride[0] = problem.rows_of_weight();
-      if (gated) cuda::silu_and_mul({.out = a.out, .x = sums}, stream);
+      void* sums = launch_grouped_cutlass(p, problem, config, a.workspace->data, stream_of(stream));
+      if (gated) apply_silu_and_mul(a.out, sums, stream);
       return;
     }
     case GemmKernel::kNarrowF32:

@@ -24,8 +24,7 @@ __global__ void __launch_bounds__(32 * kGemmSlices, 2)
   constexpr int kChunks = Weight::kLoadK / 8, kStep = 4 * Weight::kLoadK;
   constexpr bool kXAhead = kRowTiles == 1;
   // As many as the registers of two blocks a multiprocessor hold.
-  constexpr bool kMany = kDtype == DType::kBF16 && kPairs == 1, kOne = kChunks * kRowTiles > 8;
-  constexpr int kSteps = !kAligned || kOne ? 1 : kMany ? 4 : 2;
+  constexpr int kSteps = !kAligned ? 1 : kDtype == DType::kBF16 && kPairs == 1 ? 4 : 2;
   constexpr int kThreads = 32 * kGemmSlices;
   ERNIE_SHARED(float, partial, [kGemmSlices * kRows * kPitch]);
 
@@ -142,14 +141,11 @@ auto grouped_narrow_kernel_of(const GemmConfig& c) {
     return grouped_plan::narrow_weight_rows(kDtype, rows) / 16;
   };
   if (!c.aligned) return grouped_narrow_kernel<kDtype, 1, pairs(8), kGated, false>;
-  switch (c.tile_tokens) {
-    case 8:
-      return grouped_narrow_kernel<kDtype, 1, pairs(8), kGated, true>;
-    case 16:
-      return grouped_narrow_kernel<kDtype, 2, pairs(16), kGated, true>;
-    default:
-      return grouped_narrow_kernel<kDtype, 4, pairs(32), kGated, true>;
+  if constexpr (grouped_plan::most_narrow_rows(kDtype) > 16) {
+    if (c.tile_tokens == 32) return grouped_narrow_kernel<kDtype, 4, pairs(32), kGated, true>;
   }
+  return c.tile_tokens == 8 ? grouped_narrow_kernel<kDtype, 1, pairs(8), kGated, true>
+                            : grouped_narrow_kernel<kDtype, 2, pairs(16), kGated, true>;
 }
 
 template <DType kDtype>
