@@ -54,7 +54,7 @@ class Limits:
         exact = dtype == "float32"
         allowed = {} if exact else {"over_rounding_kl": 10.0, "over_rounding_top1": 4.0}
         if has_4_bits:
-            return cls(1.0, mean_kl=0.5, top1=0.7, near_tie=0.5, **allowed)
+            return cls(1.0, mean_kl=0.5, top1=0.5, near_tie=0.5, **allowed)
         if is_quantized:
             return cls(1.0, mean_kl=5e-2, top1=0.9, near_tie=0.5, **allowed)
         if exact:
