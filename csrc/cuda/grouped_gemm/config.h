@@ -71,14 +71,20 @@ inline GemmConfig narrow(const GroupedProblem& g, int rows) {
              f32 ? 16 : narrow_weight_rows(g.product.weight, rows), 0, 32 * kGemmSlices);
 }
 
+// A tile block's rows of the weight: as many for few rows of x as for many, since it reads x again
+// for every 128 of them.
+constexpr int kTileWeightRows = 128;
+
 // 96 KiB of stages, or less: what every GPU from 8.0 on has.
-constexpr int tile_stages(DType weight) { return weight == DType::kU8 ? 2 : 4; }
+constexpr int tile_stages(DType weight, int rows) {
+  return weight == DType::kU8 && rows == 128 ? 2 : 4;
+}
 
 inline GemmConfig tile(const GroupedProblem& g, int rows) {
-  constexpr int kWeightBytes = 64;  // of one row in one step
-  const int stages = tile_stages(g.product.weight);
-  GemmConfig c = cut(g, GemmKernel::kTileBf16, rows, rows, stages, 2 * rows);
-  c.shared_bytes = int64_t{stages} * rows * (2 * c.tile_k + kWeightBytes);
+  constexpr int64_t kWeightBytes = 64;  // of one row in one step
+  const int stages = tile_stages(g.product.weight, rows);
+  GemmConfig c = cut(g, GemmKernel::kTileBf16, rows, kTileWeightRows, stages, 2 * kTileWeightRows);
+  c.shared_bytes = stages * (int64_t{2} * rows * c.tile_k + kTileWeightRows * kWeightBytes);
   return c;
 }
 
