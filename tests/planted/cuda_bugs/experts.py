@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from backends import BEYOND, RACE, WRONG
+from backends import BEYOND, MISALIGNED, RACE, UNWRITTEN, WRONG
 from bug import CUDA_GROUPED, Bug
 
-FOLDER = "csrc/cuda/grouped_gemm/"
 CORE = "csrc/ops/grouped_gemm_core.h"
-WORK = FOLDER + "work.cuh"
-WEIGHT = FOLDER + "weight.cuh"
+FOLDER = "csrc/cuda/grouped_gemm/"
+WORK, WEIGHT = FOLDER + "work.cuh", FOLDER + "weight.cuh"
+NARROW, TILE = FOLDER + "narrow_kernel.cuh", FOLDER + "tile_kernel.cuh"
+NARROW_F32, CUTLASS = FOLDER + "narrow_f32.cu", FOLDER + "cutlass.cu"
 LAUNCHER = FOLDER + "grouped_gemm.cu"
+FUSED_MOE = "csrc/cuda/fused_moe.cu"
 # Of the units that include a header, the one that is compiled again.
-BF16 = FOLDER + "narrow_bf16.cu"
-TILE_BF16 = FOLDER + "tile_bf16.cu"
-WINT4 = FOLDER + "narrow_wint4.cu"
-TILE_WINT4 = FOLDER + "tile_wint4.cu"
+BF16, TILE_BF16 = FOLDER + "narrow_bf16.cu", FOLDER + "tile_bf16.cu"
+WINT4, TILE_WINT4 = FOLDER + "narrow_wint4.cu", FOLDER + "tile_wint4.cu"
 
 BUGS = [
     Bug(
@@ -108,6 +108,24 @@ BUGS = [
         WINT4,
     ),
     Bug(
+        "grouped: gate not rounded before its sigmoid",
+        WORK,
+        "silu(round_to<T>(gate))",
+        "silu(gate)",
+        CUDA_GROUPED,
+        (WRONG,),
+        BF16,
+    ),
+    Bug(
+        "grouped wint4: one factor for both halves",
+        WEIGHT,
+        "0x7d007f00",
+        "0x7f007f00",
+        CUDA_GROUPED,
+        (WRONG,),
+        WINT4,
+    ),
+    Bug(
         "grouped wint4: upper nibbles without a sign",
         WEIGHT,
         "0x00800008u",
@@ -115,5 +133,159 @@ BUGS = [
         CUDA_GROUPED,
         (WRONG,),
         TILE_WINT4,
+    ),
+    Bug(
+        "grouped wint4: even weights of a word from its first byte",
+        WEIGHT,
+        "0x4040 | kByte << 8 | kByte",
+        "0x4040 | kByte << 8",
+        CUDA_GROUPED,
+        (WRONG,),
+        WINT4,
+    ),
+    Bug(
+        "grouped wint4: rows of odd depth half a byte short",
+        WEIGHT,
+        "(int64_t{k} + 1) / 2",
+        "int64_t{k} / 2",
+        CUDA_GROUPED,
+        (WRONG, BEYOND),
+        WINT4,
+    ),
+    Bug(
+        "grouped narrow: slices reach to the end of K",
+        NARROW,
+        "const int end = begin + slice_length < p.k ? begin + slice_length : p.k;",
+        "const int end = p.k;",
+        CUDA_GROUPED,
+        (WRONG,),
+        BF16,
+    ),
+    Bug(
+        "grouped narrow: rows of x counted from the first expert",
+        NARROW,
+        "x_offset(p, tile.rows.begin + 8 * t + quad)",
+        "x_offset(p, 8 * t + quad)",
+        CUDA_GROUPED,
+        (WRONG,),
+        BF16,
+    ),
+    Bug(
+        "grouped narrow: outputs of rows beyond the tile",
+        NARROW,
+        "row < tile.rows.count;",
+        "row < kRows;",
+        CUDA_GROUPED,
+        (RACE, BEYOND, WRONG),
+        BF16,
+    ),
+    Bug(
+        "grouped narrow: the next step's loads over the last ones",
+        NARROW,
+        "const int k = first + s * kStep;",
+        "const int k = first;",
+        CUDA_GROUPED,
+        (WRONG,),
+        WINT4,
+    ),
+    Bug(
+        "grouped tile: a slice's sums stay for the next",
+        TILE,
+        "            acc[t][f][i] = 0.f;\n",
+        "",
+        CUDA_GROUPED,
+        (WRONG,),
+        TILE_BF16,
+    ),
+    Bug(
+        "grouped tile: the last slice is left out",
+        TILE,
+        "--left_in_slice == 0 || step + 1 == steps",
+        "--left_in_slice == 0",
+        CUDA_GROUPED,
+        (WRONG,),
+        TILE_BF16,
+    ),
+    Bug(
+        "grouped tile: outputs of rows beyond the tile",
+        TILE,
+        "        if (row >= rows.count) continue;\n",
+        "",
+        CUDA_GROUPED,
+        (RACE, BEYOND, WRONG),
+        TILE_BF16,
+    ),
+    Bug(
+        "grouped tile: copies beyond the end of a row of x",
+        TILE,
+        "const bool inside = offset >= 0 && k < p.k;",
+        "const bool inside = offset >= 0;",
+        CUDA_GROUPED,
+        (BEYOND, WRONG),
+        TILE_BF16,
+    ),
+    Bug(
+        "grouped f32: rows of x that the tile does not have",
+        NARROW_F32,
+        "      if (t >= tile.rows.count) break;\n",
+        "",
+        CUDA_GROUPED,
+        (UNWRITTEN, BEYOND),
+    ),
+    Bug(
+        "grouped f32: quads add one neighbour's sums",
+        NARROW_F32,
+        "      sum += __shfl_xor_sync(0xffffffffu, sum, 2);\n",
+        "",
+        CUDA_GROUPED,
+        (WRONG,),
+    ),
+    Bug(
+        "grouped: 16-byte loads whatever the address",
+        LAUNCHER,
+        "g.product.inputs_aligned &= rows_aligned(a.x) && aligned(weight);",
+        "g.product.inputs_aligned &= rows_aligned(a.x);",
+        CUDA_GROUPED,
+        (MISALIGNED,),
+    ),
+    Bug(
+        "grouped: 16-byte loads whatever in_features",
+        LAUNCHER,
+        "size.in_features % load_k == 0",
+        "size.in_features % 1 == 0",
+        CUDA_GROUPED,
+        (MISALIGNED, BEYOND),
+    ),
+    Bug(
+        "grouped CUTLASS: all experts write to the first one's rows",
+        CUTLASS,
+        "static_cast<bf16*>(p.out) + rows.begin * p.out_stride",
+        "static_cast<bf16*>(p.out)",
+        CUDA_GROUPED,
+        (RACE, WRONG),
+    ),
+    Bug(
+        "grouped CUTLASS: the weight's rows are as far apart as those of x",
+        CUTLASS,
+        "a.weight_stride[expert] = p.k;",
+        "a.weight_stride[expert] = p.x_stride;",
+        CUDA_GROUPED,
+        (WRONG, BEYOND),
+    ),
+    Bug(
+        "fused_moe: the second product gathers too",
+        FUSED_MOE,
+        ".source_rows = std::nullopt,",
+        ".source_rows = b.source_rows,",
+        CUDA_GROUPED,
+        (WRONG, RACE, BEYOND),
+    ),
+    Bug(
+        "fused_moe: the shared experts are left out",
+        FUSED_MOE,
+        ".shared = a.shared,",
+        ".shared = std::nullopt,",
+        CUDA_GROUPED,
+        (WRONG,),
     ),
 ]
