@@ -15,15 +15,15 @@ namespace {
 template <int PANELS>
 class Ahead {
  public:
-  // w: the first panel of the tile; w_end: behind the last of the weight's, or null.
+  // w: the first panel of the tile; w_end: behind the last of the weight's, null if unknown.
   Ahead(const void* w, int64_t w_stride, const void* w_end)
       : w_(static_cast<const char*>(w) + kAheadBytes), panel_step_(w_stride), line_step_(kLine) {
     const int64_t size = PANELS * w_stride;
-    if (size > kWaitingBytes) return;
+    if (w_end == nullptr || size > kWaitingBytes) return;
     panel_step_ = kLine;
     line_step_ = PANELS * kLine;
     const char* first = static_cast<const char*>(w);
-    const bool has_next = w_end != nullptr && static_cast<const char*>(w_end) - first >= 2 * size;
+    const bool has_next = static_cast<const char*>(w_end) - first >= 2 * size;
     w_ = has_next ? first + size : first;  // lines at hand cost nothing
   }
 

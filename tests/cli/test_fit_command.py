@@ -172,6 +172,12 @@ def test_a_float32_checkpoint_may_be_rounded_to_bfloat16(capfd, tmp_path):
     assert ways["wint8"]["host"]["kv_bytes_per_token"] == 4 * 9216
 
 
+def test_no_experts_to_round_in_the_first_layer_alone(capfd, tmp_path):
+    (tmp_path / "cut.json").write_text(json.dumps({**ERNIE_21B, "num_hidden_layers": 1}))
+    _, report = fit(capfd, str(tmp_path / "cut.json"), "--memory", "64GB")
+    assert ["--quantization", "wint4"] not in [way["options"] for way in report["ways"]]
+
+
 def test_model_path_as_other_commands_take_it(capfd, released):
     asked = ("--memory", "4GB", "--json")
     code, out, _ = run(capfd, "fit", "--model_path", released("0.3B"), *asked)

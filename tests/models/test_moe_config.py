@@ -98,7 +98,15 @@ def test_model_type_alone(tmp_path):
     ],
 )
 def test_which_layers_have_experts(tmp_path, changes, expected):
-    assert moe_layers(load(tmp_path, **changes)) == list(expected)
+    config = load(tmp_path, **changes)
+    assert moe_layers(config) == list(expected)
+    sizes = (64, 6, 1536, 2) if expected else (0, 0, 0, 0)
+    assert sizes == (
+        config.num_experts,
+        config.top_k,
+        config.moe_intermediate_size,
+        config.num_shared_experts,
+    )
 
 
 @pytest.mark.parametrize(

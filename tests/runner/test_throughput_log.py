@@ -32,10 +32,14 @@ def load_of(prompt_tokens: int, generated_tokens: int) -> Load:
     return Load(3, 7, prompt_tokens, generated_tokens, num_blocks=40, num_free_blocks=10)
 
 
+def load_with_drafts(drafted: int, accepted: int) -> Load:
+    return Load(1, 0, 0, 0, 4, 2, drafted_tokens=drafted, accepted_tokens=accepted)
+
+
 def steps(log: ThroughputLog, clock: Clock, seconds: float, tokens: int) -> None:
     """A step each half second, from ``tokens`` generated and twice as many read on."""
     for _ in range(int(seconds * 2)):
-        log.step_begins(2 * tokens, tokens)
+        log.step_begins(lambda: load_of(2 * tokens, tokens))  # noqa: B023
         clock.now += 0.5
         tokens += 1
         log.step_ends(lambda: load_of(2 * tokens, tokens))  # noqa: B023
@@ -74,11 +78,9 @@ def test_short_calls_one_after_the_other_are_told_of(clock, lines):
 def test_drafts_of_the_interval_are_told_of(clock, lines):
     log = ThroughputLog(clock)
     for drafted, accepted in ((0, 0), (40, 10), (50, 19), (50, 19)):
-        log.step_begins(0, 0)
+        log.step_begins(lambda: load_with_drafts(0, 0))
         clock.now += 5
-        log.step_ends(
-            lambda: Load(1, 0, 0, 0, 4, 2, drafted_tokens=drafted, accepted_tokens=accepted)  # noqa: B023
-        )
+        log.step_ends(lambda: load_with_drafts(drafted, accepted))  # noqa: B023
         log.write()
     start = "1 running, 0 waiting, 0.0 prompt tok/s, 0.0 generated tok/s, KV cache 50.0 %"
     assert lines() == [
@@ -87,6 +89,19 @@ def test_drafts_of_the_interval_are_told_of(clock, lines):
         f"{start}, 9 of 10 drafts accepted (90.0 %)",
         start,
     ]
+
+
+def test_drafts_before_an_idle_time_are_not_told_of(clock, lines):
+    log = ThroughputLog(clock)
+    log.step_begins(lambda: load_with_drafts(0, 0))
+    clock.now += 4
+    log.step_ends(lambda: load_with_drafts(40, 10))
+    clock.now += 1000
+    log.step_begins(lambda: load_with_drafts(40, 10))
+    clock.now += 5
+    log.step_ends(lambda: load_with_drafts(50, 19))
+    log.write()
+    assert [line.rpartition(", ")[2] for line in lines()] == ["9 of 10 drafts accepted (90.0 %)"]
 
 
 def test_an_engine_tells(lines, clock):

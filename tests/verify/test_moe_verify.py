@@ -52,6 +52,7 @@ def test_a_random_model_passes_on_cuda(tmp_path, dtype):
     {"moe_num_experts": 64, "moe_k": 6},  # a square router
     {"moe_layer_start_index": 0, "moe_layer_interval": 2, "moe_layer_end_index": 2},
     {"moe_num_experts": 1, "moe_k": 1, "moe_num_shared_experts": 1},
+    {"num_hidden_layers": 1},  # dense: all of the model before its experts
 ])  # fmt: skip
 @pytest.mark.parametrize("stored", [dict, to_paddle, to_stacked])
 def test_every_layout_is_read(tmp_path, changes, stored):

@@ -71,7 +71,8 @@ def moe_layers(reader: ConfigReader) -> tuple[tuple[LayerPlan, ...], Experts]:
 
     Layer ``l`` has experts if ``(l + 1) % moe_layer_interval == 0`` and
     ``moe_layer_start_index <= l <= moe_layer_end_index``, where -1 is the last layer and an end
-    beyond it means the same; or if ``mlp_layer_types[l]`` is ``"sparse"``. Both must agree.
+    beyond it means the same; or if ``mlp_layer_types[l]`` is ``"sparse"``. Both must agree. Where no
+    layer has any, the model is a dense one, its expert sizes zero.
 
     Raises:
         ConfigError: a key is missing, of the wrong type, out of range or contradictory, or asks for
@@ -87,7 +88,10 @@ def moe_layers(reader: ConfigReader) -> tuple[tuple[LayerPlan, ...], Experts]:
         top_k=experts.top_k,
         shared_intermediate_size=experts.num_shared_experts * experts.moe_intermediate_size,
     )
-    return tuple(moe if has_experts else dense for has_experts in _sparse_layers(reader)), experts
+    sparse = _sparse_layers(reader)
+    if not any(sparse):  # the first layers of a model, as a rule
+        return (dense,) * len(sparse), Experts()
+    return tuple(moe if has_experts else dense for has_experts in sparse), experts
 
 
 def num_mtp_layers(reader: ConfigReader) -> int:

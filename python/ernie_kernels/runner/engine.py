@@ -206,7 +206,7 @@ class Engine:
 
     def _step(self, runner: ModelRunner) -> None:
         self._tidy()
-        self._log.step_begins(self.num_prompt_tokens, self.num_generated_tokens)
+        self._log.step_begins(self._load)
         self._is_torn = True
         scheduled: list[tuple[Sequence, TokenSpan]] = []
         try:

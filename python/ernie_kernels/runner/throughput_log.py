@@ -40,10 +40,10 @@ class ThroughputLog:
         self._accepted_tokens = 0
         self._due: deque[str] = deque()  # lines
 
-    def step_begins(self, prompt_tokens: int, generated_tokens: int) -> None:
-        """With the tokens counted before the step."""
-        if self._clock() - self._last_end > INTERVAL:  # idle until now
-            self._begin(prompt_tokens, generated_tokens)
+    def step_begins(self, load: Callable[[], Load]) -> None:
+        """With a function that is called only after idle time: what counts begins now."""
+        if self._clock() - self._last_end > INTERVAL:
+            self._begin(load())
 
     def step_ends(self, load: Callable[[], Load]) -> None:
         """With a function that is called only when a line is due."""
@@ -64,8 +64,7 @@ class ThroughputLog:
             accepted = now.accepted_tokens - self._accepted_tokens
             line += f", {accepted} of {drafted} drafts accepted ({100 * accepted / drafted:.1f} %)"
         self._due.append(line)
-        self._drafted_tokens, self._accepted_tokens = now.drafted_tokens, now.accepted_tokens
-        self._begin(now.prompt_tokens, now.generated_tokens)
+        self._begin(now)
 
     def write(self) -> None:
         """Write what is due. A handler may take its time, and call the engine."""
@@ -76,7 +75,9 @@ class ThroughputLog:
                 return
             logger.info("%s", line)
 
-    def _begin(self, prompt_tokens: int, generated_tokens: int) -> None:
+    def _begin(self, now: Load) -> None:
         self._since = self._clock()
-        self._prompt_tokens = prompt_tokens
-        self._generated_tokens = generated_tokens
+        self._prompt_tokens = now.prompt_tokens
+        self._generated_tokens = now.generated_tokens
+        self._drafted_tokens = now.drafted_tokens
+        self._accepted_tokens = now.accepted_tokens
