@@ -265,6 +265,14 @@ BUGS = [
         (RACE, WRONG),
     ),
     Bug(
+        "grouped CUTLASS: its pieces begin where the workspace does",
+        CUTLASS,
+        "kAlignment = kGroupedWorkspaceAlignment;",
+        "kAlignment = 16;",
+        CUDA_GROUPED,
+        (MISALIGNED,),
+    ),
+    Bug(
         "grouped CUTLASS: the weight's rows are as far apart as those of x",
         CUTLASS,
         "a.weight_stride[expert] = p.k;",
