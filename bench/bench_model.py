@@ -12,7 +12,7 @@ timed part. Engines take turns (A B C A B C ...), each after the threads of the 
 A mixture of experts is too large to run beside itself in many types: name what is to run.
 
 python bench/random_checkpoint.py /tmp/ernie-21b-8 --model 21B --layers 8
-python bench/bench_model.py /tmp/ernie-21b-8 --quantization wint4 --peers llama.cpp/Q4_0
+python bench/bench_model.py /tmp/ernie-21b-8 --quantization wint4 wint4-all --peers llama.cpp/Q4_0
 
 First, and again for the tokens that the timed calls chose, every engine's answers are compared with
 transformers in float32, or with the first of ours where that is left out: the run ends if one of them
@@ -47,7 +47,7 @@ from model_agreement import (
     compare_logits,
 )
 from model_goals import show_goals
-from model_peers import Engine, our_engines, peer_engines
+from model_peers import ALL_WINT4, Engine, our_engines, peer_engines
 from model_records import Ceilings, ModelResult, results_of, show_case
 from model_timing import ModelCase, time_case
 
@@ -56,7 +56,7 @@ PEERS = [
     "transformers/float32",
     *(f"llama.cpp/{kind}" for kind in ("BF16", "F16", "Q8_0", "Q4_0", "Q4_K")),
 ]
-QUANTIZATIONS = ["none", "wint8", "w8a8", "wint4"]
+QUANTIZATIONS = ["none", "wint8", "w8a8", "wint4", ALL_WINT4]
 CHECKED_TOKENS = 64
 
 

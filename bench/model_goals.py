@@ -19,7 +19,7 @@ class Goal:
 
     Attributes:
         case: how its name begins.
-        peers: names, or "llama.cpp " for each of its types.
+        peer: its name; one that ends in a space or "_" stands for all that begin so.
     """
 
     name: str
@@ -38,7 +38,8 @@ GOALS = [
     Goal("C3a", "prefill 512", FLOAT, "transformers bfloat16", 2.0),
     Goal("C3a", "prefill 512", FLOAT, "transformers float32", 1.1),
     Goal("C3b", "prefill 512", INT8, "llama.cpp ", 2.5),
-    Goal("MoE", "decode", ("wint4",), "llama.cpp Q4_0", 1.2),
+    Goal("C1d", "decode", ("wint4-all",), "llama.cpp Q4_", 1.3),
+    Goal("MoE", "decode", ("wint4", "wint4-all"), "llama.cpp Q4_0", 1.2),
 ]
 
 
@@ -91,7 +92,8 @@ def standings(records: Iterable[Mapping[str, Any]]) -> list[Standing | Goal]:
             names = [
                 name
                 for name in best["peers"]
-                if name == goal.peer or (goal.peer.endswith(" ") and name.startswith(goal.peer))
+                if name == goal.peer
+                or (goal.peer.endswith((" ", "_")) and name.startswith(goal.peer))
             ]
             if names:
                 fastest = min(names, key=lambda name: best["peers"][name]["p25_us"])

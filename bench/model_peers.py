@@ -14,6 +14,9 @@ import ernie_kernels as ek
 from model_sizes import read_per_token
 
 MAX_MODEL_LEN = 1024
+# What LLM.from_pretrained takes for words that it has not.
+ALL_WINT4 = "wint4-all"
+MIXED = {ALL_WINT4: {"dense_quant_type": "wint4", "moe_quant_type": "wint4"}}
 
 # Of one weight of an expert, scales included where they are many.
 BITS = {
@@ -22,6 +25,7 @@ BITS = {
     "wint8": 8,
     "w8a8": 8,
     "wint4": 4,
+    ALL_WINT4: 4,
     "BF16": 16,
     "F16": 16,
     "Q8_0": 8.5,
@@ -68,7 +72,7 @@ class OurEngine:
             folder,
             device="cpu",
             dtype=dtype,
-            quantization=quantization,
+            quantization=MIXED.get(quantization, quantization),
             max_model_len=MAX_MODEL_LEN,
             max_num_seqs=1,
         )

@@ -235,6 +235,17 @@ OPS = {
         written=frozenset({"out"}),
         leading={"input_ids": (0,), "weight": (0,), "out": (1,)},
     ),
+    "embedding of 4 bits": Op(
+        ops.embedding,
+        lambda: {
+            "input_ids": zeros(3, dtype=np.int64),
+            "weight": zeros(5, 4, dtype=np.uint8),
+            "scale": zeros(5),
+            "out": zeros(3, 8),
+        },
+        written=frozenset({"out"}),
+        leading={"input_ids": (0,), "weight": (0,), "out": (1,)},
+    ),
     "silu_and_mul": Op(
         ops.silu_and_mul,
         lambda: {"x": zeros(3, 16), "out": zeros(3, 8)},

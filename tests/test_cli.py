@@ -126,6 +126,16 @@ def test_chat_goes_on_after_a_message_that_is_too_long(folder):
         ),
         (["generate", "--prompt", "a", "--max_tokens", "x"], 2, "invalid int value: 'x'"),
         (["generate", "--prompt", "a", "--quantization", "int3"], 2, "invalid choice: 'int3'"),
+        (
+            ["generate", "--prompt", "a", "--quantization", '{"dense_quant_type": "wint4"'],
+            2,
+            "expected a JSON object",
+        ),
+        (
+            ["generate", "--prompt", "a", "--quantization", '{"dense_quant_type": "wint3"}'],
+            2,
+            "error: quantization: dense_quant_type: expected one of wint8, w8a8, wint4",
+        ),
         (["generate"], 2, "--prompt"),
         (["fly"], 2, "invalid choice: 'fly'"),
         ([], 2, "COMMAND"),

@@ -17,9 +17,10 @@ Tensor embedding_out(const TensorView& input_ids, const TensorView& weight,
   check.rank("input_ids", input_ids, 1);
   if (!hidden_size) {
     check.rank("weight", weight, 2);
-    hidden_size = weight.size(1);
+    hidden_size = weight.size(1) * (weight.dtype == DType::kU8 ? 2 : 1);
   }
-  const DType stored = weight.dtype == DType::kI8 ? DType::kF32 : weight.dtype;
+  const bool is_rounded = weight.dtype == DType::kI8 || weight.dtype == DType::kU8;
+  const DType stored = is_rounded ? DType::kF32 : weight.dtype;
   const DType wanted =
       dtype ? dtype_named(dtype->get("embedding", "dtype"), "embedding: dtype") : stored;
   return empty({input_ids.size(0), *hidden_size}, wanted, stream_of({&input_ids, &weight}));

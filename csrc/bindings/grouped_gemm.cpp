@@ -5,6 +5,7 @@
 #include "bindings/tensor_caster.h"
 #include "core/check.h"
 #include "core/checked.h"
+#include "ops/moe_core.h"
 
 namespace py = pybind11;
 
@@ -79,6 +80,8 @@ Tensor expert_weights_out(const Number& num_experts, const Number& out_features,
     if (value < least) check.fail(name, std::to_string(least) + " or more", std::to_string(value));
   };
   refuse_below("num_experts", e, 1);
+  if (e > kMoeMaxExperts)
+    check.fail("num_experts", std::to_string(kMoeMaxExperts) + " or fewer", std::to_string(e));
   refuse_below("out_features", n, 0);
   refuse_below("in_features", k, 0);
   const Stream stream{device_named(device.get(op, "device")), nullptr};

@@ -74,49 +74,18 @@ void finish(const LinearArgs& a, const float* acc, int64_t acc_stride, int64_t r
              : finish_t<bf16, bf16>(a, acc, acc_stride, row, rows, column, columns);
 }
 
-// Blocks of a product, by any thread.
-class Product {
- public:
-  Product(const TensorView& x, const TensorView& weight, int64_t out_features)
-      : product_(weight.dtype == DType::kF32 ? PanelKind::kF32 : PanelKind::kBf16, x.dtype,
-                 x.size(1)),
-        x_(prepare_rows(x, product_.x_is_float(), product_.depth())),
-        weight_(weight),
-        num_panels_(ceil_div(out_features, kPanelRows)) {}
+using Product = MatrixProduct<pack_panel_of>;
 
-  // acc[r, i] = x[row + r] * weight[16 panel + i].
-  void multiply(int64_t row, int64_t rows, int64_t panel, int64_t panels, float* acc,
-                int64_t acc_stride) const {
-    const int64_t x_itemsize = product_.x_is_float() ? sizeof(float) : sizeof(bf16);
-    const int64_t next = panel + panels;
-    const bool goes_on = weight_.rank != 2 && next < num_panels_;
-    product_.multiply({offset(x_.data, row * x_.stride, x_itemsize), x_.stride}, rows,
-                      panels_at(panel, panels), panels, goes_on ? panels_at(next, 0) : nullptr, acc,
-                      acc_stride);
-  }
-
- private:
-  // The panels in place, or packed now.
-  const void* panels_at(int64_t panel, int64_t panels) const {
-    const int64_t bytes = product_.panel_bytes();
-    if (weight_.rank != 2) return weight_.ptr<char>() + panel * bytes;
-    char* buffer = static_cast<char*>(scratch(ScratchSlot::kPanel, panels * bytes));
-    for (int64_t p = 0; p < panels; ++p) pack_panel_of(weight_, panel + p, buffer + p * bytes);
-    return buffer;
-  }
-
-  const PanelProduct product_;
-  const Rows x_;
-  const TensorView& weight_;
-  const int64_t num_panels_;
-};
+PanelKind kind_of(const TensorView& weight) {
+  return weight.dtype == DType::kF32 ? PanelKind::kF32 : PanelKind::kBf16;
+}
 
 template <class B, class T>
 void linear_silu_and_mul_t(const LinearSiluAndMulArgs& a) {
   using FinishFn = void (*)(const float*, const float*, const B*, const B*, T*, int64_t);
   static const auto finish = ERNIE_SELECT_ISA(FinishFn, finish_silu_and_mul);
   const int64_t size = a.out.size(1);
-  const Product product(a.x, a.weight, 2 * size);
+  const Product product(kind_of(a.weight), a.x, a.weight);
   for_each_gated_product(product, a.x.size(0), size,
                          [&](const float* gate, const float* up, int64_t acc_stride, int64_t row,
                              int64_t rows, int64_t column, int64_t columns) {
@@ -131,7 +100,7 @@ void linear_silu_and_mul_t(const LinearSiluAndMulArgs& a) {
 }  // namespace
 
 void linear(const LinearArgs& a, const Stream&) {
-  const Product product(a.x, a.weight, a.out.size(1));
+  const Product product(kind_of(a.weight), a.x, a.weight);
   for_each_product(product, a.x.size(0), a.out.size(1),
                    [&](auto... block) { finish(a, block...); });
 }

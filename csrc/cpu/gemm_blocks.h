@@ -25,6 +25,12 @@ inline float* accumulators(int64_t rows, int64_t columns) {
   return static_cast<float*>(scratch(ScratchSlot::kAccumulator, rows * columns * sizeof(float)));
 }
 
+// Behind the last byte of a contiguous weight, if it is packed: what is packed now is in the cache.
+inline const void* end_of_packed(const TensorView& weight, int plain_rank) {
+  if (weight.rank == plain_rank) return nullptr;
+  return weight.ptr<char>() + weight.numel() * size_of(weight.dtype);
+}
+
 // x as a leaf reads it: in place, or widened and padded into scratch of the calling thread.
 struct Rows {
   const void* data;

@@ -3,7 +3,11 @@
 
 #include <algorithm>
 
+#include "core/checked.h"
+#include "core/memory.h"
+#include "core/parallel.h"
 #include "core/tensor.h"
+#include "cpu/gemm_blocks.h"
 #include "cpu/quantize_activations.isa.h"
 #include "cpu/wint8.isa.h"
 
@@ -32,13 +36,37 @@ struct Int8Rows {
   }
 };
 
-// acc[r, 16p + i] = x[r] * panels of `quads` times four columns.
+// All rows of x, rounded, in scratch of the calling thread.
+template <class T>
+Int8Rows quantized_rows_t(const TensorView& x) {
+  using Fn = void (*)(const T*, int64_t, int8_t*, float*, int32_t*);
+  static const auto quantize_row = ERNIE_SELECT_ISA(Fn, quantize_activations_row);
+  const int64_t rows = x.size(0), groups = ceil_div(x.size(1), kActivationGroup);
+  void* buffer = scratch(ScratchSlot::kRows, Int8Rows::nbytes(rows, groups));
+  const Int8Rows all = Int8Rows::at(buffer, rows, groups);
+  parallel_for(rows, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const Int8Rows to = all.from(t);
+      quantize_row(x.ptr<T>() + t * x.step(0), x.size(1), to.values, to.scale, to.sum);
+    }
+  });
+  return all;
+}
+
+inline Int8Rows quantized_rows(const TensorView& x) {
+  return x.dtype == DType::kF32 ? quantized_rows_t<float>(x) : quantized_rows_t<bf16>(x);
+}
+
+// acc[r, 16p + i] = x[r] * panels of `quads` times four columns. `end`: behind the last panel of a
+// weight that is read in place, or null.
 inline void multiply_int8(const Int8Rows& x, int64_t rows, const int8_t* w, int64_t panels,
-                          int64_t quads, bool streams, float* acc, int64_t acc_stride) {
-  // 2 panels of this many groups are 32 KiB, and stay in L1 for all rows of a block.
+                          int64_t quads, const int8_t* end, float* acc, int64_t acc_stride) {
+  // 2 panels (the inner tile's width) of this many groups are 32 KiB, and stay in L1 for all rows
+  // of a block.
   constexpr int64_t kGroupBlock = 16, kQuads = kActivationGroup / 4;
   using Fn = void (*)(const Wint8ActivationBlock&);
   static const auto multiply_block = ERNIE_SELECT_ISA(Fn, wint8_int8);
+  const bool streams = rows <= kStreamedRows;
   const int64_t block = streams ? std::max<int64_t>(x.groups, 1) : kGroupBlock;
   for (int64_t g = 0; g < x.groups || g == 0; g += block)
     multiply_block({.x = x.values + g * kActivationGroup,
@@ -49,6 +77,8 @@ inline void multiply_int8(const Int8Rows& x, int64_t rows, const int8_t* w, int6
                     .w = w + g * kActivationGroup * kPanelRows,
                     .w_stride = quads * 4 * kPanelRows,
                     .panels = panels,
+                    // A single row reads in one run, which the CPU prefetches by itself.
+                    .w_end = streams && rows > 1 ? end : nullptr,
                     .quads = std::min(block * kQuads, quads - g * kQuads),
                     .acc = acc,
                     .acc_stride = acc_stride,

@@ -15,13 +15,39 @@ namespace ernie::cpu {
 
 enum class PanelKind : uint8_t { kF32, kBf16, kWint8, kWint4 };
 
+// The panels of one matrix, in place, or packed when they are asked for.
+template <auto Pack>
+class MatrixPanels {
+ public:
+  MatrixPanels(const TensorView& weight, int64_t panel_bytes)
+      : weight_(weight), panel_bytes_(panel_bytes) {}
+
+  void* at(int64_t panel, int64_t panels) const {
+    if (weight_.rank != 2) return weight_.ptr<char>() + panel * panel_bytes_;
+    char* buffer = static_cast<char*>(scratch(ScratchSlot::kPanel, panels * panel_bytes_));
+    for (int64_t p = 0; p < panels; ++p) Pack(weight_, panel + p, buffer + p * panel_bytes_);
+    return buffer;
+  }
+
+  // Where a panel lies, if there is one and in place.
+  const void* peek(int64_t panel) const {
+    return weight_.rank != 2 && panel < weight_.size(0) ? at(panel, 1) : nullptr;
+  }
+
+ private:
+  const TensorView& weight_;
+  const int64_t panel_bytes_;
+};
+
 class PanelProduct {
  public:
-  PanelProduct(PanelKind kind, DType x, int64_t in_features)
+  // `end`: behind the last panel of a weight that is read in place, or null.
+  PanelProduct(PanelKind kind, DType x, int64_t in_features, const void* end)
       : kind_(kind),
         dot_(kind != PanelKind::kF32 && x == DType::kBF16 && prefers_bf16_dot()),
         depth_(kind == PanelKind::kF32 ? in_features : round_up(in_features, 2)),
-        panel_bytes_(panel_bytes_of(kind, in_features)) {}
+        panel_bytes_(panel_bytes_of(kind, in_features)),
+        end_(end) {}
 
   bool x_is_float() const { return !dot_; }  // what rows are read as; else bfloat16
   int64_t depth() const { return depth_; }   // of rows: in_features, to a whole pair
@@ -86,6 +112,7 @@ class PanelProduct {
             .w = static_cast<const W*>(w),
             .w_stride = panel_bytes_,
             .panels = panels,
+            .w_end = static_cast<const W*>(end_),
             .k = depth_,
             .acc = acc,
             .acc_stride = acc_stride};
@@ -141,6 +168,31 @@ class PanelProduct {
   const PanelKind kind_;
   const bool dot_;
   const int64_t depth_, panel_bytes_;
+  const void* const end_;
+};
+
+// Blocks of x * weight, by any thread. Pack(weight, panel, out) packs a panel of a plain weight.
+template <auto Pack>
+class MatrixProduct {
+ public:
+  MatrixProduct(PanelKind kind, const TensorView& x, const TensorView& weight)
+      : product_(kind, x.dtype, x.size(1), end_of_packed(weight, 2)),
+        x_(prepare_rows(x, product_.x_is_float(), product_.depth())),
+        panels_(weight, product_.panel_bytes()) {}
+
+  // acc[r, i] = x[row + r] * weight[16 panel + i].
+  void multiply(int64_t row, int64_t rows, int64_t panel, int64_t panels, float* acc,
+                int64_t acc_stride) const {
+    const int64_t itemsize = product_.x_is_float() ? sizeof(float) : sizeof(bf16);
+    product_.multiply({offset(x_.data, row * x_.stride, itemsize), x_.stride}, rows,
+                      panels_.at(panel, panels), panels, panels_.peek(panel + panels), acc,
+                      acc_stride);
+  }
+
+ private:
+  const PanelProduct product_;
+  const Rows x_;
+  const MatrixPanels<Pack> panels_;
 };
 
 }  // namespace ernie::cpu

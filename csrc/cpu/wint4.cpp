@@ -69,10 +69,11 @@ void pack_panel(const uint8_t* weight, int64_t stride, int64_t rows, int64_t row
 }
 
 // Panel `panel` of the plain matrix.
-void pack_panel_of(const TensorView& weight, int64_t panel, uint8_t* out) {
+void pack_panel_of(const TensorView& weight, int64_t panel, void* out) {
   const int64_t first = panel * kPanelRows;
   pack_panel(weight.ptr<uint8_t>() + first * weight.step(0), weight.step(0),
-             std::min(kPanelRows, weight.size(0) - first), weight.size(1), out);
+             std::min(kPanelRows, weight.size(0) - first), weight.size(1),
+             static_cast<uint8_t*>(out));
 }
 
 // The rows of one panel, to wherever `out` wants them.
@@ -94,36 +95,7 @@ void quantize_panel(const Wint4QuantizeArgs& a, int64_t panel) {
 
 // ------------------------------------------------------------------------------------- products
 
-// Blocks of x * weight, by any thread.
-class Product {
- public:
-  Product(const TensorView& x, const TensorView& weight)
-      : panels_(PanelKind::kWint4, x.dtype, x.size(1)),
-        x_(prepare_rows(x, panels_.x_is_float(), panels_.depth())),
-        weight_(weight) {}
-
-  // acc[r, i] = x[row + r] * weight[16 panel + i].
-  void multiply(int64_t row, int64_t rows, int64_t panel, int64_t panels, float* acc,
-                int64_t acc_stride) const {
-    const int64_t itemsize = panels_.x_is_float() ? sizeof(float) : sizeof(bf16);
-    panels_.multiply({offset(x_.data, row * x_.stride, itemsize), x_.stride}, rows,
-                     panels_at(panel, panels), panels, nullptr, acc, acc_stride);
-  }
-
- private:
-  // The panels in place, or packed now.
-  const uint8_t* panels_at(int64_t panel, int64_t panels) const {
-    const int64_t bytes = panels_.panel_bytes();
-    if (weight_.rank != 2) return weight_.ptr<uint8_t>() + panel * bytes;
-    auto* buffer = static_cast<uint8_t*>(scratch(ScratchSlot::kPanel, panels * bytes));
-    for (int64_t p = 0; p < panels; ++p) pack_panel_of(weight_, panel + p, buffer + p * bytes);
-    return buffer;
-  }
-
-  const PanelProduct panels_;
-  const Rows x_;
-  const TensorView& weight_;
-};
+using Product = MatrixProduct<pack_panel_of>;
 
 // --------------------------------------------------------------------------------------- outputs
 
@@ -134,7 +106,7 @@ void linear_t(const Wint4LinearArgs& a) {
   using FinishFn = void (*)(const float*, const B*, T*, int64_t);
   static const auto finish = ERNIE_SELECT_ISA(FinishFn, finish_row);
   static const auto scale_row = ERNIE_SELECT_ISA(ScaleFn, scale_columns);
-  const Product product(a.x, a.weight);
+  const Product product(PanelKind::kWint4, a.x, a.weight);
   for_each_product(product, a.x.size(0), a.out.size(1),
                    [&](float* acc, int64_t acc_stride, int64_t row, int64_t rows, int64_t column,
                        int64_t columns) {
@@ -153,7 +125,7 @@ void linear_silu_and_mul_t(const Wint4LinearSiluAndMulArgs& a) {
   static const auto finish = ERNIE_SELECT_ISA(FinishFn, finish_silu_and_mul);
   static const auto scale_row = ERNIE_SELECT_ISA(ScaleFn, scale_columns);
   const int64_t size = a.out.size(1);
-  const Product product(a.x, a.weight);
+  const Product product(PanelKind::kWint4, a.x, a.weight);
   for_each_gated_product(product, a.x.size(0), size,
                          [&](float* gate, float* up, int64_t acc_stride, int64_t row, int64_t rows,
                              int64_t column, int64_t columns) {

@@ -1,13 +1,13 @@
 // Compiled once per CPU tier; see core/isa.h. No std::, no allocation, no TensorView in here.
 #include "cpu/wint4.isa.h"
 
+#include "cpu/ahead.isa.h"
 #include "cpu/tile.isa.h"
 
 namespace ernie::cpu::ERNIE_ISA {
 namespace {
 
 constexpr int64_t kOctetBytes = 4 * kPanelRows;  // eight k of one panel
-constexpr int64_t kPrefetchBytes = 4096;         // ahead in each panel that streams from memory
 
 // ------------------------------------------------------------------ 4 bits to float32 and bfloat16
 //
@@ -164,18 +164,14 @@ inline void stream_tile(const Wint4Block& b, int64_t row, int64_t panel) {
   constexpr int NV = PANELS * static_cast<int>(kVectors);
   const X* x = static_cast<const X*>(b.x) + row * b.x_stride;
   const uint8_t* w = b.w + panel * b.w_stride;
+  Ahead<PANELS> ahead(w, b.w_stride, b.w_end);
   const int64_t x_stride = b.x_stride, w_stride = b.w_stride;
   F32 acc[ROWS][NV];
   ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
     ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = set(0.f);
   }
-  const int64_t octets = b.k / 8;
-  int64_t ahead = kPrefetchBytes;
-  for (int64_t j = 0; j < octets; ++j, x += 8, w += kOctetBytes) {
-    // Expanding takes room in the CPU's window: loads alone do not run far enough ahead. Beyond a
-    // panel's end comes what is multiplied next: the panel after this tile's.
-    if (j == octets - kPrefetchBytes / kOctetBytes) ahead += (PANELS - 1) * w_stride;
-    ERNIE_UNROLL for (int p = 0; p < PANELS; ++p) __builtin_prefetch(w + p * w_stride + ahead);
+  for (int64_t octets = b.k / 8; octets > 0; --octets, x += 8, w += kOctetBytes) {
+    ahead.next_line();
     pair_step<0>(acc, x, x_stride, w, w_stride);
     pair_step<1>(acc, x, x_stride, w, w_stride);
     pair_step<2>(acc, x, x_stride, w, w_stride);

@@ -16,8 +16,10 @@ struct Wint4Block {
   const uint8_t* w;  // panels
   int64_t w_stride;  // bytes between panels
   int64_t panels;    // >= 1
-  int64_t k;         // even
-  float* acc;        // [rows, 16 * panels]
+  // Behind the last panel of a weight that streams from memory: panels up to it are prefetched.
+  const uint8_t* w_end = nullptr;
+  int64_t k;   // even
+  float* acc;  // [rows, 16 * panels]
   int64_t acc_stride;
 };
 

@@ -9,18 +9,12 @@
 #include "core/parallel.h"
 #include "cpu/gemm.isa.h"
 #include "cpu/gemm_blocks.h"
-#include "cpu/quantize_activations.isa.h"
+#include "cpu/int8_product.h"
+#include "cpu/panel_product.h"
 #include "cpu/wint8.isa.h"
 
 namespace ernie::cpu {
 namespace {
-
-// Columns expanded to bfloat16 at a time: kMaxPanels of them are 256 KiB, and stay in L2.
-constexpr int64_t kDepthBlock = 1024;
-
-// Groups of 64 columns at a time with int8 activations: the 2 panels of a tile are 32 KiB, and stay
-// in L1 for all rows of a block.
-constexpr int64_t kGroupBlock = 16;
 
 // -------------------------------------------------------------------------- quantizing, packing
 
@@ -64,10 +58,11 @@ void pack_panel(const int8_t* weight, int64_t stride, int64_t rows, int64_t k, i
 }
 
 // Panel `panel` of the int8 matrix [out_features, in_features].
-void pack_panel_of(const TensorView& weight, int64_t panel, int8_t* out) {
+void pack_panel_of(const TensorView& weight, int64_t panel, void* out) {
   const int64_t first = panel * kPanelRows;
   pack_panel(weight.ptr<int8_t>() + first * weight.step(0), weight.step(0),
-             std::min(kPanelRows, weight.size(0) - first), weight.size(1), out);
+             std::min(kPanelRows, weight.size(0) - first), weight.size(1),
+             static_cast<int8_t*>(out));
 }
 
 // The rows of one panel, to wherever `out` wants them.
@@ -88,159 +83,28 @@ void quantize_panel(const Wint8QuantizeArgs& a, int64_t panel) {
 
 // ------------------------------------------------------------------------------------- products
 
-// The weight's panels, in place, or packed when they are asked for.
-class Panels {
- public:
-  Panels(const TensorView& weight, int64_t in_features)
-      : weight_(weight), quads_(ceil_div(in_features, 4)) {}
-
-  int64_t quads() const { return quads_; }
-  int64_t stride() const { return quads_ * 4 * kPanelRows; }
-
-  // Behind the last one in place; null if they are packed into cache.
-  const int8_t* end() const {
-    return weight_.rank != 2 ? weight_.ptr<int8_t>() + weight_.size(0) * stride() : nullptr;
-  }
-
-  const int8_t* at(int64_t panel, int64_t panels) const {
-    if (weight_.rank != 2) return weight_.ptr<int8_t>() + panel * stride();
-    auto* buffer = static_cast<int8_t*>(scratch(ScratchSlot::kPanel, panels * stride()));
-    for (int64_t p = 0; p < panels; ++p) pack_panel_of(weight_, panel + p, buffer + p * stride());
-    return buffer;
-  }
-
- private:
-  const TensorView& weight_;
-  const int64_t quads_;
-};
-
-// Blocks of x * weight in float32, by any thread.
-class FloatProduct {
- public:
-  FloatProduct(const TensorView& x, const TensorView& weight)
-      : panels_(weight, x.size(1)),
-        dot_(x.dtype == DType::kBF16 && prefers_bf16_dot()),
-        depth_(round_up(x.size(1), 2)),
-        streams_(x.size(0) <= kStreamedRows),
-        x_(prepare_rows(x, !dot_, depth_)) {}
-
-  // acc[r, i] = x[row + r] * weight[16 panel + i].
-  void multiply(int64_t row, int64_t rows, int64_t panel, int64_t panels, float* acc,
-                int64_t acc_stride) const {
-    const int8_t* w = panels_.at(panel, panels);
-    const int64_t itemsize = dot_ ? sizeof(bf16) : sizeof(float);
-    const void* x = offset(x_.data, row * x_.stride, itemsize);
-    if (streams_) {
-      using StreamFn = void (*)(const Wint8Block&);
-      static const auto f32 = ERNIE_SELECT_ISA(StreamFn, wint8_f32);
-      static const auto bf16 = ERNIE_SELECT_ISA(StreamFn, wint8_bf16);
-      (dot_ ? bf16 : f32)({.x = x,
-                           .x_stride = x_.stride,
-                           .rows = rows,
-                           .w = w,
-                           .w_stride = panels_.stride(),
-                           .panels = panels,
-                           .w_end = panels_.end(),
-                           .k = depth_,
-                           .acc = acc,
-                           .acc_stride = acc_stride});
-      return;
-    }
-    using GemmFn = void (*)(const GemmBlock&);
-    static const auto f32_bf16 = ERNIE_SELECT_ISA(GemmFn, gemm_f32_bf16);
-    static const auto bf16_bf16 = ERNIE_SELECT_ISA(GemmFn, gemm_bf16_bf16);
-    for (int64_t k = 0; k < depth_ || k == 0; k += kDepthBlock) {
-      const int64_t columns = std::min(kDepthBlock, depth_ - k);
-      (dot_ ? bf16_bf16 : f32_bf16)({.x = offset(x, k, itemsize),
-                                     .x_stride = x_.stride,
-                                     .rows = rows,
-                                     .w = expand(w + k * kPanelRows, panels, columns),
-                                     .w_stride = columns * kPanelRows,
-                                     .panels = panels,
-                                     .k = columns,
-                                     .acc = acc,
-                                     .acc_stride = acc_stride,
-                                     .accumulate = k > 0});
-    }
-  }
-
- private:
-  const bf16* expand(const int8_t* w, int64_t panels, int64_t columns) const {
-    using ExpandFn = void (*)(const int8_t*, int64_t, bf16*);
-    static const auto expand_panel = ERNIE_SELECT_ISA(ExpandFn, wint8_expand);
-    const int64_t size = columns * kPanelRows;
-    auto* buffer = static_cast<bf16*>(scratch(ScratchSlot::kPartial, panels * size * sizeof(bf16)));
-    for (int64_t p = 0; p < panels; ++p)
-      expand_panel(w + p * panels_.stride(), columns, buffer + p * size);
-    return buffer;
-  }
-
-  const Panels panels_;
-  const bool dot_;
-  const int64_t depth_;  // in_features, padded to a whole pair
-  const bool streams_;
-  const Rows x_;
-};
+using FloatProduct = MatrixProduct<pack_panel_of>;
 
 // Blocks of x * weight with x as int8, which it is made here, by any thread.
 class Int8Product {
  public:
   Int8Product(const TensorView& x, const TensorView& weight)
-      : panels_(weight, x.size(1)),
-        groups_(ceil_div(x.size(1), kActivationGroup)),
-        streams_(x.size(0) <= kStreamedRows) {
-    const int64_t scales = x.size(0) * groups_;
-    auto* buffer = static_cast<int8_t*>(
-        scratch(ScratchSlot::kRows, scales * (kActivationGroup + sizeof(float) + sizeof(int32_t))));
-    x_ = buffer;
-    scale_ = reinterpret_cast<float*>(buffer + scales * kActivationGroup);
-    sum_ = reinterpret_cast<int32_t*>(scale_ + scales);
-    x.dtype == DType::kF32 ? quantize_rows<float>(x) : quantize_rows<bf16>(x);
-  }
+      : quads_(ceil_div(x.size(1), 4)),
+        end_(static_cast<const int8_t*>(end_of_packed(weight, 2))),
+        panels_(weight, quads_ * 4 * kPanelRows),
+        x_(quantized_rows(x)) {}
 
   void multiply(int64_t row, int64_t rows, int64_t panel, int64_t panels, float* acc,
                 int64_t acc_stride) const {
-    using Fn = void (*)(const Wint8ActivationBlock&);
-    static const auto multiply_block = ERNIE_SELECT_ISA(Fn, wint8_int8);
-    const int8_t* w = panels_.at(panel, panels);
-    const int64_t block = streams_ ? std::max<int64_t>(groups_, 1) : kGroupBlock;
-    for (int64_t g = 0; g < groups_ || g == 0; g += block) {
-      constexpr int64_t kQuads = kActivationGroup / 4;
-      multiply_block({.x = x_ + (row * groups_ + g) * kActivationGroup,
-                      .x_scale = scale_ + row * groups_ + g,
-                      .x_sum = sum_ + row * groups_ + g,
-                      .row_groups = groups_,
-                      .rows = rows,
-                      .w = w + g * kActivationGroup * kPanelRows,
-                      .w_stride = panels_.stride(),
-                      .panels = panels,
-                      // A single row reads in one run, which the CPU prefetches by itself.
-                      .w_end = streams_ && rows > 1 ? panels_.end() : nullptr,
-                      .quads = std::min(block * kQuads, panels_.quads() - g * kQuads),
-                      .acc = acc,
-                      .acc_stride = acc_stride,
-                      .accumulate = g > 0});
-    }
+    multiply_int8(x_.from(row), rows, static_cast<const int8_t*>(panels_.at(panel, panels)), panels,
+                  quads_, end_, acc, acc_stride);
   }
 
  private:
-  template <class T>
-  void quantize_rows(const TensorView& x) {
-    using Fn = void (*)(const T*, int64_t, int8_t*, float*, int32_t*);
-    static const auto quantize_row = ERNIE_SELECT_ISA(Fn, quantize_activations_row);
-    parallel_for(x.size(0), 8, [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t)
-        quantize_row(x.ptr<T>() + t * x.step(0), x.size(1), x_ + t * groups_ * kActivationGroup,
-                     scale_ + t * groups_, sum_ + t * groups_);
-    });
-  }
-
-  const Panels panels_;
-  const int64_t groups_;
-  const bool streams_;
-  int8_t* x_;     // [num_tokens, 64 * groups]
-  float* scale_;  // [num_tokens, groups]
-  int32_t* sum_;  // [num_tokens, groups]
+  const int64_t quads_;
+  const int8_t* const end_;
+  const MatrixPanels<pack_panel_of> panels_;
+  const Int8Rows x_;
 };
 
 // Calls f with the product that the arguments ask for.
@@ -249,7 +113,7 @@ void with_product(const Args& a, const F& f) {
   if (a.int8_activations)
     f(Int8Product(a.x, a.weight));
   else
-    f(FloatProduct(a.x, a.weight));
+    f(FloatProduct(PanelKind::kWint8, a.x, a.weight));
 }
 
 // --------------------------------------------------------------------------------------- outputs

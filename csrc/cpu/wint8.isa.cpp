@@ -1,6 +1,7 @@
 // Compiled once per CPU tier; see core/isa.h. No std::, no allocation, no TensorView in here.
 #include "cpu/wint8.isa.h"
 
+#include "cpu/ahead.isa.h"
 #include "cpu/quantize_activations.isa.h"
 #include "cpu/tile.isa.h"
 
@@ -136,38 +137,6 @@ inline Quads quads_of(const int8_t* w, int64_t w_stride, int v) {
   return load_quads(w + v / kVectors * w_stride + v % kVectors * 4 * F32::kWidth);
 }
 
-// -------------------------------------------------------------------------- weights from memory
-
-// What a tile of PANELS prefetches while it runs, as many lines as it reads: the next panels, in
-// the order in which they lie in memory. The CPU's own prefetching needs long runs of lines, and
-// finds short ones of several panels in turn; its window is full of instructions that expand, and
-// holds loads of the near future only. Panels too deep to wait in L2 are prefetched in turn, a bit
-// ahead.
-template <int PANELS>
-class Ahead {
- public:
-  // w: the first panel of the tile; w_end: behind the last of the weight's, null if unknown.
-  Ahead(const int8_t* w, int64_t w_stride, const int8_t* w_end)
-      : w_(w + kAheadBytes), panel_step_(w_stride), quad_step_(kQuadBytes) {
-    const int64_t size = PANELS * w_stride;
-    if (w_end == nullptr || size > kWaitingBytes) return;
-    panel_step_ = kQuadBytes;
-    quad_step_ = PANELS * kQuadBytes;
-    w_ = w_end - w >= 2 * size ? w + size : w;  // lines at hand cost nothing
-  }
-
-  void next_quad() {
-    ERNIE_UNROLL for (int p = 0; p < PANELS; ++p) __builtin_prefetch(w_ + p * panel_step_);
-    w_ += quad_step_;
-  }
-
- private:
-  static constexpr int64_t kWaitingBytes = 256 << 10;
-  static constexpr int64_t kAheadBytes = 2048;
-  const int8_t* w_;
-  int64_t panel_step_, quad_step_;
-};
-
 // ----------------------------------------------------------------------- products with float x
 
 // One k against ROWS broadcast values.
@@ -234,7 +203,7 @@ inline void stream_tile(const Wint8Block& b, int64_t row, int64_t panel) {
     ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = set(0.f);
   }
   for (int64_t quads = b.k / 4; quads > 0; --quads, x += 4, w += kQuadBytes) {
-    ahead.next_quad();
+    ahead.next_line();
     quad_step<2>(acc, x, x_stride, w, w_stride);
   }
   if (b.k % 4 != 0) quad_step<1>(acc, x, x_stride, w, w_stride);
@@ -334,8 +303,8 @@ inline void dot_step(I32 (&sums)[ROWS][NV], const int8_t* x, int64_t x_stride, c
 
 // Where the weights are in cache.
 struct NothingAhead {
-  NothingAhead(const int8_t*, int64_t, const int8_t*) {}
-  void next_quad() {}
+  NothingAhead(const void*, int64_t, const void*) {}
+  void next_line() {}
 };
 
 // The integers of one group: `quads` times four k, of ROWS rows.
@@ -345,12 +314,12 @@ inline void sum_group(I32 (&sums)[ROWS][NV], const int8_t* x, int64_t x_stride, 
   // Whole groups in four rounds: a loop of sixteen mispredicts its end.
   for (; quads >= 4; quads -= 4, x += 16, w += 4 * kQuadBytes) {
     ERNIE_UNROLL for (int q = 0; q < 4; ++q) {
-      ahead.next_quad();
+      ahead.next_line();
       dot_step(sums, x + 4 * q, x_stride, w + q * kQuadBytes, w_stride);
     }
   }
   for (; quads > 0; --quads, x += 4, w += kQuadBytes) {
-    ahead.next_quad();
+    ahead.next_line();
     dot_step(sums, x, x_stride, w, w_stride);
   }
 }
@@ -366,7 +335,7 @@ inline void sum_group(I32 (&sums)[1][1], const int8_t* x, int64_t, const int8_t*
     int32_t values;
     memcpy(&values, x + 4 * q, sizeof values);
     dot(chain, ready(load_quads(w + q * kQuadBytes)), values);
-    ahead.next_quad();
+    ahead.next_line();
   };
   if (quads == kGroupQuads) [[likely]] {
     ERNIE_UNROLL for (int q = 0; q < kGroupQuads; ++q) add_quad(chains[q % kChains], q);

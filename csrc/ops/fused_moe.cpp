@@ -46,6 +46,9 @@ class Cursor {
 };
 
 Layout layout_of(Device device, const FusedMoeSize& size) {
+  if (size.num_experts < 1 || size.num_experts > kMoeMaxExperts)
+    Check(kOp).fail("num_experts", "1 to " + std::to_string(kMoeMaxExperts),
+                    std::to_string(size.num_experts));
   int64_t num_rows = 0;
   if (!checked_mul(size.num_tokens, size.top_k, &num_rows) || num_rows > INT32_MAX)
     Check(kOp).fail("topk_ids", "fewer than 2^31 entries",

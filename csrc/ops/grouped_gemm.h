@@ -3,9 +3,10 @@
 //   out[i] = linear(x[i], weight[e]),   expert_offsets[e] <= i < expert_offsets[e + 1]
 //
 // linear being that of ops/gemm.h, ops/wint8.h or ops/wint4.h, as the weight says. On the CPU a row
-// is, bit for bit, what that op makes of it alone, whatever the other rows and experts are. So it
-// is on CUDA unless a workspace is given for many rows and core/batch_invariant.h is not set: the
-// order of a sum then depends on the shape.
+// is, bit for bit, what that op makes of it alone, whatever the other rows and experts are. On CUDA
+// too it depends on itself and its expert alone, unless a workspace is given for many rows and
+// core/batch_invariant.h is not set: the order of a sum then depends on the shape. It has the bits
+// of that op, with core/batch_invariant.h, where x is bfloat16 and the weight bfloat16 or int8.
 #pragma once
 
 #include <optional>

@@ -31,6 +31,7 @@ from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.models.loader import Checkpoint, open_checkpoint
 from ernie_kernels.models.memory_plan import plan_memory
 from ernie_kernels.models.mtp import SpeculativeConfig
+from ernie_kernels.models.quantization import Quantization
 from ernie_kernels.models.weight_specs import HEAD
 from ernie_kernels.outputs import GenerationChunk, RequestOutput
 from ernie_kernels.runner.block_manager import BlockManager
@@ -85,7 +86,7 @@ class LLM:
         *,
         device: str,
         dtype: str,
-        quantization: str | None,
+        quantization: Quantization,
         kv_cache_dtype: str,
         max_model_len: int | None,
         max_num_seqs: int,
@@ -174,7 +175,7 @@ class LLM:
             "model length %d%s",
             quoted(folder.resolve().name),
             self._weight_bytes / 1e6,
-            "" if quantization is None else f" ({quantization})",
+            "" if quantization.name is None else f" ({quantization.name})",
             self.dtype,
             device,
             _core.cpu_tier(),
@@ -188,7 +189,7 @@ class LLM:
         )
 
     def _planned_weight_bytes(
-        self, checkpoint: Checkpoint, quantization: str | None, with_mtp: bool
+        self, checkpoint: Checkpoint, quantization: Quantization, with_mtp: bool
     ) -> int:
         # A head that is stored beside a tied embedding may be another: room for both.
         is_tied = self.config.tie_word_embeddings and HEAD not in checkpoint
@@ -211,7 +212,7 @@ class LLM:
         path: str | os.PathLike[str] | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        quantization: str | None = None,
+        quantization: str | Mapping[str, str | None] | None = None,
         kv_cache_dtype: str = "auto",
         batch_invariant: bool | Literal["auto"] = "auto",
         max_model_len: int | None = None,
@@ -233,7 +234,12 @@ class LLM:
                 to int8, one scale per output channel, in half the memory of bfloat16. ``"w8a8"``:
                 activations before them too, with a scale for every 64 values; faster for many
                 tokens, less accurate; CPU only. ``"wint4"``: experts to 4 bits, the rest to int8;
-                for models with experts. None: nothing. Routers stay float32.
+                for models with experts. ``{"dense_quant_type": "wint4", "moe_quant_type":
+                "wint4"}``: 4 bits everywhere, head included; CPU only. Each of the two may be any
+                of the words, or None or left out: as stored; the second is for models with experts.
+                4 bits have a scale per output channel like int8, and cost more: the mean KL of the
+                demo model is 0.13 nats and 79 % of its first choices stay, with ``"wint8"`` 0.0006
+                and 99.7 % (``ernie-kernels verify``). None: nothing. Routers stay float32.
             kv_cache_dtype: ``"auto"`` or the dtype of the activations.
             batch_invariant: on the CPU a result never depends on what else is in the batch. On a GPU
                 it may in its last bits, as the number of rows decides the order of summation.
@@ -264,7 +270,7 @@ class LLM:
         check_one_of("dtype", dtype, ("auto", *DTYPES))
         check_one_of("kv_cache_dtype", kv_cache_dtype, ("auto", *KV_CACHE_DTYPES))
         resolved = check_device(device)
-        check_quantization(quantization, resolved)
+        kinds = check_quantization(quantization, resolved)
         if not isinstance(batch_invariant, bool):
             check_one_of("batch_invariant", batch_invariant, ("auto",))
         if batch_invariant is True and resolved != "cpu":
@@ -287,7 +293,7 @@ class LLM:
                 folder,
                 device=resolved,
                 dtype=dtype,
-                quantization=quantization,
+                quantization=kinds,
                 kv_cache_dtype=kv_cache_dtype,
                 max_model_len=max_model_len,
                 max_num_seqs=max_num_seqs,

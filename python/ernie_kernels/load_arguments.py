@@ -13,7 +13,17 @@ from ernie_kernels.checkpoint_file import quoted
 from ernie_kernels.errors import ArgumentError, ConfigError, DeviceError, UnsupportedError
 from ernie_kernels.models.config import ModelConfig
 from ernie_kernels.models.mtp import HIDDEN_STATES, SpeculativeConfig
-from ernie_kernels.models.weights import QUANTIZATIONS, W8A8, WINT4
+from ernie_kernels.models.quantization import (
+    DENSE_KEY,
+    EXPERTS_KEY,
+    METHOD_KEY,
+    MIXED,
+    QUANTIZATIONS,
+    W8A8,
+    WINT4,
+    WINT8,
+    Quantization,
+)
 
 # Of the names that mean something, those that this version does not know how to do.
 OTHER_QUANTIZATIONS = ("w4a8", "ccq")
@@ -55,26 +65,63 @@ def check_device(device: Any) -> str:
     return f"cuda:{index}"
 
 
-def check_quantization(quantization: Any, device: str) -> None:
-    if quantization is None:
-        return
-    check_one_of("quantization", quantization, (*QUANTIZATIONS, *OTHER_QUANTIZATIONS))
-    if quantization in OTHER_QUANTIZATIONS:
-        raise UnsupportedError(
-            f"quantization: {quantization} is not in this version; pass "
-            f"{', '.join(QUANTIZATIONS)} or None"
-        )
-    if quantization == W8A8 and device != "cpu":
+def check_quantization(asked: Any, device: str) -> Quantization:
+    """A word for the whole model, or FastDeploy's mapping of a word to each kind of matrix."""
+    if isinstance(asked, Mapping):
+        _check_mixed(asked)
+    elif asked is not None:
+        check_one_of_type("quantization", asked, (str, Mapping))
+        _check_kind("quantization", asked)
+    quantization = Quantization.of(asked)
+    if device == "cpu":
+        return quantization
+    if quantization.rounds_activations:
         raise UnsupportedError(
             f"quantization: {W8A8} is not in this version for {device}; pass wint8 or device='cpu'"
         )
+    if quantization.dense == WINT4:
+        raise UnsupportedError(
+            f"quantization: {DENSE_KEY} {WINT4} is not in this version for {device}; pass wint8 "
+            "for it or device='cpu'"
+        )
+    return quantization
 
 
-def check_quantization_of(config: ModelConfig, quantization: str | None) -> None:
-    """Raises ArgumentError where a model has nothing that would be quantised so."""
-    if quantization == WINT4 and all(plan.mlp == "dense" for plan in config.layers):
+def _check_mixed(asked: Mapping[Any, Any]) -> None:
+    for key, value in asked.items():
+        check_one_of("quantization: key", key, (DENSE_KEY, EXPERTS_KEY, METHOD_KEY))
+        if key == METHOD_KEY:
+            check_one_of(f"quantization: {key}", value, (MIXED,))
+        elif value is not None:
+            _check_kind(f"quantization: {key}", value)
+    if DENSE_KEY not in asked and EXPERTS_KEY not in asked:
         raise ArgumentError(
-            f"quantization: {WINT4} rounds experts and this model has none; pass wint8"
+            f"quantization: {DENSE_KEY} and {EXPERTS_KEY} are missing; pass "
+            f'{{"{DENSE_KEY}": "{WINT4}", "{EXPERTS_KEY}": "{WINT4}"}}'
+        )
+
+
+def _check_kind(name: str, value: Any) -> None:
+    check_one_of(name, value, (*QUANTIZATIONS, *OTHER_QUANTIZATIONS))
+    if value in OTHER_QUANTIZATIONS:
+        raise UnsupportedError(
+            f"{name}: {value} is not in this version; pass {', '.join(QUANTIZATIONS)} or None"
+        )
+
+
+def check_quantization_of(config: ModelConfig, quantization: Quantization) -> None:
+    """Raises ArgumentError where a model has nothing that would be quantised so."""
+    if any(plan.mlp == "moe" for plan in config.layers):
+        return
+    if (quantization.dense, quantization.experts) == (WINT8, WINT4):
+        raise ArgumentError(
+            f"quantization: {WINT4} rounds experts and this model has none; pass {WINT8}, or "
+            f'{{"{DENSE_KEY}": "{WINT4}"}} for 4 bits everywhere'
+        )
+    if quantization.experts not in (None, quantization.dense):
+        raise ArgumentError(
+            f"quantization: {EXPERTS_KEY} rounds experts and this model has none; pass "
+            f"{DENSE_KEY} alone"
         )
 
 

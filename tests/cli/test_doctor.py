@@ -17,8 +17,9 @@ from commands import run
 
 from ernie_kernels import _core, ops
 from ernie_kernels.doctor import examine, facts
+from ernie_kernels.doctor.case import Case
 from ernie_kernels.doctor.examination import _worst
-from ernie_kernels.doctor.op_checks import CHECKS, CPU_ONLY, Case
+from ernie_kernels.doctor.op_checks import CHECKS, CPU_ONLY
 from ernie_kernels.errors import ArgumentError
 from op_calls import NO_OPS
 

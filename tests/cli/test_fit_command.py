@@ -50,7 +50,7 @@ def test_a_table_of_the_21b(capfd, released):
     assert lines[1] == "  layer 0: dense, width 12288"
     assert lines[2].startswith("  layers 1-27: 64 experts of width 1536, 6 for each token, and")
     table = {line.split()[0]: line for line in lines if line.startswith(("bf", "wi", "w8"))}
-    assert list(table) == ["bfloat16", "wint8", "w8a8", "wint4"]
+    assert list(table) == ["bfloat16", "wint8", "w8a8", "wint4", "wint4-all"]
     assert "43.7 GB" in table["bfloat16"]
     assert "no, needs 44.5 GB" in table["bfloat16"]
     assert table["wint4"].split()[-1] == "tokens"
@@ -86,6 +86,11 @@ def test_the_rate_is_bandwidth_over_what_a_token_reads(capfd, released):
     rates = {way["name"]: way["tokens_per_second_at_most"] for way in report["ways"]}
     assert rates["bfloat16"] == pytest.approx(100e9 / (2 * 3.352e9), rel=1e-2)
     assert rates["bfloat16"] < rates["wint8"] == rates["w8a8"] < rates["wint4"]
+    assert rates["wint4-all"] == pytest.approx(100e9 / (3.352e9 / 2), rel=2e-2)
+    options = {way["name"]: way["options"] for way in report["ways"]}
+    option, value = options["wint4-all"]
+    assert option == "--quantization"
+    assert json.loads(value) == {"dense_quant_type": "wint4", "moe_quant_type": "wint4"}
 
 
 @pytest.mark.parametrize("places", [[HOST], ["cuda:0"], [HOST, "cuda:0"]])
@@ -151,14 +156,16 @@ def test_advice_where_little_context_fits(capfd, released):
 def test_nothing_fits(capfd, released):
     code, out, err = run(capfd, "fit", released("300B"), "--memory", "24GiB")
     assert (code, err) == (1, "")
-    assert "host: nothing fits. The smallest, wint4, needs 158.9 GB." in out
+    assert "host: nothing fits. The smallest, wint4-all, needs 153.3 GB." in out
 
 
 def test_a_float32_checkpoint_may_be_rounded_to_bfloat16(capfd, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**ERNIE_0_3B, "torch_dtype": "float16"}))
     _, report = fit(capfd, str(tmp_path), "--memory", "4GB")
     ways = {way["name"]: way for way in report["ways"]}
-    assert list(ways) == ["float32", "bfloat16", "wint8", "w8a8"]
+    assert list(ways) == ["float32", "bfloat16", "wint8", "w8a8", "wint4-all"]
+    assert json.loads(ways["wint4-all"]["options"][1]) == {"dense_quant_type": "wint4"}
+    assert ways["wint4-all"]["gpu"] is None
     assert ways["bfloat16"]["options"] == ["--dtype", "bfloat16"]
     sizes = [ways[name]["host"]["weight_bytes"] for name in ("float32", "bfloat16")]
     assert sizes[0] == 2 * sizes[1]

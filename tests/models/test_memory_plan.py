@@ -16,7 +16,7 @@ from ernie_kernels.models.memory_plan import (
     weights_of,
     workspace_nbytes,
 )
-from ernie_kernels.models.weights import QUANTIZATIONS
+from ernie_kernels.models.quantization import QUANTIZATIONS, Quantization
 from ernie_kernels.models.workspace import Workspace
 from ernie_kernels.runner.capacity import available_memory_for_cache
 from ernie_kernels.runner.model_runner import kv_cache_bytes_per_block
@@ -25,6 +25,8 @@ from released_configs import ERNIE_0_3B, ERNIE_21B, ERNIE_300B
 from tiny_checkpoint import MOE_SHAPES, write_checkpoint
 
 RELEASED = {"0.3B": ERNIE_0_3B, "21B": ERNIE_21B, "300B": ERNIE_300B}
+
+ALL_WINT4 = {"dense_quant_type": "wint4", "moe_quant_type": "wint4"}
 
 
 def config_of(folder, values):
@@ -80,8 +82,10 @@ def test_released_models_without_padding(tmp_path, model, device):
         None: 2 * total((*matrices, *exact)),
         "wint8": total(matrices) + scales + 2 * total(exact),
         "wint4": total(["projection"]) + total(["expert"]) // 2 + scales + 2 * total(exact),
+        "wint4-all": total(matrices) // 2 + scales + 2 * total(exact),
     }
-    for quantization, nbytes in expected.items():
+    for name, nbytes in expected.items():
+        quantization = ALL_WINT4 if name == "wint4-all" else name
         plan = plan_memory(config, quantization=quantization, device=device)
         assert plan.weight_bytes == nbytes + 4 * total(["router"])
         assert plan.read_bytes_per_token <= plan.weight_bytes
@@ -100,9 +104,18 @@ def test_how_a_21b_fits_a_machine_of_16_gb(tmp_path):
     experts = 27 * 6 * 3 * 2560 * 1536
     expected = experts / 2 + (3.35e9 - experts)
     assert plans["wint4"].read_bytes_per_token == pytest.approx(expected, rel=0.02)
+    everything = plan_memory(config_of(tmp_path, ERNIE_21B), quantization=ALL_WINT4)
+    assert everything.read_bytes_per_token == pytest.approx(3.35e9 / 2, rel=0.02)
+    assert everything.quantization == "dense wint4 and experts wint4"
 
 
 # ------------------------------------------------------------------------------ beside the loader
+
+
+def kinds_of(quantization) -> tuple[str | None, str | None]:
+    found = Quantization.of(quantization)
+    return found.dense, found.experts
+
 
 SHAPES = {
     "tied": {},
@@ -128,15 +141,22 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("quantization", [None, *QUANTIZATIONS])
+@pytest.mark.parametrize(
+    "quantization",
+    [None, *QUANTIZATIONS, ALL_WINT4, {"dense_quant_type": "wint4"}, {"moe_quant_type": "wint8"}],
+    ids=str,
+)
 @pytest.mark.parametrize("stored", ["bfloat16", "float16"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_plan_is_what_the_loader_allocates(tmp_path, device, shape, dtype, stored, quantization):
-    if quantization == "w8a8" and device != "cpu":
+    if device != "cpu" and "w8a8" in kinds_of(quantization):
         pytest.skip("int8 activations are for the CPU")
-    if quantization == "wint4" and "moe_k" not in SHAPES[shape]:
-        pytest.skip("wint4 is for experts")
+    if device != "cpu" and kinds_of(quantization)[0] == "wint4":
+        pytest.skip("dense matrices of 4 bits are for the CPU")
+    dense, experts = kinds_of(quantization)
+    if experts not in (None, dense) and "moe_k" not in SHAPES[shape]:
+        pytest.skip("only experts are rounded so")
     write_checkpoint(tmp_path, dtype=stored, **SHAPES[shape])
     with ek.LLM.from_pretrained(
         tmp_path, device=device, dtype=dtype, quantization=quantization, max_model_len=64

@@ -211,18 +211,18 @@ def is_expert(name: str) -> bool:
     return ".experts." in name
 
 
-def as_rounded(config, weights, quantization: str) -> dict[str, np.ndarray]:
+def as_rounded(config, weights, dense: str | None, experts: str | None) -> dict[str, np.ndarray]:
     """The weights as float64, matrices as their integers times their scales."""
+    rounding = {"wint8": reference.wint8_quantize, "wint4": wint4_quantize}
     result = {}
     for name, array in weights.items():
         tied = config["tie_word_embeddings"] and name == "model.embed_tokens.weight"
         result[name] = array.astype(np.float64)
         if name.endswith("_proj.weight") or name == "lm_head.weight" or tied:
-            rounds = reference.wint8_quantize
-            if quantization == "wint4" and is_expert(name):
-                rounds = wint4_quantize
-            values, scale = rounds(array)
-            result[name] = values * scale.astype(np.float64)[:, None]
+            kind = experts if is_expert(name) else dense
+            if kind is not None:
+                values, scale = rounding[kind](array)
+                result[name] = values * scale.astype(np.float64)[:, None]
     return result
 
 
@@ -234,22 +234,50 @@ def wint4_quantize(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return integers, (largest / 7).astype(weight.dtype)
 
 
-@pytest.mark.parametrize("quantization", ["wint8", "wint4"])
+def mixed(dense: str | None, experts: str | None) -> dict[str, str | None]:
+    return {"dense_quant_type": dense, "moe_quant_type": experts}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "dense", "experts"),
+    [
+        ("wint8", "wint8", "wint8"),
+        ("wint4", "wint8", "wint4"),
+        (mixed("wint8", "wint4") | {"quantization": "mix_quant"}, "wint8", "wint4"),
+        (mixed("wint4", "wint4"), "wint4", "wint4"),
+        (mixed("wint4", None), "wint4", None),
+        ({"dense_quant_type": "wint8"}, "wint8", None),
+        ({"moe_quant_type": "wint4"}, None, "wint4"),
+        (mixed("wint4", "wint8"), "wint4", "wint8"),
+        (mixed(None, None), None, None),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", MOE_SHAPES)
 def test_rounded_models_follow_float64_of_the_same_weights(
-    tmp_path, rng, shape, dtype, quantization
+    tmp_path, rng, shape, dtype, quantization, dense, experts
 ):
     config, weights = write_checkpoint(tmp_path, dtype=dtype, **MOE_SHAPES[shape])
     prompts = random_ids(rng, 1, 33, 90)
-    matrices = as_rounded(config, weights, quantization)
+    matrices = as_rounded(config, weights, dense, experts)
     with load(tmp_path, quantization=quantization, dtype="float32") as llm:
         for ids, got in zip(prompts, llm.forward(prompts), strict=True):
             assert np.abs(got - reference_model.forward(config, matrices, ids)).max() < 1e-4
 
 
-@pytest.mark.parametrize("quantization", [None, "wint8", "w8a8"])
-def test_int8_activations_reach_the_experts(tmp_path, monkeypatch, quantization):
+@pytest.mark.parametrize(
+    ("quantization", "dense", "experts"),
+    [
+        (None, False, False),
+        ("wint8", False, False),
+        ("w8a8", True, True),
+        (mixed("w8a8", "wint4"), True, False),
+        (mixed("wint8", "w8a8"), False, True),
+    ],
+    ids=str,
+)
+def test_int8_activations_reach_what_is_asked(tmp_path, monkeypatch, quantization, dense, experts):
     asked = []
 
     def fused_moe(*arguments, int8_activations, **options):
@@ -261,7 +289,8 @@ def test_int8_activations_reach_the_experts(tmp_path, monkeypatch, quantization)
     write_checkpoint(tmp_path, dtype="bfloat16", **MOE_SHAPES["21b"])
     with load(tmp_path, quantization=quantization) as llm:
         llm.forward([[5, 6, 7]])
-    assert asked == [quantization == "w8a8"] * 3
+        assert getattr(llm.model.lm_head, "int8_activations", False) == dense
+    assert asked == [experts] * 3
 
 
 # ------------------------------------------------------------------------------------------ memory

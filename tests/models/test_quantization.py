@@ -31,7 +31,8 @@ SHAPES = {
     },
     "two_groups": {"hidden_size": 130, "intermediate_size": 200, "head_dim": 32},
 }
-QUANTIZATIONS = ["wint8", "w8a8"]
+ALL_WINT4 = {"dense_quant_type": "wint4"}
+QUANTIZATIONS = ["wint8", "w8a8", pytest.param(ALL_WINT4, id="wint4")]
 
 
 def is_matrix(name: str, config) -> bool:
@@ -39,14 +40,14 @@ def is_matrix(name: str, config) -> bool:
     return name.endswith("_proj.weight") or name == "lm_head.weight" or tied
 
 
-def as_rounded(config, weights) -> dict[str, np.ndarray]:
-    """The weights as float64, matrices as their int8 values times their scales."""
+def as_rounded(config, weights, rounds=reference.wint8_quantize) -> dict[str, np.ndarray]:
+    """The weights as float64, matrices as their integers times their scales."""
     result = {}
     for name, array in weights.items():
         result[name] = array.astype(np.float64)
         if is_matrix(name, config):
             as_read = array.astype(np.float32) if array.dtype == np.float16 else array
-            values, scale = reference.wint8_quantize(as_read)
+            values, scale = rounds(as_read)
             result[name] = values * scale.astype(np.float64)[:, None]
     return result
 
@@ -75,18 +76,25 @@ def divergence(expected: list[np.ndarray], got: list[np.ndarray]) -> tuple[float
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_wint8_follows_float64_of_the_same_weights(tmp_path, rng, shape, dtype):
+@pytest.mark.parametrize(
+    ("quantization", "rounds"),
+    [("wint8", reference.wint8_quantize), (ALL_WINT4, reference.wint4_quantize)],
+    ids=["wint8", "wint4"],
+)
+def test_weights_alone_follow_float64_of_the_same_weights(
+    tmp_path, rng, shape, dtype, quantization, rounds
+):
     config, weights = write_checkpoint(tmp_path, dtype=dtype, **SHAPES[shape])
     prompts = random_ids(rng, 1, 33, 200, vocab_size=config["vocab_size"])
-    got = forward(tmp_path, prompts, quantization="wint8", dtype="float32")
-    matrices = as_rounded(config, weights)
+    got = forward(tmp_path, prompts, quantization=quantization, dtype="float32")
+    matrices = as_rounded(config, weights, rounds)
     expected = [reference_model.forward(config, matrices, ids) for ids in prompts]
     kl, agreement = divergence(expected, got)
     assert kl <= 1e-10
     assert agreement >= 0.995
     assert np.abs(np.concatenate(got) - np.concatenate(expected)).max() < 1e-4
     if dtype == "bfloat16":
-        kl, _ = divergence(expected, forward(tmp_path, prompts, quantization="wint8"))
+        kl, _ = divergence(expected, forward(tmp_path, prompts, quantization=quantization))
         assert kl <= 1e-4
 
 
@@ -119,6 +127,8 @@ def test_weights_alone_on_cuda(tmp_path, rng):
         assert np.abs(actual - reference_model.forward(config, matrices, ids)).max() < 1e-4
     with pytest.raises(ek.UnsupportedError, match="w8a8 is not in this version for cuda:0"):
         ek.LLM.from_pretrained(tmp_path, device="cuda", quantization="w8a8")
+    with pytest.raises(ek.UnsupportedError, match="dense_quant_type wint4 is not in this version"):
+        ek.LLM.from_pretrained(tmp_path, device="cuda", quantization=ALL_WINT4)
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
@@ -142,8 +152,11 @@ def test_every_layout_gives_the_same_logits(tmp_path, rng, shape, quantization):
 
 
 @pytest.mark.parametrize("shape", ["tied", "untied_bias"])
-def test_weight_bytes_are_those_of_int8(tmp_path, shape):
-    """One byte a weight, padded to whole panels, and a scale for each row; a tied head once."""
+@pytest.mark.parametrize(
+    ("quantization", "together", "bits"), [("wint8", 4, 8), (ALL_WINT4, 8, 4)], ids=["8", "4"]
+)
+def test_weight_bytes(tmp_path, shape, quantization, together, bits):
+    """8 or 4 bits a weight, padded to whole panels, and a scale for each row; a tied head once."""
     config, weights = write_checkpoint(tmp_path, dtype="bfloat16", **SHAPES[shape])
     expected = 0
     for name, array in weights.items():
@@ -153,8 +166,8 @@ def test_weight_bytes_are_those_of_int8(tmp_path, shape):
             expected += -(-rows // 16) * 16 * columns[0] * 2 if is_table else array.nbytes
             continue
         padded = -(-rows // 16) * 16 if "_proj." not in name or "o_proj" in name else rows
-        expected += padded * -(-columns[0] // 4) * 4 + 4 * rows
-    with ek.LLM.from_pretrained(tmp_path, device="cpu", quantization="wint8") as llm:
+        expected += padded * -(-columns[0] // together) * together * bits // 8 + 4 * rows
+    with ek.LLM.from_pretrained(tmp_path, device="cpu", quantization=quantization) as llm:
         size = llm.stats()["weight_bytes"]
     fused_and_padded = sum(-rows % 16 * 200 for rows in (70, 140, 48, 64))
     assert expected <= size <= expected + config["num_hidden_layers"] * fused_and_padded

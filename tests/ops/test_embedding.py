@@ -70,6 +70,52 @@ def test_embedding_scales_an_int8_table(device, rng, vocab_size, hidden_size, ou
     assert np.isnan(wide.numpy()[:, hidden_size + 16 :].astype(F32)).all()
 
 
+@pytest.mark.parametrize("packed", [False, pytest.param(True, id="packed")])
+@pytest.mark.parametrize("out_dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("vocab_size", "hidden_size"), [(1, 1), (5, 16), (37, 43), (20, 300)])
+def test_embedding_scales_a_table_of_four_bits(rng, vocab_size, hidden_size, out_dtype, packed):
+    values = rng.integers(-8, 8, (vocab_size, hidden_size)).astype(np.int8)
+    weight = reference.nibbles(values)
+    scale = rng.uniform(0.001, 0.1, vocab_size).astype(F32)
+    ids = rng.permutation(vocab_size)
+    given = ops.wint4_pack(weight, hidden_size) if packed else weight
+    out = poisoned((vocab_size, hidden_size), out_dtype, "cpu")
+
+    ops.embedding(ids, given, scale=scale, out=out)
+
+    expected = bits((scale[ids, None] * values[ids]).astype(out_dtype))
+    np.testing.assert_array_equal(bits(out), expected)
+    if packed:
+        allocated = ops.embedding(ids, given, scale=scale, dtype=str(out_dtype))
+        np.testing.assert_array_equal(bits(allocated), expected)
+
+
+def test_embedding_of_four_bits_takes_both_of_a_byte_unless_told():
+    values = np.arange(-6, 6, dtype=np.int8).reshape(2, 6)
+    found = ops.embedding(np.array([1, 0]), reference.nibbles(values), scale=np.ones(2, F32))
+    assert found.dtype_name == "float32"
+    np.testing.assert_array_equal(found.numpy(), values[::-1])
+
+
+def test_embedding_refuses_a_width_that_is_not_that_of_a_packed_table():
+    """Of 43 and 48 columns the panels look alike."""
+    weight = ops.wint4_pack(np.zeros((16, 22), np.uint8), 43)
+    with pytest.raises(ek.ArgumentError, match="embedding: out: expected hidden_size=43 columns"):
+        ops.embedding(
+            np.zeros(1, np.int64), weight, scale=np.ones(16, F32), out=np.zeros((1, 48), F32)
+        )
+
+
+@pytest.mark.parametrize("width", [6, 9])
+def test_embedding_refuses_bytes_that_are_not_those_of_the_width(width):
+    weight, scale = np.zeros((3, 4), np.uint8), np.ones(3, F32)
+    out = np.zeros((1, width), F32)
+    with pytest.raises(ek.ArgumentError, match="weight: expected shape"):
+        ops.embedding(np.zeros(1, np.int64), weight, scale=scale, out=out)
+    with pytest.raises(ek.ArgumentError, match="scale: expected one with an int8 or uint8 weight"):
+        ops.embedding(np.zeros(1, np.int64), weight)
+
+
 def test_embedding_has_the_dtype_of_the_table_unless_told(device, rng):
     weight = on(reference.random(rng, (4, 6), BF16), device)
     ids = on(np.zeros(2, np.int64), device)

@@ -97,6 +97,23 @@ def test_no_tokens(rng):
 
 
 @pytest.mark.cuda
+def test_a_workspace_suits_either_order_of_sums(rng):
+    """What was asked for while batch_invariant was set is enough once it is not."""
+    layer = Layer(rng, 260, 1, 2, ("bfloat16", "bfloat16"))
+    expected = layer.fused()
+    _core.set_batch_invariant(True)
+    try:
+        nbytes = ops.fused_moe_workspace_size(
+            260, 1, 2, HIDDEN, INTERMEDIATE, dtype="bfloat16", device="cuda"
+        )
+        workspace = on(np.zeros(nbytes, np.uint8), "cuda")
+        layer.fused(workspace=workspace)
+    finally:
+        _core.set_batch_invariant(False)
+    np.testing.assert_array_equal(layer.fused(workspace=workspace), expected)
+
+
+@pytest.mark.cuda
 def test_a_graph_repeats_it_with_other_ids(rng):
     """Which experts have rows changes from launch to launch; the grid does not."""
     layer = Layer(rng, 6, 2, 7, ("bfloat16", "wint8"))

@@ -205,6 +205,7 @@ def test_wrong_weights_are_named():
         ("dtype: expected float32 or bfloat16, got 'float16'", {"dtype": "float16"}),
         ("quantization: expected None, wint8 or wint4, got 'int3'", {"quantization": "int3"}),
         ("num_experts: expected 1 or more, got 0", {"num_experts": 0}),
+        ("num_experts: expected 4096 or fewer, got 4097", {"num_experts": 4097}),
         ("out_features: expected 0 or more, got -1", {"out_features": -1}),
         ("in_features: expected 0 or more, got -5", {"in_features": -5}),
         ("device: expected cpu, cuda or cuda:N, got", {"device": "tpu"}),

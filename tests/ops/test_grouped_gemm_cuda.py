@@ -258,15 +258,36 @@ def test_cutlass_gets_the_problems_of_the_experts(rng, counts, gathers):
     """On the SIMT machine a plain kernel reads them in its place."""
     offsets = offsets_of(counts)
     rows = int(offsets[-1])
-    x = reference.random(rng, (17 if gathers else rows, 24), BF16)
+    wide = reference.random(rng, (17 if gathers else rows, 40), BF16)
+    x = wide[:, :24]
     sources = rng.integers(0, 17, rows).astype(np.int32) if gathers else None
     experts = Experts(rng, "bfloat16", len(counts), 16, 24)
-    given = on(x, "cuda"), experts.on_device, on(offsets, "cuda")
+    given = on(wide, "cuda")[:, :24], experts.on_device, on(offsets, "cuda")
     kwargs = {"source_rows": on(sources, "cuda")} if gathers else {}
     got = ops.grouped_linear(*given, **kwargs)
     experts.check(got.numpy(), x[sources] if gathers else x, offsets)
     gated = ops.grouped_linear_silu_and_mul(*given, **kwargs)
     np.testing.assert_array_equal(gated.numpy(), gate(got.numpy()))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("offset", [16, 48, 240])
+def test_a_workspace_begins_at_any_16_bytes(rng, offset):
+    """TMA descriptors, which lie in it, want 64. Nothing is written beside it."""
+    offsets, x = offsets_of([130, 126]), reference.random(rng, (256, 24), BF16)
+    experts = Experts(rng, "bfloat16", 2, 32, 24)
+    given = on(x, "cuda"), experts.on_device, on(offsets, "cuda")
+    for op, columns in ((ops.grouped_linear, 32), (ops.grouped_linear_silu_and_mul, 16)):
+        gated = op is ops.grouped_linear_silu_and_mul
+        expected = op(*given).numpy()
+        out = poisoned((256, columns), BF16, "cuda")
+        weight = experts.on_device.weight
+        nbytes = len(_core.grouped_linear_workspace(out, given[0], weight, gated, False))
+        room = on(np.full(offset + nbytes + 32, 0xAA, np.uint8), "cuda")
+        op(*given, out=out, workspace=room[offset : offset + nbytes])
+        np.testing.assert_array_equal(out.numpy(), expected)
+        assert (room.numpy()[:offset] == 0xAA).all()
+        assert (room.numpy()[offset + nbytes :] == 0xAA).all()
 
 
 # ----------------------------------------------------------------------------------- a row's bits

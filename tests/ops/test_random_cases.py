@@ -170,6 +170,12 @@ def case_embedding(rng, device):
         ops.embedding(ids, table, scale=scale, out=out)
         expected = scale[ids, None] * quantized[ids].astype(np.float32)
         np.testing.assert_array_equal(out.numpy(), expected.astype(out_dtype))
+        values, scale = reference.wint4_quantize(weight)
+        pairs = reference.nibbles(values)
+        table = ops.wint4_pack(pairs, hidden) if rng.random() < 0.5 else pairs
+        ops.embedding(ids, table, scale=scale, out=out)
+        expected = scale[ids, None] * values[ids].astype(np.float32)
+        np.testing.assert_array_equal(out.numpy(), expected.astype(out_dtype))
 
 
 def case_moe_route(rng, device):

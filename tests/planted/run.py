@@ -67,15 +67,19 @@ def plant(bug: Bug, tree: Path, backend: Backend) -> str | None:
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
             (tree / bug.unit).touch()
 
-    write(original.replace(bug.old, bug.new))
-    try:
+    def build() -> None:
         if path.suffix != ".py":
             backend.build(tree)
+
+    write(original.replace(bug.old, bug.new))
+    try:
+        build()
         return backend.first_failure(tree, bug.tests, backend.seeds)
     except CannotRun as error:
         raise CannotRun(f"{bug.name}: {error}") from None
     finally:
         write(original)
+        build()  # now: together with the next bug, this unit would be left with that one in it
 
 
 def all_bugs(cuda: bool) -> list[Bug]:
@@ -100,7 +104,6 @@ def run(bugs: list[Bug], tree: Path, backend: Backend) -> dict[str, str | None]:
                 verdict += f", NOT AS EXPECTED: {' or '.join(bug.checks)}"
         took = time.monotonic() - begin
         print(f"[{i:3}/{len(bugs)}] {bug.name:60} {verdict} ({took:.0f} s)", flush=True)
-    backend.build(tree)
     return results
 
 

@@ -17,7 +17,18 @@ DTYPES = ["float32", "bfloat16"]
 LAYER = 2  # with experts in the shape that is corrupted
 
 
-@pytest.mark.parametrize("quantization", [None, "wint8", "w8a8", "wint4"])
+@pytest.mark.parametrize(
+    "quantization",
+    [
+        None,
+        "wint8",
+        "w8a8",
+        "wint4",
+        {"dense_quant_type": "wint4", "moe_quant_type": "wint4"},
+        {"dense_quant_type": "wint4", "moe_quant_type": "w8a8"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", MOE_SHAPES)
 def test_random_models_pass(tmp_path, shape, dtype, quantization):

@@ -421,7 +421,7 @@ def test_wint8_allows_eight_bits_and_no_fewer(folder, tmp_path, levels, passes):
         assert not verify_loaded(llm, folder).passed
         report = verify_loaded(llm, folder, quantization="wint8")
         assert report.passed is passes
-        with pytest.raises(ek.ArgumentError, match="no bounds for quantization 'int3'"):
+        with pytest.raises(ek.ArgumentError, match="expected one of wint8, w8a8, wint4"):
             verify_loaded(llm, folder, quantization="int3")
 
 
@@ -466,3 +466,6 @@ def test_defaults_are_wider_with_fewer_bits():
     assert exact.top1 > rounded.top1 > quantized.top1
     assert rounded.mean_kl < quantized.mean_kl
     assert rounded.over_rounding_kl == quantized.over_rounding_kl > 1
+    four_bits = Limits.default("bfloat16", is_quantized=True, has_4_bits=True)
+    assert four_bits.mean_kl > quantized.mean_kl
+    assert four_bits.top1 < quantized.top1

@@ -26,7 +26,7 @@ struct GroupedProblem {
 };
 
 // Where CUTLASS's kernels find what they read and write besides the tensors, in bytes from the
-// start of a workspace: an entry an expert each, their own scratch, and rows of bfloat16.
+// start of the pieces: an entry an expert each, their own scratch, and rows of bfloat16.
 struct GroupedWorkspace {
   int64_t sizes, x, weight, out, x_stride, weight_stride, out_stride;
   int64_t scratch;
@@ -71,14 +71,20 @@ inline GemmConfig narrow(const GroupedProblem& g, int rows) {
              f32 ? 16 : narrow_weight_rows(g.product.weight, rows), 0, 32 * kGemmSlices);
 }
 
+// A tile block's rows of the weight: as many for few rows of x as for many, since it reads x again
+// for every 128 of them.
+constexpr int kTileWeightRows = 128;
+
 // 96 KiB of stages, or less: what every GPU from 8.0 on has.
-constexpr int tile_stages(DType weight) { return weight == DType::kU8 ? 2 : 4; }
+constexpr int tile_stages(DType weight, int rows) {
+  return weight == DType::kU8 && rows == 128 ? 2 : 4;
+}
 
 inline GemmConfig tile(const GroupedProblem& g, int rows) {
-  constexpr int kWeightBytes = 64;  // of one row in one step
-  const int stages = tile_stages(g.product.weight);
-  GemmConfig c = cut(g, GemmKernel::kTileBf16, rows, rows, stages, 2 * rows);
-  c.shared_bytes = int64_t{stages} * rows * (2 * c.tile_k + kWeightBytes);
+  constexpr int64_t kWeightBytes = 64;  // of one row in one step
+  const int stages = tile_stages(g.product.weight, rows);
+  GemmConfig c = cut(g, GemmKernel::kTileBf16, rows, kTileWeightRows, stages, 2 * kTileWeightRows);
+  c.shared_bytes = stages * (int64_t{2} * rows * c.tile_k + kTileWeightRows * kWeightBytes);
   return c;
 }
 
@@ -122,13 +128,17 @@ inline GemmConfig cutlass(const GroupedProblem& g) {
 
 }  // namespace grouped_plan
 
-// Of a problem that wants CUTLASS. The pieces begin at multiples of 256 bytes.
+// Of the pieces of a workspace, in bytes; TMA descriptors want 64. The workspace itself begins at a
+// multiple of 16, its first piece at the next one of this.
+constexpr int64_t kGroupedWorkspaceAlignment = 256;
+
+// Of a problem that wants CUTLASS.
 inline GroupedWorkspace grouped_workspace(const GroupedProblem& g) {
   const GemmProblem& p = g.product;
   int64_t end = 0;
   const auto place = [&](int64_t rows, int64_t bytes_per_row) {
     const int64_t begin = end;
-    end += round_up(rows * bytes_per_row, 256);
+    end += round_up(rows * bytes_per_row, kGroupedWorkspaceAlignment);
     return begin;
   };
   GroupedWorkspace w = {.sizes = place(g.num_experts, 3 * sizeof(int32_t)),
@@ -142,7 +152,7 @@ inline GroupedWorkspace grouped_workspace(const GroupedProblem& g) {
                         .gathered = place(g.gathers ? p.num_tokens : 0, 2 * p.in_features),
                         .gate_up = place(g.gated ? p.num_tokens : 0, 4 * p.out_features),
                         .total = 0};
-  w.total = end;
+  w.total = end + kGroupedWorkspaceAlignment - 16;
   return w;
 }
 

@@ -52,6 +52,9 @@ T* at(void* workspace, int64_t offset) {
 void* launch_grouped_cutlass(GroupedOperands p, const GroupedProblem& problem, const GemmConfig& c,
                              void* workspace, cudaStream_t stream) {
   const GroupedWorkspace w = grouped_workspace(problem);
+  constexpr uintptr_t kAlignment = kGroupedWorkspaceAlignment;
+  workspace = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(workspace) + kAlignment - 1) /
+                                      kAlignment * kAlignment);
   if (problem.gathers) {
     uint4* rows = at<uint4>(workspace, w.gathered);
     launch(

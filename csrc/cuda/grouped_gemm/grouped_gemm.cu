@@ -114,7 +114,9 @@ void launch_product(const Args& a, bool gated, const Stream& stream) {
 }  // namespace
 
 int64_t grouped_linear_workspace_size(Device device, const GroupedLinearSize& size) {
-  return grouped_workspace_bytes(problem_of(size, gpu_of(device.index)));
+  GroupedProblem problem = problem_of(size, gpu_of(device.index));
+  problem.product.batch_invariant = false;  // may be unset again when the product is called
+  return grouped_workspace_bytes(problem);
 }
 
 void grouped_linear(const GroupedLinearArgs& a, const Stream& stream) {

@@ -25,15 +25,17 @@ struct TileSource {
   int expert;
 };
 
-// Brings step `k` of kTile rows of x and of the weight into one stage.
-template <DType kDtype, int kTile, bool kGated, bool kAligned>
+constexpr int kTileWeightRows = grouped_plan::kTileWeightRows, kTileThreads = 2 * kTileWeightRows;
+
+// Brings step `k` of kRows rows of x and of the block's rows of the weight into one stage.
+template <DType kDtype, int kRows, bool kGated, bool kAligned>
 __device__ __forceinline__ void load_stage(uint4* stage, const TileSource& from, int k0) {
   using Weight = ExpertWeight<kDtype>;
-  constexpr int kThreads = 2 * kTile, kXChunks = 4 * Weight::kLoadK / 8;
+  constexpr int kXChunks = 4 * Weight::kLoadK / 8;
   const GroupedOperands& p = from.p;
 #pragma unroll
-  for (int i = 0; i < kTile * kXChunks / kThreads; ++i) {
-    const int at = threadIdx.x + i * kThreads;
+  for (int i = 0; i < kRows * kXChunks / kTileThreads; ++i) {
+    const int at = threadIdx.x + i * kTileThreads;
     const int row = at / kXChunks, chunk = at % kXChunks, k = k0 + 8 * chunk;
     const int64_t offset = from.x_offsets[row];
     const bf16* source = static_cast<const bf16*>(p.x) + (offset < 0 ? 0 : offset);
@@ -45,10 +47,10 @@ __device__ __forceinline__ void load_stage(uint4* stage, const TileSource& from,
       *target = load_chunk<false>(source, k, offset < 0 ? 0 : p.k);
     }
   }
-  uint4* weights = stage + kTile * kXChunks;
+  uint4* weights = stage + kRows * kXChunks;
 #pragma unroll
-  for (int i = 0; i < kTile * 4 / kThreads; ++i) {
-    const int at = threadIdx.x + i * kThreads;
+  for (int i = 0; i < kTileWeightRows * 4 / kTileThreads; ++i) {
+    const int at = threadIdx.x + i * kTileThreads;
     const int k = k0 + Weight::kLoadK * (at % 4);
     const WeightRow row = weight_row(from.output0, at / 4, kGated, p.n);
     const bool exists = row.output < p.n;
@@ -97,44 +99,42 @@ __device__ __forceinline__ void store_sums(const TileSource& from, const ExpertR
   }
 }
 
-// A block owns up to kTile rows of one expert by kTile rows of its weight, a warp kTile / 2 by 32
-// of them; steps of K come through shared memory, rows of x by their source, the weight's as they
-// lie, and each warp widens what it multiplies. The sums of a slice of K end in `total` before the
-// next slice begins, which gives the bits of the narrow kernel.
+// A block owns up to kRows rows of one expert by 128 rows of its weight, a warp kRows / 2 by 32 of
+// them; steps of K come through shared memory, rows of x by their source, the weight's as they lie,
+// and each warp widens what it multiplies. The sums of a slice of K end in `total` before the next
+// slice begins, which gives the bits of the narrow kernel.
 //
-// Bound by the tensor cores when aligned and full: 64 products for each KiB from L2 that a block of
-// 128 reads, and mma.sync reaches some 60 % of what wgmma does. A tile of few rows is bound by its
-// weight. Blocks that share rows of x run side by side, and those of an expert's next tile find its
-// weight in L2.
-template <DType kDtype, int kTile, int kStages, bool kGated, bool kAligned>
-__global__ void __launch_bounds__(2 * kTile)
+// Bound by the tensor cores where 128 rows are full: 64 products for each KiB from L2, and mma.sync
+// reaches some 60 % of what wgmma does. A tile of few rows is bound by its weight. Blocks that
+// share rows of x run side by side, and those of an expert's next tile find its weight in L2.
+template <DType kDtype, int kRows, int kStages, bool kGated, bool kAligned>
+__global__ void __launch_bounds__(kTileThreads)
     grouped_tile_kernel(GroupedOperands p, int slice_length, int feature_blocks) {
   using Weight = ExpertWeight<kDtype>;
-  constexpr int kRowTiles = kTile / 2 / 8, kPairs = 2, kThreads = 2 * kTile;
+  constexpr int kRowTiles = kRows / 2 / 8, kPairs = 2;
+  constexpr int kOutputs = kGated ? kTileWeightRows / 2 : kTileWeightRows;
   constexpr int kChunks = Weight::kLoadK / 8, kXChunks = 4 * kChunks, kStep = 4 * Weight::kLoadK;
-  constexpr int kStageChunks = kTile * (kXChunks + 4);
+  constexpr int kStageChunks = kRows * kXChunks + 4 * kTileWeightRows;
   ERNIE_DYNAMIC_SHARED(uint4, stages);
-  ERNIE_SHARED(int64_t, x_offsets, [kTile]);
+  ERNIE_SHARED(int64_t, x_offsets, [kRows]);
 
-  const RowTile tile = find_row_tile<kThreads>(p, kTile, blockIdx.x / feature_blocks);
+  const RowTile tile = find_row_tile<kTileThreads>(p, kRows, blockIdx.x / feature_blocks);
   if (tile.expert < 0) return;
-  if (threadIdx.x < kTile) {
-    const int row = static_cast<int>(threadIdx.x);
+  if (const int row = static_cast<int>(threadIdx.x); row < kRows)
     x_offsets[row] = row < tile.rows.count ? x_offset(p, tile.rows.begin + row) : -1;
-  }
   __syncthreads();
-  const int64_t output0 = int64_t{blockIdx.x % feature_blocks} * (kGated ? kTile / 2 : kTile);
+  const int64_t output0 = int64_t{blockIdx.x % feature_blocks} * kOutputs;
   const TileSource from = {p, x_offsets, kGated ? int64_t{2} * p.n : p.n, output0, tile.expert};
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int quad = lane / 4, column = lane % 4;
-  const int warp_row = warp % 2 * (kTile / 2), warp_local = warp / 2 * 32;
+  const int warp_row = warp % 2 * (kRows / 2), warp_local = warp / 2 * 32;
 
   const int steps = (p.k + kStep - 1) / kStep;
   const int steps_per_slice = slice_length / kStep;
 #pragma unroll
   for (int s = 0; s < kStages - 1; ++s) {
     if (s < steps)
-      load_stage<kDtype, kTile, kGated, kAligned>(stages + s * kStageChunks, from, s * kStep);
+      load_stage<kDtype, kRows, kGated, kAligned>(stages + s * kStageChunks, from, s * kStep);
     cp_async_commit_group();
   }
 
@@ -146,12 +146,12 @@ __global__ void __launch_bounds__(2 * kTile)
     __syncthreads();  // this step's tiles are there, and all have left the stage that is refilled
     const int next = step + kStages - 1;
     if (next < steps)
-      load_stage<kDtype, kTile, kGated, kAligned>(stages + next % kStages * kStageChunks, from,
+      load_stage<kDtype, kRows, kGated, kAligned>(stages + next % kStages * kStageChunks, from,
                                                   next * kStep);
     cp_async_commit_group();  // empty at the end: the count of groups is what is waited for
 
     const uint4* x = stages + step % kStages * kStageChunks;
-    const uint4* weights = x + kTile * kXChunks;
+    const uint4* weights = x + kRows * kXChunks;
     uint4 bytes[2 * kPairs];
 #pragma unroll
     for (int f = 0; f < 2 * kPairs; ++f)
@@ -189,10 +189,10 @@ __global__ void __launch_bounds__(2 * kTile)
 
 template <DType kDtype, bool kGated>
 auto grouped_tile_kernel_of(const GemmConfig& c) {
-  constexpr int kStages = grouped_plan::tile_stages(kDtype);
+  constexpr int kStages = grouped_plan::tile_stages(kDtype, 64);
   if (!c.aligned) return grouped_tile_kernel<kDtype, 64, kStages, kGated, false>;
-  return c.tile_tokens == 128 ? grouped_tile_kernel<kDtype, 128, kStages, kGated, true>
-                              : grouped_tile_kernel<kDtype, 64, kStages, kGated, true>;
+  if (c.tile_tokens == 64) return grouped_tile_kernel<kDtype, 64, kStages, kGated, true>;
+  return grouped_tile_kernel<kDtype, 128, grouped_plan::tile_stages(kDtype, 128), kGated, true>;
 }
 
 template <DType kDtype>

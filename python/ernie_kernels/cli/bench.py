@@ -22,6 +22,7 @@ from ernie_kernels.errors import ArgumentError, OutOfMemoryError
 from ernie_kernels.llm import DEMO_FOLDER, LLM
 from ernie_kernels.load_arguments import check_folder, check_integer
 from ernie_kernels.models.config import load_config
+from ernie_kernels.models.quantization import Quantization
 from ernie_kernels.runner.capacity import available_host_memory
 
 MAX_BATCH_SIZE = 512
@@ -181,7 +182,8 @@ def print_table(
     ceiling: float | None,
 ) -> None:
     weights = llm.stats()["weight_bytes"]
-    quantized = f", {arguments.quantization} weights" if arguments.quantization else ""
+    rounding = Quantization.of(arguments.quantization).name
+    quantized = f", {rounding} weights" if rounding else ""
     print(
         f"{quoted(name)}: {weights / 1e6:.1f} MB of weights, {llm.dtype}{quantized} on "
         f"{llm.device} ({_core.cpu_tier()}, {_core.num_threads()} threads)\n"

@@ -50,6 +50,8 @@ Ways to load it, from the most exact to the smallest:
   wint8               --quantization wint8: matrices as int8
   w8a8                --quantization w8a8: activations too; faster for long prompts, CPU only
   wint4               --quantization wint4: experts in 4 bits, the other matrices as int8
+  wint4-all           all matrices in 4 bits, the head too: the least exact, CPU only. The option is
+                      --quantization '{"dense_quant_type": "wint4", "moe_quant_type": "wint4"}'
 
 How to read the table:
   size                of the weights when they are loaded
@@ -200,7 +202,7 @@ def print_table(report: FitReport) -> None:
         rows[0].append("tokens/s at most")
     rows[0] += [f"{place.name}, {size(place.memory)} free" for place in report.places]
     for way in report.ways:
-        plan = way.on_gpu if only_gpus else way.on_host
+        plan = (way.on_gpu if only_gpus else None) or way.on_host
         row = [
             way.name,
             size(plan.weight_bytes),
@@ -231,7 +233,7 @@ def verdict(way: Way, place: Place) -> str:
 
 def advice(report: FitReport, place: Place, path: Path) -> list[str]:
     """What to take in ``place``, and the command that does."""
-    smallest = report.smallest
+    smallest = report.smallest(place.name)
     best = report.best(place.name)
     if best is None:
         needs = verdict(smallest, place).removeprefix("no, ")

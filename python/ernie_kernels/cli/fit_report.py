@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,7 +15,13 @@ from ernie_kernels.models.memory_plan import (
     count_parameters,
     plan_memory,
 )
-from ernie_kernels.models.weights import QUANTIZATIONS, W8A8, WINT4
+from ernie_kernels.models.quantization import (
+    DENSE_KEY,
+    EXPERTS_KEY,
+    QUANTIZATIONS,
+    WINT4,
+    Quantization,
+)
 from ernie_kernels.runner.capacity import (
     DEFAULT_MIN_TOKENS,
     DEVICE_RESERVE,
@@ -23,6 +30,7 @@ from ernie_kernels.runner.capacity import (
 )
 
 HOST = "host"
+ALL_WINT4 = "wint4-all"  # 4 bits in every matrix, which no single word says
 # What Python, the tokenizer and requests take beside the model.
 HOST_RESERVE = 256 << 20  # bytes
 CACHE_BLOCK = 32  # tokens
@@ -73,15 +81,12 @@ class Fit:
 class Way:
     """One way to load a model."""
 
-    quantization: str | None
+    name: str
+    quantization: Quantization
     options: tuple[str, ...]  # what the commands take for it
     on_host: MemoryPlan
-    on_gpu: MemoryPlan
+    on_gpu: MemoryPlan | None  # None where it is not for a GPU
     fits: tuple[Fit, ...]
-
-    @property
-    def name(self) -> str:
-        return self.quantization or self.on_host.weight_dtype
 
     def fit(self, place: str) -> Fit | None:
         """None where this way is not for that place."""
@@ -110,7 +115,7 @@ class FitReport:
         tokens = {
             way.name: fit.tokens
             for way in self.ways
-            if way.quantization != W8A8 and (fit := way.fit(place)) and fit.tokens
+            if not way.quantization.rounds_activations and (fit := way.fit(place)) and fit.tokens
         }
         ways = [way for way in self.ways if way.name in tokens]
         for way in ways:
@@ -118,10 +123,11 @@ class FitReport:
                 return way
         return max(ways, key=lambda way: tokens[way.name], default=None)
 
-    @property
-    def smallest(self) -> Way:
-        """Of those that go anywhere, the one with the fewest bytes."""
-        return [way for way in self.ways if way.quantization != W8A8][-1]
+    def smallest(self, place: str) -> Way:
+        """Of the ways that are for this place, the one with the fewest bytes."""
+        return [
+            way for way in self.ways if way.fit(place) and not way.quantization.rounds_activations
+        ][-1]
 
     @property
     def something_fits(self) -> bool:
@@ -155,7 +161,7 @@ class FitReport:
             "name": way.name,
             "options": list(way.options),
             "host": asdict(way.on_host),
-            "gpu": None if way.quantization == W8A8 else asdict(way.on_gpu),
+            "gpu": way.on_gpu and asdict(way.on_gpu),
             "tokens_per_second_at_most": self.rate(way),
             "fits": {
                 fit.place: {key: value for key, value in asdict(fit).items() if key != "place"}
@@ -174,23 +180,31 @@ def fit_report(
 def _ways(config: ModelConfig, places: list[Place]) -> Iterator[Way]:
     # As LLM chooses: float16 is computed in float32, and bfloat16 weights stay what they are.
     stored = "bfloat16" if config.dtype in (None, "bfloat16") else "float32"
-    dtypes: list[tuple[str | None, str, tuple[str, ...]]] = [(None, stored, ())]
+    ways: list[tuple[str, str | dict[str, str] | None, str, tuple[str, ...]]] = [
+        (stored, None, stored, ())
+    ]
     if stored == "float32":
-        dtypes.append((None, "bfloat16", ("--dtype", "bfloat16")))
-    for quantization in QUANTIZATIONS:  # from the most exact to the smallest
-        if quantization != WINT4 or config.num_experts:
-            dtypes.append((quantization, stored, ("--quantization", quantization)))
-    for way, dtype, options in dtypes:
+        ways.append(("bfloat16", None, "bfloat16", ("--dtype", "bfloat16")))
+    for word in QUANTIZATIONS:  # from the most exact to the smallest
+        if word != WINT4 or config.num_experts:
+            ways.append((word, word, stored, ("--quantization", word)))
+    everything = {key: WINT4 for key in (DENSE_KEY, *([EXPERTS_KEY] * bool(config.num_experts)))}
+    ways.append((ALL_WINT4, everything, stored, ("--quantization", json.dumps(everything))))
+    for name, asked, dtype, options in ways:
+        quantization = Quantization.of(asked)
+        is_for_gpu = not quantization.rounds_activations and quantization.dense != WINT4
         on_host, on_gpu = (
-            plan_memory(config, quantization=way, weight_dtype=dtype, dtype=dtype, device=device)
+            plan_memory(
+                config, quantization=quantization, weight_dtype=dtype, dtype=dtype, device=device
+            )
             for device in ("cpu", "cuda")
         )
         fits = tuple(
             _fit(place, on_host if place.device == "cpu" else on_gpu, places)
             for place in places
-            if place.device == "cpu" or way != W8A8
+            if place.device == "cpu" or is_for_gpu
         )
-        yield Way(way, options, on_host, on_gpu, fits)
+        yield Way(name, quantization, options, on_host, on_gpu if is_for_gpu else None, fits)
 
 
 def _fit(place: Place, plan: MemoryPlan, places: list[Place]) -> Fit:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ernie_kernels.checkpoint_file import quoted
 from ernie_kernels.llm import LLM
-from ernie_kernels.models.weights import QUANTIZATIONS
+from ernie_kernels.models.quantization import QUANTIZATIONS
 from ernie_kernels.runner.sampling import SamplingParams
 
 
@@ -29,9 +29,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--quantization",
-        choices=QUANTIZATIONS,
+        type=quantization,
+        metavar="HOW",
         help="round the weights while loading: wint8 (int8 weights), w8a8 (int8 activations too; "
-        "CPU only), wint4 (4-bit experts, int8 in the rest); default: leave them as they are",
+        "CPU only), wint4 (4-bit experts, int8 in the rest), or one for each kind of matrix: "
+        '\'{"dense_quant_type": "wint4", "moe_quant_type": "wint4"}\' (4 bits in all; CPU only); '
+        "default: leave them as they are",
     )
     group.add_argument(
         "--speculative-config",
@@ -54,6 +57,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="say on stderr what is loaded, and every five seconds how it goes",
     )
+
+
+def quantization(text: str) -> str | dict[str, Any]:
+    """A word, or a JSON object, which is looked at where the model is loaded."""
+    if text.lstrip().startswith("{"):
+        return json_object(text)
+    if text not in QUANTIZATIONS:
+        raise argparse.ArgumentTypeError(
+            f"invalid choice: {quoted(text)} (choose from {', '.join(QUANTIZATIONS)}, or a JSON "
+            "object)"
+        )
+    return text
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ernie_kernels.models.experts import MoE
 from ernie_kernels.models.layers import MLP, DecoderLayer, Embedding, LayerKVCache
 from ernie_kernels.models.loader import Checkpoint
 from ernie_kernels.models.mtp import MultiTokenPredictor, check_has_module
+from ernie_kernels.models.quantization import Quantization
 from ernie_kernels.models.weight_specs import EMBEDDING, HEAD, mtp_specs, weight_specs
 from ernie_kernels.models.weights import WeightReader
 
@@ -70,8 +71,7 @@ class ErnieForCausalLM:
         device: ``"cpu"`` or ``"cuda:N"``.
         dtype: of activations, ``"float32"`` or ``"bfloat16"``.
         weight_dtype: of matrices; a float32 matrix needs float32 activations.
-        quantization: of projections, experts and head: ``"wint8"``, ``"w8a8"``, ``"wint4"`` (which
-            has 8 bits in all but the experts) or None.
+        quantization: of projections and head, and of experts; None: as they are stored.
         with_mtp: read the multi-token prediction module too.
 
     Attributes:
@@ -93,7 +93,7 @@ class ErnieForCausalLM:
         device: str,
         dtype: str,
         weight_dtype: str,
-        quantization: str | None = None,
+        quantization: Quantization | str | None = None,
         with_mtp: bool = False,
     ) -> None:
         if with_mtp:
@@ -108,7 +108,7 @@ class ErnieForCausalLM:
             device=device,
             dtype=dtype,
             weight_dtype=weight_dtype,
-            quantization=quantization,
+            quantization=Quantization.of(quantization),
         )
         # One copy serves as embedding and head where the two are equal.
         table = weights.matrix(EMBEDDING)

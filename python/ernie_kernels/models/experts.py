@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ernie_kernels import ops
 from ernie_kernels.models.layers import MLP
+from ernie_kernels.models.quantization import W8A8
 
 if TYPE_CHECKING:
     from ernie_kernels._core import Tensor
@@ -61,7 +62,7 @@ class MoE:
         self.router = Router(config, weights, name, plan.top_k)
         self.gate_up_proj = weights.experts(name, plan.num_experts, "gate_proj", "up_proj")
         self.down_proj = weights.experts(name, plan.num_experts, "down_proj")
-        self.int8_activations = weights.int8_activations
+        self.int8_activations = weights.quantization.experts == W8A8
         self.shared_experts = None
         if plan.shared_intermediate_size:
             self.shared_experts = MLP(weights, f"{name}.shared_experts")

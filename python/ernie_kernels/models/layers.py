@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ernie_kernels.models.experts import MoE
     from ernie_kernels.models.weights import WeightReader
     from ernie_kernels.models.workspace import LayerBuffers, MLPBuffers
-    from ernie_kernels.ops import PackedWeight, PackedWint8
+    from ernie_kernels.ops import PackedWeight, PackedWint4, PackedWint8
     from ernie_kernels.runner.batch import ForwardBatch, QueryRows
 
 
@@ -34,11 +34,11 @@ def take(rows: Tensor, x: Tensor) -> Tensor:
 
 
 class Embedding:
-    """``out[t] = weight[input_ids[t]]``; the weight may be a head's: packed, or int8 with a scale."""
+    """``out[t] = weight[input_ids[t]]``; the weight may be a head's: packed, or rounded, with a scale."""
 
     def __init__(
         self,
-        weight: PackedWeight | PackedWint8 | Tensor,
+        weight: PackedWeight | PackedWint8 | PackedWint4 | Tensor,
         vocab_size: int,
         scale: Tensor | None = None,
     ) -> None:
@@ -104,6 +104,22 @@ class Wint8Linear:
             out=out,
             gate_up=gate_up,
         )
+
+
+class Wint4Linear:
+    """A :class:`Linear` whose weight has 4 bits, one scale per output channel; on the CPU."""
+
+    def __init__(self, weight: PackedWint4, scale: Tensor, bias: Tensor | None = None) -> None:
+        self.weight = weight
+        self.scale = scale
+        self.bias = bias
+
+    def __call__(self, x: Tensor, *, out: Tensor | None = None, dtype: str | None = None) -> Tensor:
+        return ops.wint4_linear(x, self.weight, self.scale, self.bias, out=out, dtype=dtype)
+
+    def silu_and_mul(self, x: Tensor, *, out: Tensor, gate_up: Tensor | None) -> Tensor:
+        del gate_up  # the room that CUDA needs
+        return ops.wint4_linear_silu_and_mul(x, self.weight, self.scale, self.bias, out=out)
 
 
 class RMSNorm:

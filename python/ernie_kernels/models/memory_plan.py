@@ -7,13 +7,13 @@ scales of rounded matrices. Tests hold the two together.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from ernie_kernels import ops
 from ernie_kernels.models.config import LayerPlan, ModelConfig
-from ernie_kernels.models.weights import WINT4, WINT8
+from ernie_kernels.models.quantization import WINT4, WINT8, Quantization, stored_as
 
 ITEMSIZES = {"bfloat16": 2, "float32": 4}  # bytes
 # Of one element, and how many of a row the CPU's panels keep together: csrc/ops/gemm.h, wint8.h,
@@ -114,7 +114,7 @@ class MemoryPlan:
     """Bytes that a model takes when it is loaded in one way.
 
     Attributes:
-        quantization: one of ``QUANTIZATIONS`` of :mod:`.weights`, or None.
+        quantization: the name of what is rounded, or None.
         weight_dtype: of matrices that are not rounded, ``"bfloat16"`` or ``"float32"``.
         dtype: of activations and cache.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
@@ -143,16 +143,20 @@ class MemoryPlan:
 def plan_memory(
     config: ModelConfig,
     *,
-    quantization: str | None = None,
+    quantization: Quantization | Mapping[str, Any] | str | None = None,
     weight_dtype: str = "bfloat16",
     dtype: str = "bfloat16",
     device: str = "cpu",
     max_tokens_per_step: int = 512,
 ) -> MemoryPlan:
-    """See :class:`MemoryPlan`, which has these arguments as attributes."""
+    """See :class:`MemoryPlan`, which has these arguments as attributes.
+
+    ``quantization`` is as :meth:`.Quantization.of` takes it.
+    """
+    rounding = Quantization.of(quantization)
 
     def nbytes(weight: Weight) -> int:
-        return weight_nbytes(weight, quantization, weight_dtype, dtype, device)
+        return weight_nbytes(weight, rounding, weight_dtype, dtype, device)
 
     total = read = largest = 0
     for weight in weights_of(config):
@@ -162,12 +166,12 @@ def plan_memory(
             read += weight.active * one
         # A matrix is read whole, then rounded, packed or sent to its device.
         stay = weight.size * ITEMSIZES[weight_dtype]
-        if device != "cpu" and quantization is not None:
+        if device != "cpu" and rounding.name is not None:
             stay += one
         largest = max(largest, stay)
     mtp_weights = mtp_weights_of(config) if config.num_nextn_predict_layers else ()
     return MemoryPlan(
-        quantization=quantization,
+        quantization=rounding.name,
         weight_dtype=weight_dtype,
         dtype=dtype,
         device=device,
@@ -219,7 +223,7 @@ def _mlp_values(width: int, device: str) -> int:
 
 
 def weight_nbytes(
-    weight: Weight, quantization: str | None, weight_dtype: str, dtype: str, device: str
+    weight: Weight, quantization: Quantization, weight_dtype: str, dtype: str, device: str
 ) -> int:
     """Bytes of one of the matrices or vectors ``weight`` where and as the loader puts it."""
     storage = _storage(weight, quantization, weight_dtype, dtype)
@@ -234,14 +238,15 @@ def weight_nbytes(
     return rows * columns * _BITS[storage] // 8 + scales
 
 
-def _storage(weight: Weight, quantization: str | None, weight_dtype: str, dtype: str) -> str:
+def _storage(weight: Weight, quantization: Quantization, weight_dtype: str, dtype: str) -> str:
     if weight.kind == "router":
         return "float32"
     if weight.kind == "norm":
         return dtype
-    if weight.kind in ("embedding", "bias") or quantization is None:
+    if weight.kind in ("embedding", "bias"):
         return weight_dtype
-    return WINT4 if quantization == WINT4 and weight.kind == "expert" else WINT8
+    kind = quantization.experts if weight.kind == "expert" else quantization.dense
+    return stored_as(kind) or weight_dtype
 
 
 def _up(value: int, multiple: int) -> int:

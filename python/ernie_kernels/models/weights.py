@@ -7,15 +7,13 @@ import numpy as np
 from ernie_kernels import ops
 from ernie_kernels._core import Tensor, from_numpy
 from ernie_kernels.models.config import ModelConfig
-from ernie_kernels.models.layers import Embedding, Linear, RMSNorm, Wint8Linear
+from ernie_kernels.models.layers import Embedding, Linear, RMSNorm, Wint4Linear, Wint8Linear
 from ernie_kernels.models.loader import NUMPY_DTYPES, Checkpoint
+from ernie_kernels.models.quantization import W8A8, WINT4, Quantization, stored_as
 from ernie_kernels.ops import ExpertWeights, PackedWeight
 
-# What the matrices of a model can be rounded to while it is read. Routers never are.
-WINT8 = "wint8"  # int8 weights, activations as they are
-W8A8 = "w8a8"  # the same weights, and int8 activations; CPU only
-WINT4 = "wint4"  # experts of 4 bits, everything else as in wint8
-QUANTIZATIONS = (WINT8, W8A8, WINT4)
+# A layer of one matrix, by how it is kept.
+AnyLinear = Linear | Wint8Linear | Wint4Linear
 
 
 class WeightReader:
@@ -29,7 +27,7 @@ class WeightReader:
         device: ``"cpu"`` or ``"cuda:N"``.
         dtype: of the activations. Norm weights get it.
         weight_dtype: of matrices and biases; ``"bfloat16"`` also goes with float32 activations.
-        quantization: of the projections and the head, one of ``QUANTIZATIONS`` or None.
+        quantization: of dense matrices and experts; 4-bit dense ones are for the CPU.
     """
 
     def __init__(
@@ -40,18 +38,17 @@ class WeightReader:
         device: str,
         dtype: str,
         weight_dtype: str,
-        quantization: str | None,
+        quantization: Quantization,
     ) -> None:
         self.checkpoint = checkpoint
         self.nbytes = 0  # of all weights delivered so far
-        self.int8_activations = quantization == W8A8
         self._config = config
         self._device = device
         self._dtype = dtype
         self._weight_dtype = weight_dtype
-        self._quantization = quantization
+        self.quantization = quantization
 
-    def linear(self, prefix: str, *projections: str) -> Linear | Wint8Linear:
+    def linear(self, prefix: str, *projections: str) -> AnyLinear:
         """The projections ``prefix.<projection>`` as one layer, their outputs side by side."""
         names = [f"{prefix}.{projection}" for projection in projections]
         bias = None
@@ -67,13 +64,12 @@ class WeightReader:
         ]
         out_features, in_features = self.checkpoint.shape_of(*names[0])
         matrix = np.empty((out_features, in_features), NUMPY_DTYPES[self._weight_dtype])
-        is_int8 = self._quantization in (WINT8, W8A8)
         experts = ops.expert_weights(
             count,
             out_features,
             in_features,
             dtype=self._weight_dtype,
-            quantization=WINT8 if is_int8 else self._quantization,
+            quantization=stored_as(self.quantization.experts),
             device=self._device,
         )
         for index in range(count):
@@ -97,7 +93,7 @@ class WeightReader:
         """Matrices of equal width one below the other, unpacked."""
         return self.checkpoint.tensor(*names, dtype=self._weight_dtype)
 
-    def head(self, matrix: np.ndarray) -> Linear | Wint8Linear:
+    def head(self, matrix: np.ndarray) -> AnyLinear:
         """A layer of a matrix at hand. The caller lets go of the argument."""
         return self._linear(matrix, None)
 
@@ -105,21 +101,26 @@ class WeightReader:
         """A lookup in a table at hand, as it is. The caller lets go of the argument."""
         return Embedding(self._placed(table), self._config.vocab_size)
 
-    def embedding_of(self, head: Linear | Wint8Linear) -> Embedding:
+    def embedding_of(self, head: AnyLinear) -> Embedding:
         """A lookup in the weight of a head, without a copy."""
         if isinstance(head, Linear):
             return Embedding(head.weight, self._config.vocab_size)
         return Embedding(head.weight, self._config.vocab_size, head.scale)
 
-    def _linear(self, matrix: np.ndarray, bias: Tensor | None) -> Linear | Wint8Linear:
-        if self._quantization is None:
+    def _linear(self, matrix: np.ndarray, bias: Tensor | None) -> AnyLinear:
+        kind = self.quantization.dense
+        if kind is None:
             return Linear(self._placed(matrix), bias)
+        if kind == WINT4:
+            packed, scale = ops.wint4_quantize_and_pack(matrix)
+            self.nbytes += packed.nbytes + scale.nbytes
+            return Wint4Linear(packed, scale, bias)
         if self._device == "cpu":
             weight, scale = ops.wint8_quantize_and_pack(matrix)
         else:
             weight, scale = (t.to(self._device) for t in ops.wint8_quantize(matrix))
         self.nbytes += weight.nbytes + scale.nbytes
-        return Wint8Linear(weight, scale, bias, int8_activations=self.int8_activations)
+        return Wint8Linear(weight, scale, bias, int8_activations=kind == W8A8)
 
     def _placed(self, matrix: np.ndarray) -> PackedWeight | Tensor:
         """A matrix in its final place."""

@@ -108,7 +108,8 @@ def fused_moe_workspace_size(
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
 
     Raises:
-        ArgumentError: a number below 0, sizes beyond 64 bits, an unknown name.
+        ArgumentError: a number below 0, no experts or more than 4096, sizes beyond 64 bits, an
+            unknown name.
     """
     return _core.fused_moe_workspace_size(
         device,

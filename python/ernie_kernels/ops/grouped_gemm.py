@@ -64,7 +64,7 @@ def expert_weights(
         pack: on the CPU, in the order that its kernels read. Several times faster there.
 
     Raises:
-        ArgumentError: a number below 0, an unknown name, no experts.
+        ArgumentError: a number below 0, an unknown name, no experts or more than 4096.
         DeviceError: no such GPU on this machine, or a build that cannot use it.
         OutOfMemoryError: not enough memory on the device.
     """

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ernie_kernels import _core
-from ernie_kernels.checkpoint_file import quoted
-from ernie_kernels.errors import ArgumentError, ConfigError
+from ernie_kernels.errors import ConfigError
 from ernie_kernels.llm import DEMO_FOLDER, LLM
-from ernie_kernels.load_arguments import check_folder, check_integer
+from ernie_kernels.load_arguments import check_folder, check_integer, check_quantization
+from ernie_kernels.models.quantization import W8A8, WINT4, WINT8
 from ernie_kernels.verify.bounds import Bounds
 from ernie_kernels.verify.comparison import Comparison
 from ernie_kernels.verify.engine_trace import EngineTrace
@@ -23,12 +23,12 @@ from ernie_kernels.verify.stored_weights import Architecture, StoredWeights
 
 Bits = tuple[int | None, int | None]
 Progress = Callable[[Iterator[StageResult], int], Iterator[StageResult]]
-# Of weights and of activations; and the same of experts.
-QUANTIZED_BITS: dict[str | None, tuple[Bits, Bits]] = {
-    None: ((None, None), (None, None)),
-    "wint8": ((8, None), (8, None)),
-    "w8a8": ((8, 8), (8, 8)),
-    "wint4": ((8, None), (4, None)),
+# Of weights and of activations.
+QUANTIZED_BITS: dict[str | None, Bits] = {
+    None: (None, None),
+    WINT8: (8, None),
+    W8A8: (8, 8),
+    WINT4: (4, None),
 }
 
 
@@ -71,7 +71,7 @@ def verify_loaded(
     llm: LLM,
     reference: Path,
     *,
-    quantization: str | None = None,
+    quantization: str | Mapping[str, str | None] | None = None,
     tokens: int = 64,
     limits: Mapping[str, float] | None = None,
     progress: Progress = lambda stages, _: stages,
@@ -80,7 +80,8 @@ def verify_loaded(
 
     Args:
         reference: folder whose config.json and tensors the float64 side reads.
-        quantization: how the model's weights were quantised while loading.
+        quantization: how the model's weights were quantised while loading, as
+            :meth:`LLM.from_pretrained` takes it.
         tokens: of the longest prompt, 1..1024.
         limits: fields of :class:`Limits` that are not to be those of the dtype and quantisation.
         progress: wraps the stages as they come; also told how many there will be.
@@ -91,8 +92,13 @@ def verify_loaded(
             another shape.
     """
     check_integer("tokens", tokens, 1, 1024)
-    bounds, expert_bounds = (Bounds(llm.dtype, *bits) for bits in _quantized_bits(quantization))
-    default = Limits.default(llm.dtype, is_quantized=quantization is not None)
+    kinds = check_quantization(quantization, llm.device)
+    bounds, expert_bounds = (
+        Bounds(llm.dtype, *QUANTIZED_BITS[kind]) for kind in (kinds.dense, kinds.experts)
+    )
+    default = Limits.default(
+        llm.dtype, is_quantized=kinds.name is not None, has_4_bits=kinds.dense == WINT4
+    )
     chosen = replace(default, **(limits or {}))
     weights = StoredWeights(
         reference,
@@ -106,7 +112,7 @@ def verify_loaded(
         reference=reference.resolve().name,
         device=llm.device,
         dtype=llm.dtype,
-        quantization=quantization,
+        quantization=kinds.name,
         cpu_tier=_core.cpu_tier(),
         prompt_lengths=tuple(len(ids) for ids in prompts),
         limits=chosen,
@@ -121,15 +127,6 @@ def verify_loaded(
     judged = LogitsResult.of(logits.astype(np.float64), exact, chosen.near_tie)
     rounding = LogitsResult.of(twin, exact, chosen.near_tie) if len(twin) else None
     return replace(report, logits=judged, rounding=rounding)
-
-
-def _quantized_bits(quantization: str | None) -> tuple[Bits, Bits]:
-    if quantization not in QUANTIZED_BITS:
-        known = ", ".join(filter(None, QUANTIZED_BITS))
-        raise ArgumentError(
-            f"verify: no bounds for quantization {quoted(quantization)}, only for {known}"
-        )
-    return QUANTIZED_BITS[quantization]
 
 
 def _check_shapes(llm: LLM, reference: Architecture) -> None:

@@ -6,6 +6,20 @@ from bug import ACTIVATION, EMBEDDING, KV_CACHE, ROPE, Bug
 
 BUGS = [
     Bug(
+        "embedding: odd columns of packed 4 bits beside the even ones",
+        "csrc/cpu/embedding.cpp",
+        "i % 2 * 16 + i / 2 * 4",
+        "i * 4",
+        EMBEDDING,
+    ),
+    Bug(
+        "embedding: 4 bits without a sign",
+        "csrc/cpu/embedding.cpp",
+        "static_cast<int32_t>(bits << 28) >> 28",
+        "bits << 28 >> 28",
+        EMBEDDING,
+    ),
+    Bug(
         "embedding: int8 rows by the first row's scale",
         "csrc/cpu/embedding.cpp",
         "a.scale->ptr<float>()[id]",

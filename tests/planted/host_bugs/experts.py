@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bug import EXPERTS, FUSED_MOE, WINT4, Bug
 
-GROUPED, WINT4_CPP, WINT4_ISA = (
+GROUPED, PRODUCTS, WINT4_CPP, WINT4_ISA = (
     "csrc/cpu/grouped_gemm.cpp",
+    "csrc/cpu/expert_products.h",
     "csrc/cpu/wint4.cpp",
     "csrc/cpu/wint4.isa.cpp",
 )
@@ -13,21 +14,21 @@ GROUPED, WINT4_CPP, WINT4_ISA = (
 BUGS = [
     Bug(
         "grouped: the first row of a block gathered for all",
-        GROUPED,
+        PRODUCTS,
         "prepare_row(x_, source_of(row + r),",
         "prepare_row(x_, source_of(row),",
         EXPERTS,
     ),
     Bug(
         "grouped: int8 rows gathered with the scales of another",
-        GROUPED,
+        PRODUCTS,
         "std::copy_n(from.scale, x_.groups, to.scale);",
         "std::copy_n(x_.scale, x_.groups, to.scale);",
         EXPERTS,
     ),
     Bug(
         "grouped: scales of the first expert for all",
-        GROUPED,
+        PRODUCTS,
         "expert * w_.out_features + row : nullptr",
         "row : nullptr",
         EXPERTS,
@@ -41,14 +42,14 @@ BUGS = [
     ),
     Bug(
         "grouped: panels of an expert begin in the one before",
-        GROUPED,
+        PRODUCTS,
         "panels_(ceil_div(w.out_features, kPanelRows))",
         "panels_(std::max<int64_t>(1, w.out_features / kPanelRows))",
         EXPERTS,
     ),
     Bug(
         "grouped: plain rows of an expert from the first on",
-        GROUPED,
+        PRODUCTS,
         "(expert * w.step(0) + first * w.step(1)) * itemsize",
         "(expert * w.step(0) + first / 32 * 32 * w.step(1)) * itemsize",
         EXPERTS,

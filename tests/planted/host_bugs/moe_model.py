@@ -13,6 +13,7 @@ ROUTE = "csrc/cpu/moe.cpp"
 EXPERTS = "python/ernie_kernels/models/experts.py"
 LAYERS = "python/ernie_kernels/models/layers.py"
 WEIGHTS = "python/ernie_kernels/models/weights.py"
+QUANTIZATION = "python/ernie_kernels/models/quantization.py"
 LAYOUT = "python/ernie_kernels/models/checkpoint_layout.py"
 LOADER = "python/ernie_kernels/models/loader.py"
 PLAN = "python/ernie_kernels/models/layer_plan.py"
@@ -20,6 +21,20 @@ ENGINE = "python/ernie_kernels/runner/engine.py"
 RUNNER = "python/ernie_kernels/runner/model_runner.py"
 
 BUGS = [
+    Bug(
+        "moe model: dense matrices rounded as the experts are to be, and these as those",
+        QUANTIZATION,
+        "cls(asked.get(DENSE_KEY), asked.get(EXPERTS_KEY))",
+        "cls(asked.get(EXPERTS_KEY), asked.get(DENSE_KEY))",
+        LOADING,
+    ),
+    Bug(
+        "moe model: int8 activations of experts where those of dense layers are asked for",
+        EXPERTS,
+        "weights.quantization.experts == W8A8",
+        "weights.quantization.dense == W8A8",
+        LOADING,
+    ),
     Bug(
         "moe model: the bias does not choose",
         ROUTE,
@@ -78,9 +93,9 @@ BUGS = [
     ),
     Bug(
         "moe model: experts of 8 bits with wint4",
-        WEIGHTS,
-        "quantization=WINT8 if is_int8 else self._quantization,",
-        "quantization=self._quantization and WINT8,",
+        QUANTIZATION,
+        "WINT4: (WINT8, WINT4),",
+        "WINT4: (WINT8, WINT8),",
         LOADING,
     ),
     Bug(

@@ -42,7 +42,7 @@ BUGS = [
     ),
     Bug(
         "wint8: blocks of columns start afresh",
-        "csrc/cpu/wint8.cpp",
+        "csrc/cpu/int8_product.h",
         ".accumulate = g > 0});",
         ".accumulate = false});",
         WINT8,

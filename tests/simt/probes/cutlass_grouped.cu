@@ -26,6 +26,15 @@ __global__ void grouped_stand_in_kernel(const GroupedArrays p) {
   }
 }
 
+struct alignas(64) Descriptor {
+  uint32_t words[32];
+};
+
+// Each block writes the TMA descriptors of its x, weight and out: the machine sees where.
+__global__ void grouped_descriptors_kernel(Descriptor* descriptors) {
+  descriptors[blockIdx.x + gridDim.x * threadIdx.x] = {};
+}
+
 }  // namespace
 
 void launch_grouped_sm80_128x128(const GroupedArrays& p, int sm_count, cudaStream_t stream) {
@@ -36,7 +45,11 @@ void launch_grouped_sm80_128x128(const GroupedArrays& p, int sm_count, cudaStrea
          p);
 }
 
-void launch_grouped_sm90_128x128(const GroupedArrays& p, int sm_count, void*, cudaStream_t stream) {
+void launch_grouped_sm90_128x128(const GroupedArrays& p, int sm_count, void* scratch,
+                                 cudaStream_t stream) {
+  launch(grouped_descriptors_kernel,
+         {.grid = static_cast<unsigned>(sm_count), .block = 3, .stream = stream},
+         static_cast<Descriptor*>(scratch));
   launch_grouped_sm80_128x128(p, sm_count, stream);
 }
 
