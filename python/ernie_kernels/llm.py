@@ -77,6 +77,7 @@ class LLM:
         dtype: of activations and cache, ``"float32"`` or ``"bfloat16"``.
         weight_dtype: of matrices that are not quantised, ``"float32"`` or ``"bfloat16"``.
         max_model_len: tokens that a prompt and its answer may have together.
+        num_speculative_tokens: guessed ahead in a step; 0 without ``speculative_config``.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class LLM:
                 with_mtp=with_mtp,
             )
         self.max_model_len = plan.max_model_len
+        self.num_speculative_tokens = num_drafts
         self._limits = ModelLimits(self.config.vocab_size, plan.max_model_len)
         self._num_blocks = plan.num_blocks
         self._cache_bytes = plan.num_blocks * bytes_per_block

@@ -61,6 +61,20 @@ def test_one_new_token_has_no_decode(capfd, folder):
     assert batch["prompt_tokens_per_second"] > 0
 
 
+def test_each_draft_reads_the_module_and_the_head(tmp_path):
+    write_mtp_checkpoint(tmp_path, max_position_embeddings=64)
+    reads = []
+    for count in (1, 2, 5):
+        options = {**MTP, "num_speculative_tokens": count}
+        with ek.LLM.from_pretrained(tmp_path, speculative_config=options) as llm:
+            bench = ThroughputBench(llm, prompt_tokens=10, new_tokens=20, seed=0)
+            reads.append(bench.bytes_per_step(2))
+            each = llm.model.lm_head.weight.nbytes + llm.stats()["weight_bytes"]
+    with ek.LLM.from_pretrained(tmp_path) as llm:
+        each -= llm.stats()["weight_bytes"]
+    assert np.diff(reads).tolist() == [each, 3 * each]
+
+
 def test_drafts_save_steps(capfd, tmp_path):
     write_mtp_checkpoint(tmp_path, noise=0.001, max_position_embeddings=64)
     code, out, _ = run(capfd, "bench", str(tmp_path), "--repeats", "2", "--prompt_tokens", "8",

@@ -34,7 +34,7 @@ class BatchSpeed:
             router is even.
         read_bytes_per_second: that, over the time of a step.
         drafted_tokens, accepted_tokens: of all runs but the first, and how many proved right. A step
-            then brings one token or two: of two the second comes no time after the first.
+            then brings one token or more: of these the later ones come no time after the first.
     """
 
     batch_size: int
@@ -129,17 +129,18 @@ class ThroughputBench:
 
     def bytes_per_step(self, batch_size: int) -> int:
         """All weights once, but of an embedding that is not the head as well one row a request, and
-        the head again for drafts, and of experts those that are chosen; of every request the cache, in
-        the middle of its answer."""
+        the module and the head again for each draft, and of experts those that are chosen; of every
+        request the cache, in the middle of its answer."""
         llm = self._llm
-        drafts = llm.model.mtp is not None
-        weights = llm.stats()["weight_bytes"] + drafts * llm.model.lm_head.weight.nbytes
+        drafts = llm.num_speculative_tokens
+        again = llm.model.lm_head.weight.nbytes + llm.model.mtp_nbytes
+        weights = llm.stats()["weight_bytes"] - llm.model.mtp_nbytes + drafts * again
         weights -= self._bytes_of_idle_experts(batch_size * (1 + drafts))
         if not llm.model.is_tied:
             table = llm.model.model.embed_tokens.weight.nbytes
             weights -= table - batch_size * table // llm.config.vocab_size
         tokens = self._prompt_tokens + self._new_tokens // 2
-        per_block = kv_cache_bytes_per_block(llm.config, BLOCK_SIZE, llm.dtype, with_mtp=drafts)
+        per_block = kv_cache_bytes_per_block(llm.config, BLOCK_SIZE, llm.dtype, with_mtp=drafts > 0)
         return weights + batch_size * tokens * per_block // BLOCK_SIZE
 
     def _bytes_of_idle_experts(self, num_tokens: int) -> int:

@@ -76,7 +76,7 @@ class ErnieForCausalLM:
 
     Attributes:
         mtp: that module, or None.
-        nbytes: bytes of all weights.
+        nbytes, mtp_nbytes: bytes of all weights, and of the module's among them.
 
     Raises:
         ConfigError: ``with_mtp``, and the checkpoint has no such module.
@@ -122,9 +122,11 @@ class ErnieForCausalLM:
         self.model = ErnieDecoder(config, weights, embed_tokens)
         if not is_tied:
             self.lm_head = weights.head(weights.matrix(HEAD))
+        without_mtp = weights.nbytes
         self.mtp = MultiTokenPredictor(config, weights, self.model) if with_mtp else None
         self.is_tied = is_tied
         self.nbytes = weights.nbytes
+        self.mtp_nbytes = weights.nbytes - without_mtp
 
     def __call__(
         self, batch: ForwardBatch, kv_caches: list[LayerKVCache], buffers: LayerBuffers
