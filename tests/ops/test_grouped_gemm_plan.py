@@ -12,8 +12,6 @@ from grouped_plans import STEP, plan
 import ernie_kernels as ek
 from ernie_kernels import _core
 
-from reference import BF16
-
 # num_rows, num_experts: a decode step of 1 to 64 tokens of the 21B (64 experts, 6 a token), prefill,
 # one expert, as many as there may be.
 ROWS = [
@@ -159,16 +157,6 @@ def test_weight_rows_of_a_block():
             assert gated[i][0] == gated[i][1] == gated[i + 8][0] == gated[i + 8][1] - 1000
     large = _core.cuda_grouped_weight_row(2**31 - 8, 15, True, 2**31)
     assert large == (2**31 - 1, 2**32 - 1)
-
-
-def test_a_nibble_is_a_number_of_the_lowest_bfloat16_bits():
-    """What weight.cuh widens by: u = nibble ^ 8 as the lowest bits of a bfloat16 is u 2^-133."""
-    nibbles = np.arange(16)
-    weights = np.where(nibbles < 8, nibbles, nibbles - 16)
-    for shift, factor in ((0, 2.0**127), (4, 2.0**123)):
-        lowest = ((nibbles ^ 8) << shift).astype(np.uint16).view(BF16).astype(np.float64)
-        widened = (factor * lowest - 0.125).astype(BF16).astype(np.float64)
-        np.testing.assert_array_equal(widened, weights / 64)
 
 
 # ----------------------------------------------------------------------------------------- CUTLASS

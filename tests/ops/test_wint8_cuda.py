@@ -95,16 +95,6 @@ def test_plan_refuses_what_no_kernel_takes():
             plan(*extents)
 
 
-def test_a_byte_is_a_number_of_the_lowest_bfloat16_bits():
-    """What fragment.cuh widens by: 2^127 * u - 2, with u the byte plus 128 as bits, is byte / 64."""
-    weights = np.arange(-128, 128)
-    raised = (weights.astype(np.int8).view(np.uint8) ^ 0x80).astype(np.uint16)
-    lowest = raised.view(BF16).astype(np.float64)
-    np.testing.assert_array_equal(lowest, (weights + 128) * 2.0**-133)
-    widened = (2.0**127 * lowest - 2).astype(BF16).astype(np.float64)
-    np.testing.assert_array_equal(widened, weights / 64)
-
-
 # ------------------------------------------------------------------------------------- every kernel
 
 # num_tokens, out_features, in_features: every kernel and tile of an H200, cut short at its edges,
