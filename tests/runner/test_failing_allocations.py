@@ -20,6 +20,15 @@ FAILURES = int(os.environ.get("ERNIE_TEST_FAILING_ALLOCATIONS", "400"))
 ALLOCATIONS = 1500  # more than what is done while they fail needs
 
 
+@pytest.fixture(autouse=True)
+def _only_what_the_test_makes_is_collected():
+    """Among all that a session has made, the collection before each trial takes most of the time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def act(engine: Engine, request: Request) -> None:
     """One caller's requests come and go while others run."""
     ticket = engine.add_request(request)
