@@ -104,6 +104,7 @@ def _attention_case(lengths: list[tuple[int, int]], *, head_dim: int, allocates:
 
 
 CPU_ONLY = {
+    "embedding of 4 bits",
     "linear_pack",
     "wint4_linear",
     "wint4_linear_silu_and_mul",
