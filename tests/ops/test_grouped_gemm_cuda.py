@@ -282,7 +282,11 @@ def test_a_workspace_begins_at_any_16_bytes(rng, offset):
         expected = op(*given).numpy()
         out = poisoned((256, columns), BF16, "cuda")
         weight = experts.on_device.weight
-        nbytes = len(_core.grouped_linear_workspace(out, given[0], weight, gated, False))
+        wanted = _core.grouped_linear_workspace(out, given[0], weight, gated, False)
+        if wanted is None:
+            assert gated  # on sm_80 only the plain product runs on CUTLASS's kernel
+            continue
+        nbytes = len(wanted)
         room = on(np.full(offset + nbytes + 32, 0xAA, np.uint8), "cuda")
         op(*given, out=out, workspace=room[offset : offset + nbytes])
         np.testing.assert_array_equal(out.numpy(), expected)
