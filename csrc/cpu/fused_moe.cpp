@@ -3,7 +3,6 @@
 #include <string>
 
 #include "core/check.h"
-#include "ops/moe.h"
 
 namespace ernie::cpu {
 namespace {
@@ -23,34 +22,11 @@ void check_ids(const FusedMoeArgs& a) {
 
 void fused_moe(const FusedMoeArgs& a, const Stream& stream) {
   check_ids(a);
-  const FusedMoeBuffers b = fused_moe_buffers(a, stream.device);
-  cpu::moe_sort({.expert_offsets = b.expert_offsets,
-                 .inverse = b.inverse,
-                 .source_rows = b.source_rows,
-                 .topk_ids = a.topk_ids,
-                 .num_experts = a.gate_up.weight.size(0),
-                 .workspace = b.sort_workspace},
-                stream);
-  cpu::grouped_linear_silu_and_mul({.out = b.gated,
-                                    .x = a.hidden_states,
-                                    .weight = a.gate_up,
-                                    .expert_offsets = b.expert_offsets,
-                                    .source_rows = b.source_rows,
-                                    .int8_activations = a.int8_activations},
-                                   stream);
-  cpu::grouped_linear({.out = b.y,
-                       .x = b.gated,
-                       .weight = a.down,
-                       .expert_offsets = b.expert_offsets,
-                       .source_rows = std::nullopt,
-                       .int8_activations = a.int8_activations},
-                      stream);
-  cpu::moe_combine({.out = a.out,
-                    .x = b.y,
-                    .shared = a.shared,
-                    .topk_weights = a.topk_weights,
-                    .inverse = b.inverse},
-                   stream);
+  const FusedMoeSteps steps = fused_moe_steps(a, stream.device);
+  cpu::moe_sort(steps.sort, stream);
+  cpu::grouped_linear_silu_and_mul(steps.gate_up, stream);
+  cpu::grouped_linear(steps.down, stream);
+  cpu::moe_combine(steps.combine, stream);
 }
 
 }  // namespace ernie::cpu

@@ -7,6 +7,7 @@
 #include "core/checked.h"
 #include "core/dispatch.h"
 #include "ops/moe.h"
+#include "ops/moe_checks.h"
 #include "ops/moe_core.h"
 
 namespace ernie {
@@ -126,17 +127,6 @@ void check_choice(const Check& check, const char* name, const TensorView& t, DTy
   check.contiguous(name, t);
 }
 
-// That what is written lies apart from everything else of the call.
-void check_written(const Check& check, Check::Named written,
-                   std::initializer_list<Check::Named> others) {
-  check.writable(written.first, *written.second);
-  for (const auto& [name, t] : others)
-    if (t != nullptr && t != written.second)
-      check.disjoint(written.first, *written.second, name, *t);
-}
-
-const TensorView* pointer_to(const std::optional<TensorView>& t) { return t ? &*t : nullptr; }
-
 void check_experts(const Check& check, const FusedMoeArgs& a, const Stream& stream) {
   const DType dtype = a.hidden_states.dtype;
   const int64_t hidden_size = a.hidden_states.size(1);
@@ -175,19 +165,47 @@ void check_workspace(const Check& check, const FusedMoeArgs& a, int64_t bytes) {
 
 }  // namespace
 
-FusedMoeBuffers fused_moe_buffers(const FusedMoeArgs& a, Device device) {
+FusedMoeSteps fused_moe_steps(const FusedMoeArgs& a, Device device) {
   const FusedMoeSize size = size_of_call(a);
   const int64_t num_rows = size.num_tokens * size.top_k;
   const Layout l = layout_of(device, size);
   char* base = a.workspace.ptr<char>();
-  return {
-      .expert_offsets = vector(base + l.expert_offsets, DType::kI64, device, size.num_experts + 1),
-      .inverse = matrix(base + l.inverse, DType::kI32, device, size.num_tokens, size.top_k),
-      .source_rows = vector(base + l.source_rows, DType::kI32, device, num_rows),
-      .sort_workspace = vector(base + l.sort_workspace, DType::kU8, device, l.sort_bytes),
-      .product_workspace = vector(base + l.product_workspace, DType::kU8, device, l.product_bytes),
-      .gated = matrix(base + l.gated, size.hidden_states, device, num_rows, size.intermediate_size),
-      .y = matrix(base + l.y, size.hidden_states, device, num_rows, size.hidden_size)};
+  const TensorView expert_offsets =
+      vector(base + l.expert_offsets, DType::kI64, device, size.num_experts + 1);
+  const TensorView inverse =
+      matrix(base + l.inverse, DType::kI32, device, size.num_tokens, size.top_k);
+  const TensorView source_rows = vector(base + l.source_rows, DType::kI32, device, num_rows);
+  const TensorView gated =
+      matrix(base + l.gated, size.hidden_states, device, num_rows, size.intermediate_size);
+  const TensorView y = matrix(base + l.y, size.hidden_states, device, num_rows, size.hidden_size);
+  // Of both products, one after the other.
+  const TensorView product_workspace =
+      vector(base + l.product_workspace, DType::kU8, device, l.product_bytes);
+  return {.sort = {.expert_offsets = expert_offsets,
+                   .inverse = inverse,
+                   .source_rows = source_rows,
+                   .topk_ids = a.topk_ids,
+                   .num_experts = size.num_experts,
+                   .workspace = vector(base + l.sort_workspace, DType::kU8, device, l.sort_bytes)},
+          .gate_up = {.out = gated,
+                      .x = a.hidden_states,
+                      .weight = a.gate_up,
+                      .expert_offsets = expert_offsets,
+                      .source_rows = source_rows,
+                      .int8_activations = a.int8_activations,
+                      .workspace = product_workspace},
+          .down = {.out = y,
+                   .x = gated,
+                   .weight = a.down,
+                   .expert_offsets = expert_offsets,
+                   .source_rows = std::nullopt,
+                   .int8_activations = a.int8_activations,
+                   .workspace = product_workspace},
+          .combine = {.out = a.out,
+                      .x = y,
+                      .shared = a.shared,
+                      .topk_weights = a.topk_weights,
+                      .inverse = inverse}};
 }
 
 int64_t fused_moe_workspace_size(Device device, const FusedMoeSize& size) {

@@ -13,6 +13,7 @@
 
 #include "core/tensor.h"
 #include "ops/grouped_gemm.h"
+#include "ops/moe.h"
 
 namespace ernie {
 
@@ -32,14 +33,15 @@ struct FusedMoeArgs {
   bool int8_activations;  // as in GroupedLinearArgs, for both products
 };
 
-// What lies in the workspace.
-struct FusedMoeBuffers {
-  TensorView expert_offsets, inverse, source_rows, sort_workspace;  // of MoeSortArgs
-  TensorView product_workspace;  // of both products, one after the other
-  TensorView gated;              // [num_tokens * top_k, intermediate_size]
-  TensorView y;                  // [num_tokens * top_k, hidden_size]
+// The four steps of a call in their order, on the buffers that lie in its workspace. The first
+// product gathers its rows of hidden_states by source_rows.
+struct FusedMoeSteps {
+  MoeSortArgs sort;
+  GroupedLinearSiluAndMulArgs gate_up;
+  GroupedLinearArgs down;
+  MoeCombineArgs combine;
 };
-FusedMoeBuffers fused_moe_buffers(const FusedMoeArgs&, Device);
+FusedMoeSteps fused_moe_steps(const FusedMoeArgs&, Device);
 
 struct FusedMoeSize {
   DType hidden_states, gate_up, down;

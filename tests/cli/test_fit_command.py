@@ -241,6 +241,52 @@ def test_a_prediction_module_is_told_of(capfd, released):
     assert "multi-token prediction module" not in out
 
 
+DRAFTS = '{"method": "mtp", "num_speculative_tokens": 1}'
+
+
+def test_drafts_count_where_they_are_asked_for(capfd, released, tmp_path):
+    """The module's weights, its layer of the cache and the option in the advice."""
+    machine = ("--memory", "64GB", "--gpu-memory", "80GB", "--bandwidth", "100")
+    _, without = fit(capfd, released("21B"), *machine)
+    code, report = fit(capfd, released("21B"), *machine, "--speculative_config", DRAFTS)
+    assert code == 0
+    assert report["speculative_config"] == json.loads(DRAFTS)
+    assert without["speculative_config"] is None
+    for way, other in zip(report["ways"], without["ways"], strict=True):
+        for place in ("host", "gpu"):
+            if way[place] is None:
+                continue
+            module = way[place]["mtp_weight_bytes"]
+            assert module == other[place]["mtp_weight_bytes"] > 100e6 / 2
+            assert way[place]["weight_bytes"] == other[place]["weight_bytes"] + module
+            cache = way[place]["kv_bytes_per_token"]
+            assert cache * 28 == other[place]["kv_bytes_per_token"] * 29
+        assert way["fits"]["host"]["tokens"] < other["fits"]["host"]["tokens"]
+        assert way["tokens_per_second_at_most"] == other["tokens_per_second_at_most"]
+        assert way["options"] == [*other["options"], "--speculative-config", DRAFTS]
+    Path(released("21B")).rename(tmp_path / "config.json")
+    _, out, _ = run(capfd, "fit", str(tmp_path), *machine, "--speculative-config", DRAFTS)
+    assert "a multi-token prediction module: 245" in out
+    assert "counted below" in out
+    command = shlex.split(out.splitlines()[-1])
+    assert command[-2:] == ["--speculative-config", DRAFTS]
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "words"),
+    [
+        ("0.3B", DRAFTS, "'0.3B.json' names no multi-token prediction module"),
+        ("21B", "{}", "speculative_config: method is missing; pass"),
+        ("21B", '{"method": "eagle", "num_speculative_tokens": 1}', "expected one of mtp"),
+        ("21B", "mtp", "expected a JSON object, got 'mtp'"),
+    ],
+)
+def test_drafts_that_cannot_be(capfd, released, model, value, words):
+    code, out, err = run(capfd, "fit", released(model), "--speculative-config", value)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
 # ---------------------------------------------------------------------------------------- errors
 
 
