@@ -134,8 +134,8 @@ def run(arguments: argparse.Namespace) -> int:
     speculative = arguments.speculative_config
     if check_speculative_config(speculative) and not config.num_nextn_predict_layers:
         raise ArgumentError(
-            f"fit: --speculative-config: {quoted(path.name)} names no multi-token prediction module "
-            "(num_nextn_predict_layers); leave the option out"
+            f"fit: --speculative-config: the configuration of {quoted(path.resolve().name)} names no "
+            "multi-token prediction module (num_nextn_predict_layers); leave the option out"
         )
     report = fit_report(
         path.resolve().name,
@@ -275,12 +275,12 @@ def advice(report: FitReport, place: Place, path: Path) -> list[str]:
         if factor > 1.1:
             lines.append(
                 f"  {shlex.join(smallest.options)} reads {factor:.1f} times fewer bytes for a token: "
-                "up to so much faster, but less exact."
+                f"up to {factor:.1f} times as fast, but less exact."
             )
     chosen_by_auto = HOST if [each.name for each in report.places] == [HOST] else "cuda:0"
     if place.name != chosen_by_auto:
         options += ["--device", "cpu" if place.name == HOST else place.name]
-    model = [] if path == DEMO_FOLDER else ["--model_path", model_folder(path)]
+    model = [] if path == DEMO_FOLDER else ["--model-path", model_folder(path)]
     lines.append(f"  {shlex.join(['ernie-kernels', 'chat', *model, *options])}")
     return lines
 
