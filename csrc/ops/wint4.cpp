@@ -16,20 +16,24 @@ constexpr WeightFormat kFormat = {.dtype = DType::kU8,
 void wint4_linear(const Wint4LinearArgs& a, const Stream& stream) {
   check_quantized_linear(Check("wint4_linear"), kFormat, a, stream);
   if (a.out.numel() == 0) return;
-  dispatch<Wint4LinearArgs>("wint4_linear", {&cpu::wint4_linear, nullptr}, a, stream);
+  dispatch("wint4_linear", {&cpu::wint4_linear, ERNIE_CUDA_FN(cuda::wint4_linear)}, a, stream);
 }
 
 void wint4_linear_silu_and_mul(const Wint4LinearSiluAndMulArgs& a, const Stream& stream) {
   check_quantized_linear_silu_and_mul(Check("wint4_linear_silu_and_mul"), kFormat, a, stream);
   if (a.out.numel() == 0) return;
-  dispatch<Wint4LinearSiluAndMulArgs>("wint4_linear_silu_and_mul",
-                                      {&cpu::wint4_linear_silu_and_mul, nullptr}, a, stream);
+  dispatch("wint4_linear_silu_and_mul",
+           {&cpu::wint4_linear_silu_and_mul, ERNIE_CUDA_FN(cuda::wint4_linear_silu_and_mul)}, a,
+           stream);
 }
 
 void wint4_quantize(const Wint4QuantizeArgs& a, const Stream& stream) {
   check_quantize(Check("wint4_quantize"), kFormat, a, stream);
   if (a.weight.size(0) == 0) return;
-  dispatch<Wint4QuantizeArgs>("wint4_quantize", {&cpu::wint4_quantize, nullptr}, a, stream);
+  constexpr BackendFn<Wint4QuantizeArgs> kCuda = ERNIE_CUDA_FN(cuda::wint4_quantize);
+  const bool packs = a.out.rank != 2;
+  dispatch<Wint4QuantizeArgs>("wint4_quantize", {&cpu::wint4_quantize, packs ? nullptr : kCuda}, a,
+                              stream);
 }
 
 void wint4_pack(const Wint4PackArgs& a, const Stream& stream) {

@@ -73,6 +73,7 @@ void wint4_pack(const Wint4PackArgs&, const Stream&);
 namespace cuda {
 void wint4_linear(const Wint4LinearArgs&, const Stream&);
 void wint4_linear_silu_and_mul(const Wint4LinearSiluAndMulArgs&, const Stream&);
+void wint4_quantize(const Wint4QuantizeArgs&, const Stream&);  // not packed
 }  // namespace cuda
 
 }  // namespace ernie

@@ -32,7 +32,10 @@ void wint8_linear_silu_and_mul(const Wint8LinearSiluAndMulArgs& a, const Stream&
 void wint8_quantize(const Wint8QuantizeArgs& a, const Stream& stream) {
   check_quantize(Check("wint8_quantize"), kFormat, a, stream);
   if (a.weight.size(0) == 0) return;
-  dispatch<Wint8QuantizeArgs>("wint8_quantize", {&cpu::wint8_quantize, nullptr}, a, stream);
+  constexpr BackendFn<Wint8QuantizeArgs> kCuda = ERNIE_CUDA_FN(cuda::wint8_quantize);
+  const bool packs = a.out.rank != 2;
+  dispatch<Wint8QuantizeArgs>("wint8_quantize", {&cpu::wint8_quantize, packs ? nullptr : kCuda}, a,
+                              stream);
 }
 
 void wint8_pack(const Wint8PackArgs& a, const Stream& stream) {

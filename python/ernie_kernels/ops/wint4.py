@@ -104,7 +104,7 @@ def wint4_quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     two's complement; what is left over beyond an odd ``K`` is zero.
 
     Args:
-        weight: ``[out_features, in_features]``, float32 or bfloat16, last stride 1, on the CPU.
+        weight: ``[out_features, in_features]``, float32 or bfloat16, last stride 1.
 
     Returns:
         uint8 ``[out_features, ceil(in_features / 2)]``, and float32 ``[out_features]``: the scale
@@ -112,7 +112,7 @@ def wint4_quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         ArgumentError: a shape, dtype or stride differs from the above.
-        UnsupportedError: the weight is not on the CPU.
+        DeviceError: the weight is on a GPU that this build cannot use.
 
     Source: PaddlePaddle's ``weight_quantize`` with ``algo="weight_only_int4"``, by channel.
     """
@@ -146,7 +146,7 @@ def wint4_quantize_and_pack(weight: Tensor) -> tuple[PackedWint4, Tensor]:
     """:func:`wint4_quantize` and :func:`wint4_pack` as :func:`wint8_quantize_and_pack` does it.
 
     Args:
-        weight: as of :func:`wint4_quantize`.
+        weight: as of :func:`wint4_quantize`, on the CPU.
 
     Returns:
         The packed weight, and its scales, float32 ``[out_features]``.
