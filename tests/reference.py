@@ -104,6 +104,36 @@ def linear(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array]:
     return expected, magnitude
 
 
+# ---------------------------------------------------------------------------------------- vision
+
+
+def image_patches(items: list[Array], levels: Array, patch_size: int, merge_size: int) -> Array:
+    """``items``: uint8 ``[t, height, width, 3]`` each. Exact float32, before any rounding."""
+    patches = []
+    for item in items:
+        t, height, width, _ = item.shape
+        rows, columns = (side // (patch_size * merge_size) for side in (height, width))
+        values = np.stack([levels[c][item[..., c]] for c in range(3)], axis=1)  # channels first
+        blocks = values.reshape(
+            t, 3, rows, merge_size, patch_size, columns, merge_size, patch_size
+        ).transpose(0, 2, 5, 3, 6, 1, 4, 7)
+        patches.append(blocks.reshape(-1, 3 * patch_size**2))
+    return np.concatenate(patches) if patches else np.empty((0, 3 * patch_size**2), F32)
+
+
+def temporal_merge(x: Array, grid_thw: Array, merge_size: int, temporal_size: int) -> Array:
+    merged, begin = [np.empty((0, temporal_size * x.shape[1]), x.dtype)], 0
+    for t, rows, columns in grid_thw:
+        blocks = int(rows // merge_size * (columns // merge_size))
+        frames = x[begin : begin + t * blocks].reshape(t, blocks, -1)
+        begin += t * blocks
+        if t == 1:
+            frames = np.repeat(frames, temporal_size, axis=0)
+        sides = [frames[part::temporal_size] for part in range(temporal_size)]
+        merged += list(np.concatenate(sides, axis=2))
+    return np.concatenate(merged)
+
+
 # ----------------------------------------------------------------------------------------- wint8
 
 

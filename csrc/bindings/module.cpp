@@ -30,6 +30,7 @@ void bind_norm(py::module_&);
 void bind_rope(py::module_&);
 void bind_safetensors(py::module_&);
 void bind_sampling(py::module_&);
+void bind_vision(py::module_&);
 void bind_wint4(py::module_&);
 void bind_wint8(py::module_&);
 }  // namespace ernie::bindings
@@ -163,6 +164,7 @@ PYBIND11_MODULE(_core, m) {
   ernie::bindings::bind_rope(m);
   ernie::bindings::bind_safetensors(m);
   ernie::bindings::bind_sampling(m);
+  ernie::bindings::bind_vision(m);
   ernie::bindings::bind_wint4(m);
   ernie::bindings::bind_wint8(m);
 }

@@ -1,34 +1,16 @@
 #include "ops/gemm.h"
 
 #include "core/check.h"
-#include "core/checked.h"
 #include "core/dispatch.h"
 #include "ops/linear_checks.h"
 
 namespace ernie {
 namespace {
 
-void check_weight(const Check& check, const TensorView& w, int64_t out_features,
-                  int64_t in_features) {
-  check.dtype("weight", w, {DType::kF32, DType::kBF16});
-  if (w.rank == 2)
-    check.shape("weight", w, {{"out_features", out_features}, {"in_features", in_features}});
-  else if (w.dtype == DType::kBF16)
-    check.shape("weight", w,
-                {panels_of(out_features),
-                 {"ceil(in_features / 2)", ceil_div(in_features, 2)},
-                 {"16", kPanelRows},
-                 {"2", 2}});
-  else
-    check.shape("weight", w,
-                {panels_of(out_features), {"in_features", in_features}, {"16", kPanelRows}});
-  check.contiguous("weight", w);
-}
-
 // Operands of a product, all but `out`.
 template <class Args>
 void check_operands(const Check& check, const Args& a, int64_t out_features, const Stream& stream) {
-  check_weight(check, a.weight, out_features, a.x.size(1));
+  check_float_weight(check, a.weight, out_features, a.x.size(1));
   if (a.weight.dtype == DType::kF32) check.dtype("x", a.x, {DType::kF32});
   check_bias(check, a.bias, out_features, {a.weight.dtype}, stream);
   check.device(stream.device, {{"out", &a.out}, {"x", &a.x}, {"weight", &a.weight}});
@@ -62,7 +44,7 @@ void linear_pack(const LinearPackArgs& a, const Stream& stream) {
   check.dtype("weight", a.weight, {DType::kF32, DType::kBF16});
   check.inner_contiguous("weight", a.weight);
   check.rank("out", a.out, a.weight.dtype == DType::kBF16 ? 4 : 3);
-  check_weight(Check("linear_pack"), a.out, a.weight.size(0), a.weight.size(1));
+  check_float_weight(Check("linear_pack"), a.out, a.weight.size(0), a.weight.size(1));
   check.dtype("out", a.out, {a.weight.dtype});
   check.writable("out", a.out);
   check.disjoint("out", a.out, "weight", a.weight);

@@ -42,6 +42,24 @@ int64_t check_x_and_out(const Check& check, const Args& a, const char* columns_n
   return a.out.size(1);
 }
 
+// A weight that is not quantized, plain or packed (gemm.h).
+inline void check_float_weight(const Check& check, const TensorView& w, int64_t out_features,
+                               int64_t in_features) {
+  check.dtype("weight", w, {DType::kF32, DType::kBF16});
+  if (w.rank == 2)
+    check.shape("weight", w, {{"out_features", out_features}, {"in_features", in_features}});
+  else if (w.dtype == DType::kBF16)
+    check.shape("weight", w,
+                {panels_of(out_features),
+                 {"ceil(in_features / 2)", ceil_div(in_features, 2)},
+                 {"16", kPanelRows},
+                 {"2", 2}});
+  else
+    check.shape("weight", w,
+                {panels_of(out_features), {"in_features", in_features}, {"16", kPanelRows}});
+  check.contiguous("weight", w);
+}
+
 inline void check_scale(const Check& check, const TensorView& scale, int64_t out_features) {
   check.shape("scale", scale, {{"out_features", out_features}});
   check.dtype("scale", scale, {DType::kF32});

@@ -17,6 +17,13 @@ from ernie_kernels.ops.moe import moe_combine, moe_dispatch, moe_route, moe_sort
 from ernie_kernels.ops.norm import add_rms_norm, rms_norm
 from ernie_kernels.ops.rope import rope, rope_table
 from ernie_kernels.ops.sampling import apply_penalties, sample
+from ernie_kernels.ops.vision import (
+    image_patches,
+    patch_embed,
+    scatter_rows,
+    spatial_merge,
+    temporal_merge,
+)
 from ernie_kernels.ops.wint4 import (
     PackedWint4,
     wint4_linear,
@@ -49,6 +56,7 @@ __all__ = [
     "fused_moe_workspace_size",
     "grouped_linear",
     "grouped_linear_silu_and_mul",
+    "image_patches",
     "kv_cache_copy_blocks",
     "kv_cache_write",
     "linear",
@@ -58,11 +66,15 @@ __all__ = [
     "moe_dispatch",
     "moe_route",
     "moe_sort",
+    "patch_embed",
     "rms_norm",
     "rope",
     "rope_table",
     "sample",
+    "scatter_rows",
     "silu_and_mul",
+    "spatial_merge",
+    "temporal_merge",
     "wint4_linear",
     "wint4_linear_silu_and_mul",
     "wint4_pack",
