@@ -123,6 +123,18 @@ def fused_moe_arguments() -> dict[str, Any]:
     }
 
 
+GRID = np.array([[1, 2, 4]])
+
+
+def patches_arguments() -> dict[str, Any]:
+    return {
+        "pixels": zeros(8 * 27, dtype=np.uint8),
+        "grid_thw": GRID,
+        "patch_size": 3,
+        "merge_size": 2,
+    }
+
+
 POSITIONS = np.arange(3)
 # One good call of every function that takes a number; the numbers in it are then replaced.
 CALLS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -190,6 +202,10 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "grouped_linear_silu_and_mul_out": lambda: {
         "x": zeros(3, 8), "weight": zeros(4, 10, 8), "source_rows": None, "out_features": 10,
     },
+    "image_patches": lambda: patches_arguments() | {
+        "out": zeros(8, 27), "levels": zeros(3, 256),
+    },
+    "image_patches_out": lambda: patches_arguments() | {"dtype": "float32"},
     "kv_cache_offset": lambda: {
         "block": 3, "kv_head": 1, "row": 5, "num_blocks": 4, "num_kv_heads": 2, "block_size": 16,
         "head_dim": 8,
@@ -210,6 +226,19 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "moe_sort_out": lambda: {
         "topk_ids": zeros(3, 2, dtype=np.int32), "num_experts": 4, "op": "moe_sort",
     },
+    "merged_source": lambda: {
+        "first": 2, "first_source": 5, "frames": 4, "frame_rows": 6, "row": 9, "part": 1,
+        "temporal_size": 2,
+    },
+    "patch_embed": lambda: patches_arguments() | {
+        "out": zeros(8, 5), "weight": zeros(5, 27), "levels": zeros(3, 256), "patches": None,
+    },
+    "patch_embed_out": lambda: patches_arguments() | {
+        "weight": zeros(5, 27), "embed_dim": 5, "dtype": None,
+    },
+    "patch_place": lambda: {
+        "first": 4, "rows": 4, "columns": 6, "patch": 11, "patch_size": 14, "merge_size": 2,
+    },
     "philox": lambda: {"counter": [1, 2, 3, 4], "key": [5, 6]},
     "rms_norm": lambda: {"out": zeros(3, 8), "x": zeros(3, 8), "weight": zeros(8), "eps": 1e-5},
     "rope_table": lambda: {
@@ -218,6 +247,13 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "rope_table_out": lambda: {"positions": POSITIONS, "head_dim": 8},
     "sample": sample_arguments,
     "set_num_threads": lambda: {"n": 1},
+    "temporal_merge": lambda: {
+        "out": zeros(2, 16), "x": zeros(2, 8), "grid_thw": GRID, "merge_size": 2,
+        "temporal_size": 2,
+    },
+    "temporal_merge_out": lambda: {
+        "x": zeros(2, 8), "grid_thw": GRID, "merge_size": 2, "temporal_size": 2,
+    },
     "wint4_linear_out": lambda: {
         "x": zeros(3, 8), "weight": zeros(5, 4, dtype=np.uint8), "out_features": 5, "dtype": None,
     },

@@ -1,6 +1,8 @@
 #include "ops/vision.h"
 
 #include <algorithm>
+#include <limits>
+#include <utility>
 
 #include "bindings/scalar_caster.h"
 #include "bindings/tensor.h"
@@ -123,11 +125,65 @@ void bind_rows(py::module_& m) {
       py::arg("out"), py::arg("x"), py::arg("rows"));
 }
 
+// The index arithmetic of both backends, for tests: what it takes from an op that has checked it.
+int64_t within(const Check& check, const char* name, int64_t value, int64_t low, int64_t high) {
+  if (value < low || value > high)
+    check.fail(name, std::to_string(low) + " to " + std::to_string(high), std::to_string(value));
+  return value;
+}
+
+// *product times the factors, each from 1 on, and 63 bits at most.
+void multiply(const Check& check, int64_t* product,
+              std::initializer_list<std::pair<const char*, int64_t>> factors) {
+  for (const auto& [name, factor] : factors)
+    *product *= within(check, name, factor, 1, std::numeric_limits<int64_t>::max() / *product);
+}
+
+py::tuple patch_place(int64_t first, int64_t rows, int64_t columns, int64_t patch,
+                      int64_t patch_size, int64_t merge_size) {
+  const Check check("patch_place");
+  int64_t bytes = kPixelChannels;
+  multiply(check, &bytes, {{"patch_size", patch_size}, {"patch_size", patch_size}});
+  const int64_t most = std::numeric_limits<int64_t>::max() / bytes / 4;
+  int64_t frame = 1;
+  multiply(check, &frame, {{"rows", rows}, {"columns", columns}});
+  within(check, "rows", frame, 1, most);
+  within(check, "merge_size", merge_size, 1, std::min(rows, columns));
+  within(check, "patch", patch, 0, most);
+  within(check, "first", first, 0, patch);
+  const PatchPlace place = place_of_patch({first, rows, columns}, patch, patch_size, merge_size);
+  return py::make_tuple(place.first_byte, place.row_bytes);
+}
+
+int64_t merged_source(int64_t first, int64_t first_source, int64_t frames, int64_t frame_rows,
+                      int64_t row, int64_t part, int64_t temporal_size) {
+  const Check check("merged_source");
+  int64_t source_rows = 1;
+  multiply(check, &source_rows, {{"frames", frames}, {"frame_rows", frame_rows}});
+  const int64_t most = std::numeric_limits<int64_t>::max() - source_rows;
+  within(check, "first_source", first_source, 0, most);
+  within(check, "first", first, 0, most);
+  within(check, "temporal_size", temporal_size, 1, std::max<int64_t>(frames, 1024));
+  within(check, "part", part, 0, temporal_size - 1);
+  const int64_t merged = frames == 1 ? 1 : frames / temporal_size;
+  within(check, "row", row, first, first + merged * frame_rows - 1);
+  return source_of_merged({first, first_source, frames, frame_rows}, row, part, temporal_size);
+}
+
+void bind_index(py::module_& m) {
+  m.def("patch_place", &patch_place, py::kw_only(), py::arg("first"), py::arg("rows"),
+        py::arg("columns"), py::arg("patch"), py::arg("patch_size"), py::arg("merge_size"));
+  m.def("merged_source", &merged_source, py::kw_only(), py::arg("first"), py::arg("first_source"),
+        py::arg("frames"), py::arg("frame_rows"), py::arg("row"), py::arg("part"),
+        py::arg("temporal_size"));
+}
+
 }  // namespace
 
 void bind_vision(py::module_& m) {
   bind_patches(m);
   bind_rows(m);
+  bind_index(m);
 }
 
 }  // namespace ernie::bindings

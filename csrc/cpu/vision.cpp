@@ -21,7 +21,7 @@ constexpr int64_t kLevels = 256;
 constexpr int64_t kElementsPerChunk = 16384;
 constexpr int64_t kBytesPerChunk = 65536;
 
-// -------------------------------------------------------------------------------------- patches
+// ---------------------------------------------------------------------------------------- items
 
 // Items in scratch of the calling thread.
 template <class Item>
@@ -32,22 +32,29 @@ struct Items {
   const Item& of(int64_t index) const { return item_of(items, count, index); }
 };
 
-template <class Item>
-Item* room_for_items(int64_t count) {
-  return static_cast<Item*>(scratch(ScratchSlot::kBlocks, count * sizeof(Item)));
+// next(thw) makes an item of a row of grid_thw.
+template <class Item, class Next>
+Items<Item> items_from(const TensorView& grid_thw, const Next& next) {
+  const int64_t count = grid_thw.size(0);
+  auto* items = static_cast<Item*>(scratch(ScratchSlot::kBlocks, count * sizeof(Item)));
+  for (int64_t i = 0; i < count; ++i) items[i] = next(grid_thw.ptr<int64_t>() + 3 * i);
+  return {items, count};
 }
 
 Items<PatchItem> patch_items(const TensorView& grid_thw) {
-  const int64_t count = grid_thw.size(0);
-  PatchItem* items = room_for_items<PatchItem>(count);
   int64_t first = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t* thw = grid_thw.ptr<int64_t>() + 3 * i;
-    items[i] = {first, thw[1], thw[2]};
-    first += thw[0] * thw[1] * thw[2];
-  }
-  return {items, count};
+  return items_from<PatchItem>(grid_thw,
+                               [&](const int64_t* thw) { return next_patch_item(thw, &first); });
 }
+
+Items<MergeItem> merge_items(const TemporalMergeArgs& a) {
+  int64_t first = 0, first_source = 0;
+  return items_from<MergeItem>(a.grid_thw, [&](const int64_t* thw) {
+    return next_merge_item(thw, a.merge_size, a.temporal_size, &first, &first_source);
+  });
+}
+
+// -------------------------------------------------------------------------------------- patches
 
 // One lookup an element, and one colour of a row of pixels after the other. No vector instruction
 // looks 16 values up in fewer steps, and as it is the memory that patches go to is the slower part.
@@ -108,18 +115,12 @@ void image_patches_t(const ImagePatchesArgs& a) {
 
 // ------------------------------------------------------------------------------------ embedding
 
-// As many patches as stay in a last-level cache until linear has read them, in whole blocks of its
-// rows; of large patches a few.
+// As many patches as stay in a last-level cache until linear has read them; where it can be, in
+// whole blocks of its rows.
 int64_t patches_per_chunk(int64_t patch_bytes) {
   constexpr int64_t kBytes = 4 << 20;
-  return std::max(kBytes / patch_bytes / kRowBlock, int64_t{1}) * kRowBlock;
-}
-
-TensorView rows_of(const TensorView& t, int64_t first, int64_t count) {
-  TensorView rows = t;
-  rows.data = t.ptr<char>() + first * t.step(0) * size_of(t.dtype);
-  rows.shape[0] = count;
-  return rows;
+  const int64_t most = std::max<int64_t>(kBytes / patch_bytes, 1);
+  return most < kRowBlock ? most : most / kRowBlock * kRowBlock;
 }
 
 template <class T>
@@ -145,20 +146,6 @@ void patch_embed_t(const PatchEmbedArgs& a, const Stream& stream) {
 }
 
 // ----------------------------------------------------------------------------------- whole rows
-
-Items<MergeItem> merge_items(const TemporalMergeArgs& a) {
-  const int64_t count = a.grid_thw.size(0);
-  MergeItem* items = room_for_items<MergeItem>(count);
-  int64_t first = 0, first_source = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t* thw = a.grid_thw.ptr<int64_t>() + 3 * i;
-    const int64_t blocks = thw[1] / a.merge_size * (thw[2] / a.merge_size);
-    items[i] = {first, first_source, thw[0], blocks};
-    first += (thw[0] == 1 ? 1 : thw[0] / a.temporal_size) * blocks;
-    first_source += thw[0] * blocks;
-  }
-  return {items, count};
-}
 
 // Calls destination(i) and source(i), rows of `row_bytes` bytes, for all i < count, and copies.
 template <class To, class From>

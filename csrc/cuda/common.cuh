@@ -54,6 +54,13 @@ inline dim3 grid_of_items(int64_t rows, int64_t items_per_row, int threads) {
   return dim3(grid_of_rows(rows), static_cast<unsigned>(std::clamp<int64_t>(blocks, 1, 0xffff)));
 }
 
+// Whether all rows of a matrix begin and end at multiples of 16 bytes.
+inline bool is_wide(const TensorView& t) {
+  const int64_t width = size_of(t.dtype), unit = sizeof(uint4);
+  return reinterpret_cast<uintptr_t>(t.data) % sizeof(uint4) == 0 &&
+         t.step(0) * width % unit == 0 && t.size(1) * width % unit == 0;
+}
+
 struct LaunchConfig {
   dim3 grid, block;
   size_t smem = 0;  // bytes of dynamic shared memory

@@ -28,8 +28,8 @@ bool checked_add_product(int64_t a, int64_t b, int64_t* sum) {
   return checked_mul(a, b, &product) && !__builtin_add_overflow(*sum, product, sum);
 }
 
-// Calls accept(t, rows, columns) for each item, blocks counted in place of patches where these are
-// of merge_size; false is a grid too large.
+// Calls accept(t, rows, columns, refuse) for each item, rows and columns of blocks; `refuse` says
+// what was expected instead. False is a grid too large.
 template <class F>
 void for_each_item(const Check& check, const TensorView& grid, int64_t merge_size, const char* what,
                    const F& accept) {
@@ -147,7 +147,7 @@ void image_patches(const ImagePatchesArgs& a, const Stream& stream) {
   check_size(check, "patch_size", a.patch_size);
   check_patches(check, "image_patches", a, "3 * patch_size**2", patch_width(a.patch_size), stream);
   if (a.out.numel() == 0) return;
-  dispatch<ImagePatchesArgs>("image_patches", {&cpu::image_patches, nullptr}, a, stream);
+  dispatch("image_patches", {&cpu::image_patches, ERNIE_CUDA_FN(cuda::image_patches)}, a, stream);
 }
 
 void patch_embed(const PatchEmbedArgs& a, const Stream& stream) {
@@ -163,7 +163,7 @@ void patch_embed(const PatchEmbedArgs& a, const Stream& stream) {
   check_unpacked_on_cuda(check, a.weight, stream);
   check_room(check, a, width, stream);
   if (a.out.numel() == 0) return;
-  dispatch<PatchEmbedArgs>("patch_embed", {&cpu::patch_embed, nullptr}, a, stream);
+  dispatch("patch_embed", {&cpu::patch_embed, ERNIE_CUDA_FN(cuda::patch_embed)}, a, stream);
 }
 
 void temporal_merge(const TemporalMergeArgs& a, const Stream& stream) {
@@ -181,7 +181,8 @@ void temporal_merge(const TemporalMergeArgs& a, const Stream& stream) {
   check.disjoint("out", a.out, "grid_thw", a.grid_thw);
   check.device(stream.device, {{"out", &a.out}, {"x", &a.x}});
   if (a.out.numel() == 0) return;
-  dispatch<TemporalMergeArgs>("temporal_merge", {&cpu::temporal_merge, nullptr}, a, stream);
+  dispatch("temporal_merge", {&cpu::temporal_merge, ERNIE_CUDA_FN(cuda::temporal_merge)}, a,
+           stream);
 }
 
 void scatter_rows(const ScatterRowsArgs& a, const Stream& stream) {
@@ -201,7 +202,7 @@ void scatter_rows(const ScatterRowsArgs& a, const Stream& stream) {
   check.disjoint("out", a.out, "rows", a.rows);
   check.device(stream.device, {{"out", &a.out}, {"x", &a.x}, {"rows", &a.rows}});
   if (a.x.numel() == 0) return;
-  dispatch<ScatterRowsArgs>("scatter_rows", {&cpu::scatter_rows, nullptr}, a, stream);
+  dispatch("scatter_rows", {&cpu::scatter_rows, ERNIE_CUDA_FN(cuda::scatter_rows)}, a, stream);
 }
 
 }  // namespace ernie

@@ -77,6 +77,14 @@ int64_t count_patches(const char* op, const TensorView& pixels, const TensorView
 int64_t count_merged_rows(const TensorView& x, const TensorView& grid_thw, int64_t merge_size,
                           int64_t temporal_size);
 
+// Rows [first, first + count) of a matrix.
+inline TensorView rows_of(const TensorView& t, int64_t first, int64_t count) {
+  TensorView rows = t;
+  rows.data = t.ptr<char>() + first * t.step(0) * size_of(t.dtype);
+  rows.shape[0] = count;
+  return rows;
+}
+
 namespace cpu {
 void image_patches(const ImagePatchesArgs&, const Stream&);
 void patch_embed(const PatchEmbedArgs&, const Stream&);

@@ -15,6 +15,13 @@ struct PatchItem {
   int64_t first, rows, columns;  // rows and columns of patches of each frame
 };
 
+// The item of grid_thw's row `thw`, which begins at *first; *first moves behind it.
+inline PatchItem next_patch_item(const int64_t* thw, int64_t* first) {
+  const PatchItem item = {*first, thw[1], thw[2]};
+  *first += thw[0] * thw[1] * thw[2];
+  return item;
+}
+
 // Where a patch lies in the pixels.
 struct PatchPlace {
   int64_t first_byte;
@@ -42,6 +49,15 @@ struct MergeItem {
   int64_t first_source;  // of its rows in x
   int64_t frames, frame_rows;
 };
+
+inline MergeItem next_merge_item(const int64_t* thw, int64_t merge_size, int64_t temporal_size,
+                                 int64_t* first, int64_t* first_source) {
+  const int64_t frame_rows = thw[1] / merge_size * (thw[2] / merge_size);
+  const MergeItem item = {*first, *first_source, thw[0], frame_rows};
+  *first += (thw[0] == 1 ? 1 : thw[0] / temporal_size) * frame_rows;
+  *first_source += thw[0] * frame_rows;
+  return item;
+}
 
 // The row of x that is part `part` of merged row `row`. An item of one frame is all its parts.
 ERNIE_HOST_DEVICE inline int64_t source_of_merged(const MergeItem& item, int64_t row, int64_t part,

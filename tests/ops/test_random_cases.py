@@ -276,11 +276,61 @@ def case_fused_moe(rng, device):
     reference.check(out, expected, magnitude=magnitude)
 
 
+def random_grid(rng, merge_size, most):
+    """Images and videos of few patches."""
+    return [
+        (int(rng.choice([1, 1, 2, 4])), *(merge_size * extent(rng, most) for _ in range(2)))
+        for _ in range(extent(rng, 4))
+    ]
+
+
+def case_patch_embed(rng, device):
+    """By way of image_patches half of the time, whose rows are then held to the bit."""
+    patch_size, merge_size = extent(rng, 8), int(rng.choice([1, 2, 2, 3]))
+    grid = random_grid(rng, merge_size, 3)
+    items = [
+        rng.integers(0, 256, (t, rows * patch_size, columns * patch_size, 3)).astype(np.uint8)
+        for t, rows, columns in grid
+    ]
+    levels, dtype = rng.standard_normal((3, 256)).astype(F32), dtype_of(rng)
+    patches = reference.image_patches(items, levels, patch_size, merge_size).astype(dtype)
+    pixels = on(np.concatenate([item.reshape(-1) for item in items]), device)
+    sizes = {"patch_size": patch_size, "merge_size": merge_size}
+    if rng.random() < 0.5:
+        out = poisoned(patches.shape, dtype, device)
+        ops.image_patches(pixels, np.array(grid), on(levels, device), **sizes, out=out)
+        np.testing.assert_array_equal(out.numpy(), patches)
+        return
+    weight = reference.random(rng, (extent(rng, 60), patches.shape[1]), dtype)
+    packed = device == "cpu" and rng.random() < 0.7
+    given = ops.linear_pack(weight) if packed else on(weight, device)
+    out = ops.patch_embed(pixels, given, np.array(grid), levels=on(levels, device), **sizes)
+    expected, magnitude = reference.linear(patches, weight, None)
+    reference.check(out, expected, magnitude=magnitude, terms=patches.shape[1])
+
+
+def case_temporal_merge(rng, device):
+    """And rows of what it gives to random places."""
+    merge_size, dtype, hidden = int(rng.choice([1, 2, 2, 3])), dtype_of(rng), extent(rng, 100)
+    grid = np.array(random_grid(rng, merge_size, 4))
+    x = reference.random(rng, (int(np.prod(grid, axis=1).sum()) // merge_size**2, hidden), dtype)
+    merged = ops.temporal_merge(on(strided(rng, x), device), grid, merge_size=merge_size)
+    expected = reference.temporal_merge(x, grid, merge_size, 2)
+    np.testing.assert_array_equal(merged.numpy(), expected)
+    places = rng.permutation(len(expected) + extent(rng, 9))
+    out = poisoned((len(places), 2 * hidden), dtype, device)
+    ops.scatter_rows(merged, on(places[: len(expected)].astype(np.int32), device), out)
+    np.testing.assert_array_equal(out.numpy()[places[: len(expected)]], expected)
+    assert np.isnan(out.numpy()[places[len(expected) :]].astype(F32)).all()
+
+
 # op -> (case, share of all cases)
 CASES = {
-    "rms_norm": (case_rms_norm, 0.09),
-    "linear": (case_linear, 0.11),
-    "wint8_linear": (case_wint8_linear, 0.11),
+    "rms_norm": (case_rms_norm, 0.08),
+    "linear": (case_linear, 0.1),
+    "wint8_linear": (case_wint8_linear, 0.1),
+    "patch_embed": (case_patch_embed, 0.02),
+    "temporal_merge": (case_temporal_merge, 0.01),
     "wint4_linear": (case_wint4_linear, 0.06),
     "attention": (case_attention, 0.25),
     "rope": (case_rope, 0.05),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ernie_kernels as ek
-from ernie_kernels import ops
+from ernie_kernels import _core, ops
 
 import reference
 from placement import PLACES, same_bits
@@ -262,6 +262,7 @@ HOSTILE = [
     ((1, 6, 4), 3, "rows and columns that are multiples of merge_size=3"),
     ((1, 2**32, 2**32), 2, r"items of fewer than 2\*\*63"),
     ((2**62, 2, 2), 2, r"items of fewer than 2\*\*63"),
+    ((2**52, 2, 2), 2, r"items of fewer than 2\*\*63"),
     ((1, TOP - 1, 2), 2, r"items of fewer than 2\*\*63"),
     ((TOP, TOP, TOP), 1, r"items of fewer than 2\*\*63"),
 ]
@@ -336,6 +337,56 @@ def test_a_grid_on_the_gpu_is_refused(rng):
     pictures.grid = ek.from_numpy(pictures.grid, "cuda")
     with pytest.raises(ek.ArgumentError, match="grid_thw: expected a tensor on the host, got cuda"):
         pictures.patched("cuda")
+
+
+# ------------------------------------------------------------------------- places beyond any memory
+
+
+def place_of_patch(first, rows, columns, patch, size, merge):
+    """In Python's integers, by counting coordinates."""
+    frame, inside = divmod(patch - first, rows * columns)
+    block, (inner_y, inner_x) = inside // merge**2, divmod(inside % merge**2, merge)
+    block_y, block_x = divmod(block, columns // merge)
+    y, x = block_y * merge + inner_y, block_x * merge + inner_x
+    frame_begin = (first + frame * rows * columns) * 3 * size**2
+    return frame_begin + (y * size * columns * size + x * size) * 3, columns * size * 3
+
+
+@pytest.mark.parametrize(
+    ("first", "rows", "columns", "size", "merge"),
+    [
+        (0, 2, 2, 14, 2),
+        (2**31 - 4, 64, 32, 14, 2),
+        (2**40, 2**16, 2**16, 14, 2),
+        (2**33 + 7, 3 * 2**13, 3 * 2**14, 16, 3),
+        (2**45, 2, 2, 1, 1),
+    ],
+)
+def test_places_of_patches_in_more_than_32_bits(rng, first, rows, columns, size, merge):
+    frame = rows * columns
+    edges = [0, 1, merge, merge**2, merge * columns - 1, merge * columns, frame - 1, frame]
+    for local in [*edges, 2**14 * frame, *(int(n) for n in rng.integers(0, 9 * frame, 50))]:
+        patch = first + local
+        found = _core.patch_place(
+            first=first, rows=rows, columns=columns, patch=patch, patch_size=size, merge_size=merge
+        )
+        assert found == place_of_patch(first, rows, columns, patch, size, merge)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 6, 2**20])
+@pytest.mark.parametrize("frame_rows", [1, 7, 2**22])
+def test_sources_of_merged_rows_in_more_than_32_bits(rng, frames, frame_rows):
+    first, first_source = 2**40 + 3, 2**41 + 5
+    merged = max(frames // 2, 1)
+    for local in [0, frame_rows - 1, *(int(n) for n in rng.integers(0, merged * frame_rows, 30))]:
+        for part in (0, 1):
+            frame, row = divmod(local, frame_rows)
+            frame = 0 if frames == 1 else 2 * frame + part
+            found = _core.merged_source(
+                first=first, first_source=first_source, frames=frames, frame_rows=frame_rows,
+                row=first + local, part=part, temporal_size=2,
+            )  # fmt: skip
+            assert found == first_source + frame * frame_rows + row
 
 
 # ---------------------------------------------------------------------------------- temporal_merge

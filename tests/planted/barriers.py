@@ -12,7 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backends import COPY, RACE, UNWRITTEN
-from bug import ATTENTION, CUDA_GEMM, CUDA_GROUPED, CUDA_WINT8, GRID_LOOPS, MOE, NORM, SAMPLING, Bug
+from bug import (
+    ATTENTION,
+    CUDA_GEMM,
+    CUDA_GROUPED,
+    CUDA_WINT8,
+    GRID_LOOPS,
+    MOE,
+    NORM,
+    SAMPLING,
+    VISION,
+    Bug,
+)
 
 CUDA = Path("csrc/cuda")
 # Functions of ptx.cuh with such a name order something.
@@ -30,6 +41,7 @@ TESTS = {
     "moe": [*MOE, *GRID_LOOPS],
     "norm.cu": [*NORM, *GRID_LOOPS],
     "sampling.cu": [*SAMPLING, *GRID_LOOPS],
+    "vision.cu": [*VISION, *GRID_LOOPS],
     "attention": ATTENTION,
     "gemm": CUDA_GEMM,
     "wint8": CUDA_WINT8,

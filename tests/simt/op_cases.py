@@ -12,7 +12,7 @@ import numpy as np
 
 import ernie_kernels as ek
 from ernie_kernels import _core, ops
-from op_calls import OPS
+from op_calls import OPS, Op
 
 from reference import PagedBatch
 
@@ -111,13 +111,21 @@ CPU_ONLY = {
     "wint8_quantize and pack",
     "wint8_pack",
 }
+ON_HOST = {"grid_thw"}  # arrays that an op reads there, whatever its device
+
+
+def _case(name: str, op: Op) -> Case:
+    def on_device() -> dict[str, np.ndarray]:
+        return {key: array for key, array in op.tensors().items() if key not in ON_HOST}
+
+    on_host = {key: array for key, array in op.tensors().items() if key in ON_HOST}
+    scalars = op.scalars | on_host
+    return Case(op.call, _filled(on_device), scalars, op.written, allocates=name == "rope")
+
+
 # What allocates its results; below, the same into tensors at hand.
 ALLOCATING = {"wint4_quantize", "wint8_quantize"}
-CASES = {
-    name: Case(op.call, _filled(op.tensors), op.scalars, op.written, allocates=name == "rope")
-    for name, op in OPS.items()
-    if name not in CPU_ONLY | ALLOCATING
-}
+CASES = {name: _case(name, op) for name, op in OPS.items() if name not in CPU_ONLY | ALLOCATING}
 for quantize, dtype, columns in (
     (_core.wint4_quantize, np.uint8, 9),
     (_core.wint8_quantize, np.int8, 17),

@@ -101,7 +101,20 @@ def moe(rng, dtype):
     return [*results, permuted, ops.moe_combine(permuted, inverse, weights, shared=x)]
 
 
-BOTH = [rms_norm, silu_and_mul, embedding, rope, kv_cache, moe]
+def vision(rng, dtype):
+    """Patches in steps of eight, whose places the threads share; copies of rows and columns."""
+    grid = np.array([[1, 6, 10], [2, 2, 2]])
+    pixels = tensor(rng.integers(0, 256, 68 * 27).astype(np.uint8))
+    levels = tensor(reference.random(rng, (3, 256), F32))
+    patches = ops.image_patches(pixels, grid, levels, patch_size=3, dtype=str(dtype))
+    x = tensor(reference.random(rng, (17, 5000), dtype))
+    merged = ops.temporal_merge(x, grid)
+    rows = tensor(rng.permutation(19)[:17].astype(np.int32))
+    out = tensor(reference.random(rng, (19, 5000), dtype))
+    return [patches, merged, ops.scatter_rows(x, rows, out)]
+
+
+BOTH = [rms_norm, silu_and_mul, embedding, rope, kv_cache, moe, vision]
 CASES = [(walk, dtype) for walk in BOTH for dtype in (F32, BF16)]
 CASES += [(apply_penalties, F32), (sample, F32)]
 

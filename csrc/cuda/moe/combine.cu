@@ -60,12 +60,6 @@ __global__ void __launch_bounds__(kThreads) moe_combine_kernel(const CombineRows
 // ------------------------------------------------------------------------------------- launcher
 
 template <class T>
-bool is_wide(const TensorView& t) {
-  return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.step(0) % Vec<T>::kSize == 0 &&
-         t.size(1) % Vec<T>::kSize == 0;
-}
-
-template <class T>
 void combine_t(const MoeCombineArgs& a, const Stream& stream) {
   const DeviceGuard guard(stream.device);
   const CombineRows<T> rows = {.out = a.out.ptr<T>(),
@@ -79,7 +73,7 @@ void combine_t(const MoeCombineArgs& a, const Stream& stream) {
                                .num_tokens = a.out.size(0),
                                .top_k = a.inverse.size(1),
                                .hidden_size = a.out.size(1)};
-  const bool wide = is_wide<T>(a.out) && is_wide<T>(a.x) && (!a.shared || is_wide<T>(*a.shared));
+  const bool wide = is_wide(a.out) && is_wide(a.x) && (!a.shared || is_wide(*a.shared));
   launch(
       wide ? moe_combine_kernel<true, T> : moe_combine_kernel<false, T>,
       {.grid = grid_of_items(rows.num_tokens, ceil_div(rows.hidden_size, Vec<T>::kSize), kThreads),

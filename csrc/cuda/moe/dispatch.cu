@@ -53,12 +53,6 @@ void launch_gather(const MoeDispatchArgs& a, const Stream& stream) {
          rows);
 }
 
-bool is_wide(const TensorView& t) {
-  const int64_t width = size_of(t.dtype), unit = sizeof(uint4);
-  return reinterpret_cast<uintptr_t>(t.data) % sizeof(uint4) == 0 &&
-         t.step(0) * width % unit == 0 && t.size(1) * width % unit == 0;
-}
-
 }  // namespace
 
 void moe_dispatch(const MoeDispatchArgs& a, const Stream& stream) {

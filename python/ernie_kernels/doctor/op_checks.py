@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ernie_kernels import _core
-from ernie_kernels.doctor import layer_checks, linear_checks, moe_checks, sampling_checks
+from ernie_kernels.doctor import (
+    layer_checks,
+    linear_checks,
+    moe_checks,
+    sampling_checks,
+    vision_checks,
+)
 from ernie_kernels.doctor.case import Case, Pairs
 
 BOTH = ("float32", "bfloat16")
@@ -45,6 +51,10 @@ CHECKS: dict[str, tuple[Callable[[Case], Pairs], tuple[str, ...]]] = {
     "fused_moe": (moe_checks.fused_moe, BOTH),
     "apply_penalties": (sampling_checks.apply_penalties, ("float32",)),
     "sample": (sampling_checks.sample, ("float32",)),
+    "image_patches": (vision_checks.image_patches, BOTH),
+    "patch_embed": (vision_checks.patch_embed, BOTH),
+    "temporal_merge": (vision_checks.temporal_merge, BOTH),
+    "scatter_rows": (vision_checks.scatter_rows, BOTH),
 }
 # CUDA reads weights as they are.
 CPU_ONLY = {

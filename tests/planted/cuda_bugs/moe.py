@@ -8,6 +8,7 @@ from bug import GRID_LOOPS, MOE, Bug
 MOE_ROUTE = "csrc/cuda/moe/route.cu"
 MOE_SORT = "csrc/cuda/moe/sort.cu"
 MOE_DISPATCH = "csrc/cuda/moe/dispatch.cu"
+COMMON = "csrc/cuda/common.cuh"  # whose is_wide both ask
 MOE_COMBINE = "csrc/cuda/moe/combine.cu"
 
 BUGS = [
@@ -141,11 +142,12 @@ BUGS = [
     ),
     Bug(
         "moe_dispatch: 16-byte rows whatever the stride",
-        MOE_DISPATCH,
+        COMMON,
         "t.step(0) * width % unit == 0 && t.size(1)",
         "t.size(1)",
         MOE,
         (MISALIGNED, WRONG),
+        MOE_DISPATCH,
     ),
     Bug(
         "moe_dispatch: every block copies all of a row",
@@ -173,10 +175,11 @@ BUGS = [
     ),
     Bug(
         "moe_combine: 16-byte loads whatever the address",
-        MOE_COMBINE,
-        "reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && ",
+        COMMON,
+        "reinterpret_cast<uintptr_t>(t.data) % sizeof(uint4) == 0 &&",
         "",
         MOE,
         (MISALIGNED,),
+        MOE_COMBINE,
     ),
 ]

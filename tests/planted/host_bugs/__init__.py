@@ -16,6 +16,7 @@ from . import (
     norm,
     sampling,
     scheduler,
+    vision,
     wint8,
 )
 
@@ -28,6 +29,7 @@ FAMILIES = (
     moe,
     attention,
     sampling,
+    vision,
     core,
     scheduler,
     engine,
