@@ -11,9 +11,9 @@ from ernie_kernels.doctor.case import Case, Pairs, exactly
 from ernie_kernels.verify.formulas import Array
 from ernie_kernels.verify.stored_weights import Matrix
 
-# An image and a video of two frames; patches of 3 x 3 pixels in blocks of 2 x 2.
+# An image and a video of two frames, in blocks of 2 x 2 patches of 3 x 3 pixels.
 GRID = np.array([[1, 4, 6], [2, 2, 4]])
-SIZES = {"patch_size": 3, "merge_size": 2}
+PATCH_SIZE = 3
 
 
 def frame_patches(frame: npt.NDArray[np.uint8], levels: Array) -> Array:
@@ -43,14 +43,18 @@ def pictures(case: Case) -> tuple[tuple[Tensor, Tensor], Array]:
 
 def image_patches(case: Case) -> Pairs:
     (pixels, levels), expected = pictures(case)
-    out = case.timed(lambda: ops.image_patches(pixels, GRID, levels, dtype=case.dtype, **SIZES))
+    out = case.timed(
+        lambda: ops.image_patches(pixels, GRID, levels, dtype=case.dtype, patch_size=PATCH_SIZE)
+    )
     yield out, exactly(expected)
 
 
 def patch_embed(case: Case) -> Pairs:
     ((pixels, levels), patches), weight = pictures(case), case.random(17, 27)
     out = case.timed(
-        lambda: ops.patch_embed(pixels, case.floats(weight), GRID, levels=levels, **SIZES)
+        lambda: ops.patch_embed(
+            pixels, case.floats(weight), GRID, levels=levels, patch_size=PATCH_SIZE
+        )
     )
     yield out, case.bounds.linear(patches, Matrix(weight, None))
 
