@@ -227,7 +227,9 @@ def test_a_packed_weight_of_another_width_is_refused():
     """75 columns and 76 look alike in pairs; so do 5 rows and 16."""
     pictures = Pictures(np.random.default_rng(0), [(1, 2, 2)], patch_size=5)
     wide, right = (ops.linear_pack(np.zeros((5, n), BF16)) for n in (76, 75))
-    with pytest.raises(ek.ArgumentError, match="weight: expected in_features=75, got 76"):
+    with pytest.raises(
+        ek.ArgumentError, match=r"weight: expected in_features=3 \* patch_size\*\*2=75, got 76"
+    ):
         pictures.embedded("cpu", wide)
     with pytest.raises(ek.ArgumentError, match="patch_embed: out: expected embed_dim=5 columns"):
         pictures.embedded("cpu", right, out=np.zeros((4, 16), BF16))
@@ -461,11 +463,18 @@ def test_spatial_merge_is_a_view(device):
 
 
 @pytest.mark.parametrize(
-    ("x", "merge_size"), [(zeros(7, 6), 2), (zeros(8), 2), (zeros(8, 6), 0), ([1.0], 2), (None, 2)]
+    ("x", "merge_size"), [(zeros(7, 6), 2), (zeros(8), 2), (zeros(8, 6), 0), (zeros(8, 6), -1)]
 )
 def test_spatial_merge_wants_whole_blocks(x, merge_size):
     with pytest.raises(ek.ArgumentError, match=r"^spatial_merge: x: expected \[a multiple of"):
         ops.spatial_merge(x, merge_size)
+
+
+def test_spatial_merge_of_what_is_no_tensor_or_no_view():
+    with pytest.raises(TypeError, match=r"^spatial_merge: x: expected a tensor, got list"):
+        ops.spatial_merge([1.0])
+    with pytest.raises(ek.ArgumentError, match="reshape: "):
+        ops.spatial_merge(ek.from_numpy(zeros(8, 6))[:, :3])
 
 
 # ------------------------------------------------------------------------------------ scatter_rows

@@ -108,12 +108,7 @@ def patch_embed(
     if isinstance(weight, PackedWeight):
         matrix, embed_dim = weight.tensor, weight.out_features
         check_width("patch_embed: out", out, "embed_dim", embed_dim)  # panels are padded
-        if isinstance(patch_size, int) and weight.in_features != 3 * patch_size**2:
-            message = (
-                f"patch_embed: weight: expected in_features={3 * min(patch_size, 1024) ** 2}, "
-                f"got {weight.in_features}"
-            )
-            raise ArgumentError(message)
+        _check_packed_width(weight, patch_size)
     if out is None:
         out, room = _core.patch_embed_out(
             pixels, matrix, grid_thw, embed_dim, patch_size, merge_size, dtype
@@ -121,6 +116,14 @@ def patch_embed(
         patches = room if patches is None else patches
     _core.patch_embed(out, pixels, matrix, grid_thw, levels, patches, patch_size, merge_size)
     return out
+
+
+def _check_packed_width(weight: PackedWeight, patch_size: int) -> None:
+    """Panels of an odd number of columns are padded: the core cannot tell 75 from 76."""
+    if hasattr(patch_size, "__index__") and weight.in_features != 3 * patch_size**2:
+        expected = f"3 * patch_size**2={3 * min(patch_size, 1024) ** 2}"
+        message = f"patch_embed: weight: expected in_features={expected}, got {weight.in_features}"
+        raise ArgumentError(message)
 
 
 def temporal_merge(
@@ -172,11 +175,14 @@ def spatial_merge(x: Rows, merge_size: int = 2) -> Rows:
         ``x`` as ``[num_patches / merge_size**2, merge_size**2 * hidden_size]``; it shares memory.
 
     Raises:
-        ArgumentError: not of two dimensions, or not of whole blocks.
+        ArgumentError: not of two dimensions, not of whole blocks, or (a Tensor) not contiguous.
 
     Source: the resampler of ERNIE-4.5-VL.
     """
-    shape = tuple(getattr(x, "shape", ()))
+    if not hasattr(x, "reshape"):
+        message = f"spatial_merge: x: expected a tensor, got {type(x).__name__}"
+        raise TypeError(message)
+    shape = tuple(x.shape)
     block = merge_size * merge_size
     if len(shape) != 2 or merge_size < 1 or shape[0] % block != 0:
         message = (
