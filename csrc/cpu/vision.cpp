@@ -56,8 +56,10 @@ Items<MergeItem> merge_items(const TemporalMergeArgs& a) {
 
 // -------------------------------------------------------------------------------------- patches
 
-// One lookup an element, and one colour of a row of pixels after the other. No vector instruction
-// looks 16 values up in fewer steps, and as it is the memory that patches go to is the slower part.
+// One lookup an element, by plain loads: about one a cycle, as fast as memory takes float32
+// patches, and a twentieth of what their product with a bfloat16 weight takes. A table of 256
+// entries in vector registers would be the next step, where patches in a cache are all that is
+// wanted.
 template <class T>
 void copy_patch(const uint8_t* pixels, int64_t row_bytes, const T* levels, int64_t patch_size,
                 T* out) {
