@@ -88,11 +88,12 @@ def open_file(path: Path, where: str, max_bytes: int) -> Iterator[BinaryIO]:
         raise _cannot_read(where, name, error) from None
     except ValueError:  # a null character in the path
         raise InputError(f"{where}: {name} is not a path") from None
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(descriptor)
+        raise InputError(f"{where}: {name} is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
         try:
-            facts = os.fstat(descriptor)
-            if not stat.S_ISREG(facts.st_mode):
-                raise InputError(f"{where}: {name} is not a regular file")
             if facts.st_size > max_bytes:
                 raise LimitError(
                     f"{where}: {name} has {facts.st_size} bytes, the limit is {max_bytes}; send a "
