@@ -55,8 +55,8 @@ class VideoFile:
         self._process = self._start(descriptor, container)
         try:
             facts = self._line()
-            self.width, self.height = int(facts["width"]), int(facts["height"])
-            self.num_frames, self.rate = int(facts["num_frames"]), float(facts["rate"])
+            self.width, self.height = self._count(facts, "width"), self._count(facts, "height")
+            self.num_frames, self.rate = self._count(facts, "num_frames"), self._rate(facts)
         except BaseException:
             self.close()
             raise
@@ -111,7 +111,7 @@ class VideoFile:
                     )
                 yield from [pixels] * int((indices >= index).sum())
                 return
-            height, width = int(facts["height"]), int(facts["width"])
+            height, width = self._count(facts, "height"), self._count(facts, "width")
             self._limits.check_size(self._where, width, height)
             data = self._read(height * width * 3)
             pixels = np.frombuffer(data, np.uint8).reshape(height, width, 3)
@@ -136,9 +136,24 @@ class VideoFile:
             facts = json.loads(line)
         except ValueError:
             raise self._unreadable() from None
+        if not isinstance(facts, dict):
+            raise self._unreadable()
         if "error" in facts:
             raise self._refusal(facts["error"])
         return facts
+
+    # What the child says is checked like a file: what it decodes may have taken it over.
+    def _count(self, facts: dict[str, Any], key: str) -> int:
+        value = facts.get(key)
+        if type(value) is not int or not 0 <= value < 1 << 31:
+            raise self._unreadable()
+        return value
+
+    def _rate(self, facts: dict[str, Any]) -> float:
+        value = facts.get("rate")
+        if not isinstance(value, (int, float)):
+            raise self._unreadable()
+        return float(value)  # its range is the caller's to check
 
     def _read(self, size: int) -> bytes:
         while len(self._buffer) < size:
