@@ -39,7 +39,7 @@ def test_indices_are_ascending_and_there(rng, rule):
         rate = float(10 ** rng.uniform(-3, 5))
         fps = None if rng.random() < 0.2 else float(10 ** rng.uniform(-3, 3))
         kept = chosen_frames(num_frames, rate, rule=rule, fps=fps)
-        assert 1 <= len(kept) <= 181
+        assert 1 <= len(kept) <= 180
         assert kept[0] == 0
         assert kept[-1] < num_frames
         assert (np.diff(kept) >= 0).all()
@@ -58,7 +58,8 @@ def test_indices_equal_those_of_transformers(rng):
         count = min(max(count, 16), 180, num_frames)
         expected = torch.arange(0, num_frames, num_frames / count).int().numpy()
         kept = chosen_frames(num_frames, rate, rule="transformers", fps=fps)
-        np.testing.assert_array_equal(kept, expected)
+        # At times its last number is num_frames: a frame that no video has.
+        np.testing.assert_array_equal(kept, expected[expected < num_frames])
 
 
 def test_times_as_text():

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import encoded, gif_claiming, jpeg_claiming, noise, png_claiming, webp_claiming
 
 from ernie_kernels.errors import ArgumentError, InputError, LimitError
 from ernie_kernels.vision.image import load_image
 from ernie_kernels.vision.limits import VisionLimits
+
+from pictures import encoded, gif_claiming, jpeg_claiming, noise, png_claiming, webp_claiming
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -33,7 +34,7 @@ CLAIMING = {
 def test_row_41_claims_beyond_the_limits(kind, size):
     width, height = size
     data = CLAIMING[kind](width, height)
-    with pytest.raises(LimitError, match=f"{width}x{height} pixels, the limit"):
+    with pytest.raises(LimitError, match=f"{width} x {height} pixels, the limit"):
         load_image(data, "image", VisionLimits())
 
 
@@ -51,7 +52,7 @@ def test_row_41_limits_are_inclusive():
     assert load_image(encoded(noise(30, 40)), "image", limits).shape == (30, 40, 3)
     for shape in ((31, 40), (20, 41)):
         for source in (encoded(noise(*shape)), noise(*shape), Image.fromarray(noise(*shape))):
-            with pytest.raises(LimitError, match=f"{shape[1]}x{shape[0]}"):
+            with pytest.raises(LimitError, match=f"{shape[1]} x {shape[0]}"):
                 load_image(source, "image", limits)
 
 

@@ -7,11 +7,12 @@ import os
 
 import numpy as np
 import pytest
-from pictures import ORIENTATION_TAG, UPRIGHT, encoded, gif, noise
 
 from ernie_kernels.errors import ArgumentError, Error, InputError, LimitError
 from ernie_kernels.vision.image import load_image
 from ernie_kernels.vision.limits import VisionLimits
+
+from pictures import ORIENTATION_TAG, UPRIGHT, encoded, gif, noise
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -9,10 +9,11 @@ import resource
 
 import numpy as np
 import pytest
-from pictures import encoded, noise
 
 from ernie_kernels.errors import ArgumentError, ConfigError, InputError
 from ernie_kernels.vision import VisionProcessor, VisionSettings
+
+from pictures import encoded, noise
 
 pytest.importorskip("PIL")
 

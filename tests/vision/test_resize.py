@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from pictures import noise
 
 from ernie_kernels.errors import InputError, LimitError
 from ernie_kernels.vision.resize import bicubic_resize, target_size
+
+from pictures import noise
 
 pytest.importorskip("PIL")
 
@@ -98,7 +99,7 @@ def test_sizes_are_multiples_within_the_limits(rng, rule, limits):
 
 def test_row_42_extreme_aspects():
     for height, width in ((1, 201), (201, 1), (10, 2001)):
-        with pytest.raises(LimitError, match=rf"{width}x{height}.*above 200"):
+        with pytest.raises(LimitError, match=rf"{width} x {height}.*above 200"):
             target_size(height, width, **IMAGE)
     assert target_size(1, 200, **IMAGE) == (28, 812)
     assert target_size(1, 16384, rule="baidu", **IMAGE) == (28, 5600)  # cut to 28 x 5600

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from films import film, sound
-from pictures import encoded, gif, noise
 
 from ernie_kernels.errors import ArgumentError, InputError, LimitError, UnsupportedError
 from ernie_kernels.vision import VisionLimits, VisionProcessor, VisionSettings, video_process
+
+from films import film, sound
+from pictures import encoded, gif, noise
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -141,7 +142,7 @@ def test_row_45_frames_of_several_sizes():
 
 
 def test_row_45_pixels_of_all_frames():
-    with pytest.raises(LimitError, match="20 frames of 30x20 have 12000 pixels"):
+    with pytest.raises(LimitError, match="20 frames of 30 x 20 have 12000 pixels"):
         processor(video_pixels=11999).video(np.zeros((20, 20, 30, 3), np.uint8))
     assert (
         processor(video_pixels=12000).video(np.zeros((20, 20, 30, 3), np.uint8)).grid_thw[0] == 20
@@ -253,7 +254,7 @@ def test_row_45_a_file_of_sound():
 
 def test_row_45_size_and_number_are_known_before_decoding():
     needs_pyav()
-    with pytest.raises(LimitError, match="160x120 pixels, the limit"):
+    with pytest.raises(LimitError, match="160 x 120 pixels, the limit"):
         processor(side=150).video(film(20))
     with pytest.raises(LimitError, match="more than 19 frames; shorten"):
         processor(stored_frames=19).video(film(20))

@@ -58,5 +58,5 @@ def _every_step(num_frames: int, count: float) -> np.ndarray:
     step = num_frames / count
     # In float32, as the reference has it: near an integer the rounding decides.
     places = (np.arange(math.ceil(num_frames / step)) * step).astype(np.float32)
-    # That rounding reaches num_frames itself in long videos; the reference then fails.
-    return np.minimum(places.astype(np.int64), num_frames - 1)
+    # The reference's list at times ends with num_frames itself, a frame that is not there.
+    return places[places < num_frames].astype(np.int64)

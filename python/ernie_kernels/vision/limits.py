@@ -54,13 +54,13 @@ class VisionLimits:
             LimitError: a side or the number of pixels is above its limit.
         """
         if width < 1 or height < 1:
-            raise InputError(f"{where}: expected sides of at least 1 pixel, got {width}x{height}")
+            raise InputError(f"{where}: expected sides of at least 1 pixel, got {width} x {height}")
         if max(width, height) > self.side:
             raise LimitError(
-                f"{where}: {width}x{height} pixels, the limit of a side is {self.side}; scale it down"
+                f"{where}: {width} x {height} pixels, the limit of a side is {self.side}; scale it down"
             )
         if width * height > self.image_pixels:
             raise LimitError(
-                f"{where}: {width}x{height} pixels, the limit is {self.image_pixels} in all; scale it "
+                f"{where}: {width} x {height} pixels, the limit is {self.image_pixels} in all; scale it "
                 f"down"
             )

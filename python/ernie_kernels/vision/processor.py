@@ -166,7 +166,7 @@ class VisionProcessor:
         pixels = len(indices) * video.width * video.height
         if pixels > limits.video_pixels:
             raise LimitError(
-                f"{where}: {len(indices)} frames of {video.width}x{video.height} have {pixels} pixels, "
+                f"{where}: {len(indices)} frames of {video.width} x {video.height} have {pixels} pixels, "
                 f"the limit is {limits.video_pixels}; scale it down or take fewer frames"
             )
         return indices

@@ -41,7 +41,7 @@ def target_size(
     Source: the smart resize of transformers 5.23 and of FastDeploy's ERNIE-4.5-VL processor.
     """
     if height < 1 or width < 1:
-        raise InputError(f"{where}: expected sides of at least 1 pixel, got {width}x{height}")
+        raise InputError(f"{where}: expected sides of at least 1 pixel, got {width} x {height}")
     least = 0
     if rule == "baidu":
         least = FACTOR
@@ -49,7 +49,7 @@ def target_size(
             height, width = _cut_to_aspect(height, width)
     elif max(height, width) / min(height, width) > MAX_ASPECT:
         raise LimitError(
-            f"{where}: {width}x{height} has an aspect above {MAX_ASPECT}; crop it, or pass "
+            f"{where}: {width} x {height} has an aspect above {MAX_ASPECT}; crop it, or pass "
             f"resize_rule='baidu'"
         )
     rows = max(least, round(height / FACTOR) * FACTOR)
@@ -65,7 +65,7 @@ def target_size(
         rows, columns = (math.ceil(side * scale / FACTOR) * FACTOR for side in (height, width))
     if rows < FACTOR or columns < FACTOR:
         raise LimitError(
-            f"{where}: no multiple of {FACTOR} near {width}x{height} has {min_pixels} to {max_pixels} "
+            f"{where}: no multiple of {FACTOR} near {width} x {height} has {min_pixels} to {max_pixels} "
             f"pixels; raise max_pixels, or crop the image"
         )
     return rows, columns

@@ -131,14 +131,14 @@ def _encoded(source: Source, where: str, limits: VisionLimits) -> Iterator[Video
 
 @contextmanager
 def _child(descriptor: int, head: bytes, where: str, limits: VisionLimits) -> Iterator[Video]:
-    video = VideoFile(descriptor, _container(head, where), where, limits)
+    video = VideoFile(descriptor, container_of(head, where), where, limits)
     try:
         yield video
     finally:
         video.close()
 
 
-def _container(head: bytes, where: str) -> str:
+def container_of(head: bytes, where: str) -> str:
     """FFmpeg's name of the file format. It is told which: no demuxer that opens other files runs."""
     if head[4:8] in MOV_BOXES:
         return "mov"
