@@ -44,13 +44,13 @@ def mutated(case: Any, other: Any, draw: random.Random) -> Any:
     return {"file": bytes_changed(data, lender, draw).decode("latin-1")}
 
 
+def is_allowed(error: BaseException) -> bool:
+    said = str(error)
+    return isinstance(error, ALLOWED) and said.startswith("image 1: ") and not ADDRESS.search(said)
+
+
 def run(case: Any) -> None:
-    try:
-        pixels = load_image(case["file"].encode("latin-1"), "image 1", LIMITS)
-    except ALLOWED as error:
-        assert str(error).startswith("image 1: ")
-        assert not ADDRESS.search(str(error))
-        raise
+    pixels = load_image(case["file"].encode("latin-1"), "image 1", LIMITS)
     assert pixels.dtype == np.uint8
     assert pixels.shape[2] == 3
     assert pixels.flags.c_contiguous

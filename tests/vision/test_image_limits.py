@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,35 +81,6 @@ def test_row_41_limits_that_are_no_limits():
     for value in (0, -1, float("nan"), float("inf"), "5", True):
         with pytest.raises(ArgumentError, match="side: expected a number > 0"):
             VisionLimits(side=value)
-
-
-def test_pillows_settings_are_left_alone():
-    from PIL import ImageFile, PngImagePlugin
-
-    before = (
-        Image.MAX_IMAGE_PIXELS,
-        ImageFile.LOAD_TRUNCATED_IMAGES,
-        PngImagePlugin.MAX_TEXT_CHUNK,
-        PngImagePlugin.MAX_TEXT_MEMORY,
-    )
-    load_image(encoded(noise(30, 30)), "image", VisionLimits())
-    with pytest.raises(LimitError):
-        load_image(png_claiming(60000, 60000), "image", VisionLimits())
-    assert before == (
-        Image.MAX_IMAGE_PIXELS,
-        ImageFile.LOAD_TRUNCATED_IMAGES,
-        PngImagePlugin.MAX_TEXT_CHUNK,
-        PngImagePlugin.MAX_TEXT_MEMORY,
-    )
-
-
-def test_the_sources_name_none_of_pillows_settings():
-    import ernie_kernels.vision as package
-
-    for path in Path(package.__file__).parent.glob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        assert "MAX_IMAGE_PIXELS" not in text, path.name
-        assert "LOAD_TRUNCATED" not in text, path.name
 
 
 MEASURE = """
