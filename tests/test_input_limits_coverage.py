@@ -284,6 +284,7 @@ ROWS = {
             f"{IMAGE_LIMITS}::test_row_41_bytes_are_counted_before_they_are_read",
             f"{IMAGE_LIMITS}::test_row_41_scans_of_a_jpeg",
             f"{IMAGE_LIMITS}::test_row_41_segments_of_a_jpeg",
+            f"{IMAGE_LIMITS}::test_row_41_chunks_of_a_png",
             f"{IMAGE_LIMITS}::test_row_41_a_bomb_costs_little",
             f"{IMAGE_LIMITS}::test_row_41_jpeg_fill_bytes_cost_little",
         ),

@@ -72,9 +72,33 @@ def test_row_41_scans_of_a_jpeg():
         load_image(data[:-2] + data[begin:-2] * 300 + data[-2:], "image", VisionLimits())
 
 
-def test_row_41_segments_of_a_jpeg():
-    with pytest.raises(LimitError, match="more than 4096 segments"):
-        load_image(b"\xff\xd8" + b"\xff\xe0\0\x02" * 5000, "image", VisionLimits())
+@pytest.mark.parametrize("before", [b"\xff\xdb", b"\xff\xda"])
+def test_row_41_segments_of_a_jpeg(before):
+    """Read one by one by decoders: a few MiB of empty ones would take seconds."""
+    data = encoded(noise(16, 16), "JPEG")
+    at = data.index(before)
+    for count in (100, 4096):
+        full = data[:at] + b"\xff\xfe\0\x02" * count + data[at:]
+        if count == 100:
+            np.testing.assert_array_equal(
+                load_image(full, "image", VisionLimits()), load_image(data, "image", VisionLimits())
+            )
+        else:
+            with pytest.raises(LimitError, match="more than 4096 segments"):
+                load_image(full, "image", VisionLimits())
+
+
+@pytest.mark.parametrize("name", [b"prIv", b"IDAT", b"tEXt"])
+def test_row_41_chunks_of_a_png(name):
+    pixels = noise(16, 16)
+    data = encoded(pixels)
+    body = b"a\0b" if name == b"tEXt" else b""
+    chunk = len(body).to_bytes(4, "big") + name + body
+    chunk += zlib.crc32(name + body).to_bytes(4, "big")
+    few = data[:33] + chunk * 100 + data[33:]
+    np.testing.assert_array_equal(load_image(few, "image", VisionLimits()), pixels)
+    with pytest.raises(LimitError, match="more than 16384 chunks"):
+        load_image(data[:33] + chunk * 16384 + data[33:], "image", VisionLimits())
 
 
 def test_row_41_limits_that_are_no_limits():

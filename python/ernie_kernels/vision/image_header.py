@@ -20,7 +20,10 @@ FILL = re.compile(b"\xff+")  # before a marker, as many as a writer likes
 JPEG_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a length
 # A progressive file of a few bytes per scan costs its decoder a pass over all pixels for each.
 MAX_JPEG_SCANS = 200
+# Decoders read these one by one, in Python: millions of empty ones take seconds. Writers cut the
+# pixels of a PNG into chunks of 8 KiB, so that a file at the limit of bytes has about 4096.
 MAX_JPEG_SEGMENTS = 4096
+MAX_PNG_CHUNKS = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ def read_image_header(data: bytes | memoryview, where: str) -> ImageHeader:
     head = bytes(data[:64])
     try:
         if head.startswith(PNG_SIGNATURE):
-            return _png(head, where)
+            return _png(data, where)
         if head.startswith(b"\xff\xd8\xff"):
             return _jpeg(bytes(data), where)
         if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -60,38 +63,49 @@ def unreadable(where: str) -> InputError:
     )
 
 
-def _png(head: bytes, where: str) -> ImageHeader:
-    if head[8:16] != b"\0\0\0\rIHDR":
+def _png(data: bytes | memoryview, where: str) -> ImageHeader:
+    if bytes(data[8:16]) != b"\0\0\0\rIHDR":
         raise unreadable(where)
-    return ImageHeader("PNG", *struct.unpack_from(">II", head, 16))
+    header = ImageHeader("PNG", *struct.unpack_from(">II", data, 16))
+    at = 8
+    for _ in range(MAX_PNG_CHUNKS):
+        if at + 8 > len(data):  # cut off, if the decoder misses what is not there
+            return header
+        at += 12 + struct.unpack_from(">I", data, at)[0]
+    raise LimitError(f"{where}: a PNG of more than {MAX_PNG_CHUNKS} chunks; save it again")
 
 
 def _jpeg(data: bytes, where: str) -> ImageHeader:
+    header = None
     at = 2
     for _ in range(MAX_JPEG_SEGMENTS):
         fill = FILL.match(data, at)
         if fill is None:
-            raise unreadable(where)
+            break
         at = fill.end()
+        if at + 3 > len(data):
+            break
         marker = data[at]
         at += 1
         if marker in JPEG_ALONE:
             continue
-        if marker in (0xD9, 0xDA):  # the end, or pixels before any frame
-            raise unreadable(where)
+        if marker in (0xD9, 0xDA):  # the end, or pixels
+            break
         length = struct.unpack_from(">H", data, at)[0]
-        if marker in JPEG_FRAMES:
+        if marker in JPEG_FRAMES and header is None:
             height, width = struct.unpack_from(">HH", data, at + 3)
-            # 0xFFDA is escaped inside a scan, so the count never says too few.
-            if data.count(b"\xff\xda", at) > MAX_JPEG_SCANS:
-                raise LimitError(
-                    f"{where}: a JPEG of more than {MAX_JPEG_SCANS} scans; save it again"
-                )
-            return ImageHeader("JPEG", width, height)
-        if length < 2:
-            raise unreadable(where)
-        at += length
-    raise LimitError(f"{where}: a JPEG of more than {MAX_JPEG_SEGMENTS} segments; save it again")
+            header = ImageHeader("JPEG", width, height)
+        at += max(2, length)
+    else:
+        raise LimitError(
+            f"{where}: a JPEG of more than {MAX_JPEG_SEGMENTS} segments; save it again"
+        )
+    if header is None:
+        raise unreadable(where)
+    # 0xFFDA is escaped inside a scan, so the count never says too few.
+    if data.count(b"\xff\xda", at) > MAX_JPEG_SCANS:
+        raise LimitError(f"{where}: a JPEG of more than {MAX_JPEG_SCANS} scans; save it again")
+    return header
 
 
 def _webp(head: bytes, where: str) -> ImageHeader:
