@@ -30,7 +30,11 @@ GENERATE = "test_llm.py::test_generate_refuses_and_nothing_changes"
 FORWARD = "test_llm.py::test_forward_refuses"
 PARAMS = "runner/test_sampling_params.py::test_params_name_field_value_and_range"
 ARGUMENTS = "ops/test_argument_errors.py"
-NO_MEDIA = "no pictures or videos are read yet"
+NO_MEDIA = "no request takes pictures or videos yet"
+IMAGES = "vision/test_images.py"
+IMAGE_LIMITS = "vision/test_image_limits.py"
+PROCESSOR = "vision/test_processor.py"
+VIDEOS = "vision/test_videos.py"
 NO_CONVERSION = "nothing is converted or written yet"
 
 
@@ -263,12 +267,73 @@ ROWS = {
         ),
     ),
     39: Row("placeholders without media", not_yet=NO_MEDIA),
-    40: Row("picture of an unknown format", not_yet=NO_MEDIA),
-    41: Row("picture beyond the limits", not_yet=NO_MEDIA),
-    42: Row("picture without extent", not_yet=NO_MEDIA),
-    43: Row("array that is no picture", not_yet=NO_MEDIA),
-    44: Row("pixels that are not finite", not_yet=NO_MEDIA),
-    45: Row("video beyond the limits", not_yet=NO_MEDIA),
+    40: Row(
+        "picture of an unknown format",
+        (
+            f"{IMAGES}::test_row_40_other_formats",
+            f"{IMAGES}::test_row_40_truncated_files",
+            f"{IMAGES}::test_row_40_a_gif_is_a_video",
+            f"{IMAGES}::test_row_40_sources_that_hold_no_picture",
+        ),
+    ),
+    41: Row(
+        "picture beyond the limits",
+        (
+            f"{IMAGE_LIMITS}::test_row_41_claims_beyond_the_limits",
+            f"{IMAGE_LIMITS}::test_row_41_limits_are_inclusive",
+            f"{IMAGE_LIMITS}::test_row_41_bytes_are_counted_before_they_are_read",
+            f"{IMAGE_LIMITS}::test_row_41_scans_of_a_jpeg",
+            f"{IMAGE_LIMITS}::test_row_41_segments_of_a_jpeg",
+            f"{IMAGE_LIMITS}::test_row_41_chunks_of_a_png",
+            f"{IMAGE_LIMITS}::test_row_41_a_bomb_costs_little",
+            f"{IMAGE_LIMITS}::test_row_41_jpeg_fill_bytes_cost_little",
+        ),
+        not_yet="images of one request are not counted: no request takes any",
+    ),
+    42: Row(
+        "picture without extent",
+        (
+            f"{IMAGE_LIMITS}::test_row_42_claims_of_nothing",
+            f"{IMAGES}::test_row_42_arrays_without_extent",
+            "vision/test_resize.py::test_row_42_extreme_aspects",
+            "vision/test_resize.py::test_row_42_no_extent",
+        ),
+    ),
+    43: Row(
+        "array that is no picture",
+        (
+            f"{IMAGES}::test_row_43_strided_arrays_are_copied",
+            f"{IMAGES}::test_row_43_arrays_that_are_no_pictures",
+            f"{IMAGES}::test_row_43_other_types",
+            f"{PROCESSOR}::test_row_43_patches_of_another_shape",
+        ),
+    ),
+    44: Row(
+        "pixels that are not finite",
+        (f"{PROCESSOR}::test_row_44_values_that_are_not_finite",),
+        not_yet="embeddings: no request takes any",
+    ),
+    45: Row(
+        "video beyond the limits",
+        (
+            f"{VIDEOS}::test_row_45_no_frames",
+            f"{VIDEOS}::test_row_45_what_is_no_video",
+            f"{VIDEOS}::test_row_45_rates_that_are_none",
+            f"{VIDEOS}::test_row_45_frames_of_several_sizes",
+            f"{VIDEOS}::test_row_45_pixels_of_all_frames",
+            f"{VIDEOS}::test_row_45_number_of_frames_and_seconds",
+            f"{VIDEOS}::test_row_45_truncated_gifs",
+            f"{VIDEOS}::test_row_45_a_gif_of_too_many_frames",
+            f"{VIDEOS}::test_row_45_a_gif_of_empty_blocks",
+            f"{VIDEOS}::test_row_45_a_gif_frame_beyond_its_canvas",
+            f"{VIDEOS}::test_row_45_truncated_files",
+            f"{VIDEOS}::test_row_45_a_file_of_sound",
+            f"{VIDEOS}::test_row_45_size_and_number_are_known_before_decoding",
+            f"{VIDEOS}::test_row_45_memory_of_the_decoder",
+            f"{VIDEOS}::test_row_45_a_decoder_that_hangs_is_killed",
+            f"{VIDEOS}::test_row_45_a_decoder_that_dies_or_lies",
+        ),
+    ),
     46: Row(
         "sampling parameters",
         (

@@ -1,0 +1,66 @@
+"""What an image or video may be at most; checked on headers, before anything is decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from ernie_kernels.errors import ArgumentError, InputError, LimitError
+
+
+@dataclass(frozen=True, slots=True)
+class VisionLimits:
+    """Inclusive upper limits.
+
+    Attributes:
+        image_bytes, video_bytes: of the file, encoded.
+        side: pixels of a side, of images and of frames.
+        image_pixels: of one image or frame.
+        images_per_request: counted by who takes requests.
+        frames: of a video, that are kept.
+        stored_frames: of a video, that its file holds.
+        video_pixels: of all the frames that are kept, before they are resized.
+        video_seconds: how long a video may play.
+        decode_seconds: time that the decoding of a video may take.
+        decode_bytes: memory of the process that decodes a video.
+    """
+
+    image_bytes: int = 32 << 20
+    video_bytes: int = 512 << 20
+    side: int = 16384
+    image_pixels: int = 1 << 25
+    images_per_request: int = 64
+    frames: int = 1024
+    stored_frames: int = 1 << 20
+    video_pixels: int = 1 << 30
+    video_seconds: float = 36000.0
+    decode_seconds: float = 60.0
+    decode_bytes: int = 2 << 30
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) not in (int, float) or not 0 < value < 2**53:
+                raise ArgumentError(f"VisionLimits: {field.name}: expected a number > 0")
+
+    def check_bytes(self, where: str, size: int, limit: int) -> None:
+        if size > limit:
+            raise LimitError(f"{where}: {size} bytes, the limit is {limit}; send a smaller file")
+
+    def check_size(self, where: str, width: int, height: int) -> None:
+        """Of one image or frame.
+
+        Raises:
+            InputError: a side is 0.
+            LimitError: a side or the number of pixels is above its limit.
+        """
+        if width < 1 or height < 1:
+            raise InputError(f"{where}: expected sides of at least 1 pixel, got {width} x {height}")
+        if max(width, height) > self.side:
+            raise LimitError(
+                f"{where}: {width} x {height} pixels, the limit of a side is {self.side}; scale it down"
+            )
+        if width * height > self.image_pixels:
+            raise LimitError(
+                f"{where}: {width} x {height} pixels, the limit is {self.image_pixels} in all; scale it "
+                f"down"
+            )
