@@ -9,6 +9,7 @@ import ernie_kernels as ek
 from ernie_kernels import ops
 
 import reference
+import reference_moe
 from placement import PLACES, same_bits
 from reference import BF16, F32, on, poisoned
 
@@ -38,7 +39,9 @@ def random_ids(rng, num_tokens, top_k, num_experts, *, pattern="uniform"):
 def test_sort_is_stable(device, rng, num_tokens, top_k, num_experts, pattern):
     topk_ids = random_ids(rng, num_tokens, top_k, num_experts, pattern=pattern)
     results = ops.moe_sort(on(topk_ids, device), num_experts)
-    for actual, expected in zip(results, reference.moe_sort(topk_ids, num_experts), strict=True):
+    for actual, expected in zip(
+        results, reference_moe.moe_sort(topk_ids, num_experts), strict=True
+    ):
         same_bits(actual, expected)
 
 
@@ -52,7 +55,9 @@ def test_sort_writes_where_told(device, rng, num_experts):
     }
     results = ops.moe_sort(on(topk_ids, device), num_experts, **out)
     assert all(a is b for a, b in zip(results, out.values(), strict=True))
-    for actual, expected in zip(results, reference.moe_sort(topk_ids, num_experts), strict=True):
+    for actual, expected in zip(
+        results, reference_moe.moe_sort(topk_ids, num_experts), strict=True
+    ):
         same_bits(actual, expected)
 
 
@@ -67,7 +72,7 @@ def test_dispatch_copies_rows_in_expert_order(
     x = reference.random(rng, (num_tokens, hidden_size), dtype)
     x[0, 0] = np.nan
     topk_ids = random_ids(rng, num_tokens, top_k, num_experts)
-    offsets, inverse, source_rows = reference.moe_sort(topk_ids, num_experts)
+    offsets, inverse, source_rows = reference_moe.moe_sort(topk_ids, num_experts)
     for given in (place(x, device) for place in PLACES):
         permuted, got_offsets, got_inverse = ops.moe_dispatch(
             given, on(topk_ids, device), num_experts
@@ -82,7 +87,7 @@ def test_dispatch_writes_strided_rows(device, rng):
     wide = ek.from_numpy(np.zeros((8, 21), BF16), device)
     ops.moe_dispatch(on(x, device), on(topk_ids, device), 3, permuted=wide[:, 2:18])
     expected = np.zeros((8, 21), BF16)
-    expected[:, 2:18] = x[reference.moe_sort(topk_ids, 3)[2]]
+    expected[:, 2:18] = x[reference_moe.moe_sort(topk_ids, 3)[2]]
     same_bits(wide, expected)
 
 
@@ -113,7 +118,7 @@ def test_a_gpu_takes_the_nearest_expert_for_an_id_out_of_range(rng, num_tokens, 
     x = reference.random(rng, (num_tokens, 6), F32)
     permuted, *_ = ops.moe_dispatch(on(x, "cuda"), on(topk_ids, "cuda"), num_experts)
     results = ops.moe_sort(on(topk_ids, "cuda"), num_experts)
-    expected = reference.moe_sort(nearest, num_experts)
+    expected = reference_moe.moe_sort(nearest, num_experts)
     for actual, wanted in zip(results, expected, strict=True):
         same_bits(actual, wanted)
     same_bits(permuted, x[expected[2]])
@@ -148,8 +153,8 @@ def combine_inputs(rng, dtype, num_tokens, top_k, hidden_size):
 def test_combine_matches_reference(device, rng, dtype, num_tokens, top_k, hidden_size, with_shared):
     x, inverse, weights = combine_inputs(rng, dtype, num_tokens, top_k, hidden_size)
     shared = reference.random(rng, (num_tokens, hidden_size), dtype) if with_shared else None
-    expected, magnitude = reference.moe_combine(x, inverse, weights, shared)
-    to_the_bit = reference.moe_combine_float32(x, inverse, weights, shared)
+    expected, magnitude = reference_moe.moe_combine(x, inverse, weights, shared)
+    to_the_bit = reference_moe.moe_combine_float32(x, inverse, weights, shared)
     for place in PLACES:
         out = poisoned(expected.shape, dtype, device)
         result = ops.moe_combine(
@@ -170,7 +175,7 @@ def test_combine_adds_to_the_shared_experts_in_place(device, rng, dtype):
     wide = ek.from_numpy(expected, device)
     out = wide[:, 1:71]
     ops.moe_combine(on(x, device), on(inverse, device), on(weights, device), shared=out, out=out)
-    expected[:, 1:71] = reference.moe_combine_float32(x, inverse, weights, shared)
+    expected[:, 1:71] = reference_moe.moe_combine_float32(x, inverse, weights, shared)
     same_bits(wide, expected)
 
 
@@ -185,7 +190,7 @@ def test_combine_refuses_a_shifted_overlap_of_out_and_shared():
 
 def test_a_token_that_is_not_finite_spoils_no_other(device, rng):
     x, inverse, weights = combine_inputs(rng, BF16, 6, 2, 40)
-    good = reference.moe_combine_float32(x, inverse, weights, None)
+    good = reference_moe.moe_combine_float32(x, inverse, weights, None)
     weights[2] = np.nan
     x[inverse[4]] = np.inf
     out = ops.moe_combine(on(x, device), on(inverse, device), on(weights, device)).numpy()
@@ -210,7 +215,7 @@ def test_a_gpu_takes_the_nearest_row_for_a_place_out_of_range(rng, dtype):
     inverse[0] = -1, 6
     inverse[1] = -(2**31), 2**31 - 1
     out = ops.moe_combine(on(x, "cuda"), on(inverse, "cuda"), on(weights, "cuda"))
-    same_bits(out, reference.moe_combine_float32(x, np.clip(inverse, 0, 5), weights, None))
+    same_bits(out, reference_moe.moe_combine_float32(x, np.clip(inverse, 0, 5), weights, None))
 
 
 @pytest.mark.parametrize("threads", [1, 3, 8])
@@ -223,9 +228,11 @@ def test_combine_and_dispatch_do_not_depend_on_threads(rng, threads):
     permuted, _, inverse = ops.moe_dispatch(x, topk_ids, 9)
     out = ops.moe_combine(permuted, inverse, weights)
     ek.set_num_threads(before)
-    _, expected_inverse, source_rows = reference.moe_sort(topk_ids, 9)
+    _, expected_inverse, source_rows = reference_moe.moe_sort(topk_ids, 9)
     same_bits(permuted, x[source_rows])
-    same_bits(out, reference.moe_combine_float32(x[source_rows], expected_inverse, weights, None))
+    same_bits(
+        out, reference_moe.moe_combine_float32(x[source_rows], expected_inverse, weights, None)
+    )
 
 
 @pytest.mark.parametrize("num_experts", [8, 64])

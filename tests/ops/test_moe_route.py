@@ -9,6 +9,7 @@ import ernie_kernels as ek
 from ernie_kernels import ops
 
 import reference
+import reference_moe
 from placement import at_odd_addresses, same_bits
 from reference import F32, on, poisoned
 
@@ -27,7 +28,7 @@ def route(logits, bias, top_k, device, **options):
 
 def check_route(logits, bias, top_k, device, **options) -> None:
     weights, ids = route(logits, bias, top_k, device, **options)
-    expected_weights, expected_ids, _ = reference.moe_route(logits, bias, top_k, **options)
+    expected_weights, expected_ids, _ = reference_moe.moe_route(logits, bias, top_k, **options)
     np.testing.assert_array_equal(ids, expected_ids)
     same_bits(weights, expected_weights)
     check_against_float64(logits, bias, weights, ids, **options)
@@ -35,7 +36,7 @@ def check_route(logits, bias, top_k, device, **options) -> None:
 
 def check_against_float64(logits, bias, weights, ids, norm_min=1e-12) -> None:
     """Ids in the order of the scores, as far as float32 can tell those apart; and the weights."""
-    p, relative = reference.moe_softmax(logits)
+    p, relative = reference_moe.moe_softmax(logits)
     score = p + reference.f64(bias)
     noise = p * relative + 2.0**-24 * np.abs(score)
 
@@ -143,7 +144,7 @@ def test_a_row_that_is_not_finite_is_flagged_and_no_other_changes(device, rng, n
     good_weights, good_ids = route(good, bias, top_k, device)
     np.testing.assert_array_equal(ids[~is_bad], good_ids[~is_bad])
     same_bits(weights[~is_bad], good_weights[~is_bad])
-    expected_weights, expected_ids, _ = reference.moe_route(bad, bias, top_k)
+    expected_weights, expected_ids, _ = reference_moe.moe_route(bad, bias, top_k)
     np.testing.assert_array_equal(ids, expected_ids)
     same_bits(weights, expected_weights)
     route(bad, bias, top_k, device)  # flags may be left out
@@ -180,7 +181,7 @@ def test_a_row_routes_alone_as_among_others(device, rng, num_experts, top_k):
 def test_route_reads_strided_rows_and_writes_where_told(device, rng):
     logits = reference.random(rng, (3, 65), F32)
     bias = reference.random(rng, (65,), F32)
-    expected_weights, expected_ids, _ = reference.moe_route(logits, bias, 4)
+    expected_weights, expected_ids, _ = reference_moe.moe_route(logits, bias, 4)
     topk_weights = poisoned((3, 4), F32, device)
     topk_ids = ek.from_numpy(np.full((3, 4), -1, np.int32), device)
     results = ops.moe_route(

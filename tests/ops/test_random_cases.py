@@ -20,6 +20,7 @@ from expert_cases import Experts
 from ernie_kernels import ops
 
 import reference
+import reference_moe
 from reference import BF16, F32, PagedBatch, on, poisoned
 
 # Around every vector width, register tile and block of the kernels; drawn half of the time.
@@ -192,7 +193,7 @@ def case_moe_route(rng, device):
     weights, ids = ops.moe_route(
         on(strided(rng, logits), device), on(bias, device), top_k, norm_min=norm_min, flags=flags
     )
-    expected = reference.moe_route(logits, bias, top_k, norm_min)
+    expected = reference_moe.moe_route(logits, bias, top_k, norm_min)
     for got, wanted in zip((weights, ids, flags), expected, strict=True):
         np.testing.assert_array_equal(got.numpy().view(np.uint8), wanted.view(np.uint8))
 
@@ -207,7 +208,7 @@ def case_moe_dispatch(rng, device):
     permuted, offsets, inverse = ops.moe_dispatch(
         on(strided(rng, x), device), on(topk_ids, device), experts
     )
-    expected_offsets, expected_inverse, source_rows = reference.moe_sort(topk_ids, experts)
+    expected_offsets, expected_inverse, source_rows = reference_moe.moe_sort(topk_ids, experts)
     np.testing.assert_array_equal(offsets.numpy(), expected_offsets)
     np.testing.assert_array_equal(inverse.numpy(), expected_inverse)
     np.testing.assert_array_equal(permuted.numpy(), x[source_rows])
@@ -221,7 +222,7 @@ def case_moe_dispatch(rng, device):
         on(strided(rng, results), device), inverse, on(weights, device),
         shared=None if shared is None else on(strided(rng, shared), device), out=out,
     )  # fmt: skip
-    expected, magnitude = reference.moe_combine(results, expected_inverse, weights, shared)
+    expected, magnitude = reference_moe.moe_combine(results, expected_inverse, weights, shared)
     reference.check(out, expected, magnitude=magnitude, terms=top_k + 1)
 
 
@@ -263,7 +264,7 @@ def case_fused_moe(rng, device):
         on(strided(rng, x), device), on(weights, device), on(topk_ids, device), gate_up.given,
         down.given, shared=None if shared is None else on(strided(rng, shared), device), out=out,
     )  # fmt: skip
-    expected, magnitude = reference.fused_moe(
+    expected, magnitude = reference_moe.fused_moe(
         x, weights, topk_ids, gate_up.matrices, down.matrices, shared
     )
     reference.check(out, expected, magnitude=magnitude)

@@ -15,6 +15,7 @@ import pytest
 from ernie_kernels import ops
 
 import reference
+import reference_moe
 from reference import BF16, F32, on
 
 INF, NAN = np.inf, np.nan
@@ -28,7 +29,7 @@ def test_a38_experts_without_tokens(device, rng, num_experts):
         topk_ids = np.asarray(ids, np.int32)
         x = reference.random(rng, (len(topk_ids), 9), F32)
         permuted, offsets, _ = ops.moe_dispatch(on(x, device), on(topk_ids, device), num_experts)
-        expected, _, source_rows = reference.moe_sort(topk_ids, num_experts)
+        expected, _, source_rows = reference_moe.moe_sort(topk_ids, num_experts)
         np.testing.assert_array_equal(offsets.numpy(), expected)
         np.testing.assert_array_equal(permuted.numpy(), x[source_rows])
 
@@ -48,7 +49,7 @@ def test_a41_offsets_beyond_31_bits(rng):
     x = reference.random(rng, (2, 24), BF16)
     topk_ids = np.array([[2, 0], [1, 2]], np.int32)
     _, _, inverse = ops.moe_dispatch(x, topk_ids, 3, permuted=permuted)
-    source_rows = reference.moe_sort(topk_ids, 3)[2]
+    source_rows = reference_moe.moe_sort(topk_ids, 3)[2]
     np.testing.assert_array_equal(permuted, x[source_rows])
     results[...] = permuted
     weights = np.full((2, 2), 0.5, np.float32)
