@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, overload
@@ -17,9 +16,9 @@ from ernie_kernels.chat_template import load_chat_template
 from ernie_kernels.checkpoint_file import quoted
 from ernie_kernels.errors import ConfigError, UnsupportedError
 from ernie_kernels.load_arguments import (
+    check_counts,
     check_device,
     check_folder,
-    check_integer,
     check_one_of,
     check_one_of_type,
     check_quantization,
@@ -28,8 +27,8 @@ from ernie_kernels.load_arguments import (
 )
 from ernie_kernels.models.config import load_config
 from ernie_kernels.models.ernie import ErnieForCausalLM
-from ernie_kernels.models.loader import Checkpoint, open_checkpoint
-from ernie_kernels.models.memory_plan import plan_memory
+from ernie_kernels.models.loader import open_checkpoint
+from ernie_kernels.models.memory_plan import loaded_weight_nbytes
 from ernie_kernels.models.mtp import SpeculativeConfig
 from ernie_kernels.models.quantization import Quantization
 from ernie_kernels.models.weight_specs import HEAD
@@ -62,7 +61,6 @@ BLOCK_SIZE = 32
 # Long enough that a weight read once from memory serves many rows, short enough that a decoding
 # sequence beside it does not wait long for its next token.
 MAX_TOKENS_PER_STEP = 512
-MAX_NUM_SEQS = 1024
 
 
 class LLM:
@@ -117,7 +115,15 @@ class LLM:
                 self.config, BLOCK_SIZE, self.dtype, with_mtp=with_mtp
             )
             # What the weights are about to take is not for the cache.
-            weights = self._planned_weight_bytes(checkpoint, quantization, with_mtp)
+            weights = loaded_weight_nbytes(
+                self.config,
+                quantization=quantization,
+                weight_dtype=self.weight_dtype,
+                dtype=self.dtype,
+                device=device,
+                has_head=HEAD in checkpoint,
+                with_mtp=with_mtp,
+            )
             available, share = available_memory_for_cache(device, weights)
             plan = plan_cache(
                 bytes_per_block=bytes_per_block,
@@ -187,24 +193,6 @@ class LLM:
             if plan.max_model_len == self.config.max_position_embeddings
             else f" of {self.config.max_position_embeddings}",
         )
-
-    def _planned_weight_bytes(
-        self, checkpoint: Checkpoint, quantization: Quantization, with_mtp: bool
-    ) -> int:
-        # A head that is stored beside a tied embedding may be another: room for both.
-        is_tied = self.config.tie_word_embeddings and HEAD not in checkpoint
-        plan = plan_memory(
-            replace(
-                self.config,
-                tie_word_embeddings=is_tied,
-                num_nextn_predict_layers=int(with_mtp),
-            ),
-            quantization=quantization,
-            weight_dtype=self.weight_dtype,
-            dtype=self.dtype,
-            device=self.device,
-        )
-        return plan.weight_bytes + plan.mtp_weight_bytes
 
     @classmethod
     def from_pretrained(
@@ -278,14 +266,8 @@ class LLM:
                 f"batch_invariant: True is not in this version for {resolved}; on the CPU it "
                 "always holds"
             )
-        # Beyond these a product of two could pass what a machine can address.
-        check_integer("max_num_seqs", max_num_seqs, 1, MAX_NUM_SEQS)
-        if max_model_len is not None:
-            check_integer("max_model_len", max_model_len, 1, 1 << 21)
-        if kv_cache_memory is not None:
-            check_integer("kv_cache_memory", kv_cache_memory, 1, 1 << 46)
+        check_counts(max_num_seqs, max_model_len, kv_cache_memory, num_threads)
         if num_threads is not None:
-            check_integer("num_threads", num_threads, 1, 1024)
             _core.set_num_threads(num_threads)
         speculative = check_speculative_config(speculative_config)
         try:

@@ -28,6 +28,7 @@ from ernie_kernels.models.quantization import (
 # Of the names that mean something, those that this version does not know how to do.
 OTHER_QUANTIZATIONS = ("w4a8", "ccq")
 MAX_SPECULATIVE_TOKENS = 8
+MAX_NUM_SEQS = 1024
 SPECULATIVE_KEYS = ("method", "num_speculative_tokens", "hidden_state")
 
 
@@ -63,6 +64,20 @@ def check_device(device: Any) -> str:
         build = "" if _core.has_cuda() else " and this build has no CUDA backend"
         raise DeviceError(f"device: {device} needed, {count} GPUs found{build}; pass device='cpu'")
     return f"cuda:{index}"
+
+
+def check_counts(
+    max_num_seqs: Any, max_model_len: Any, kv_cache_memory: Any, num_threads: Any
+) -> None:
+    """Beyond these limits a product of two could pass what a machine can address."""
+    check_integer("max_num_seqs", max_num_seqs, 1, MAX_NUM_SEQS)
+    for name, value, most in (
+        ("max_model_len", max_model_len, 1 << 21),
+        ("kv_cache_memory", kv_cache_memory, 1 << 46),
+        ("num_threads", num_threads, 1024),
+    ):
+        if value is not None:
+            check_integer(name, value, 1, most)
 
 
 def check_quantization(asked: Any, device: str) -> Quantization:

@@ -184,6 +184,32 @@ def plan_memory(
     )
 
 
+def loaded_weight_nbytes(
+    config: ModelConfig,
+    *,
+    quantization: Quantization,
+    weight_dtype: str,
+    dtype: str,
+    device: str,
+    has_head: bool,
+    with_mtp: bool,
+) -> int:
+    """Bytes that the weights of a checkpoint take: at most, where it stores a head that may be a
+    copy of the embedding it is tied to."""
+    plan = plan_memory(
+        replace(
+            config,
+            tie_word_embeddings=config.tie_word_embeddings and not has_head,
+            num_nextn_predict_layers=int(with_mtp),
+        ),
+        quantization=quantization,
+        weight_dtype=weight_dtype,
+        dtype=dtype,
+        device=device,
+    )
+    return plan.weight_bytes + plan.mtp_weight_bytes
+
+
 def kv_bytes_per_token(config: ModelConfig, dtype: str) -> int:
     """Keys and values of one token in all layers, in a cache of ``"bfloat16"`` or ``"float32"``."""
     values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
