@@ -8,9 +8,9 @@
 namespace ernie::cpu {
 namespace {
 
-void check_ids(const FusedMoeArgs& a) {
+void check_ids(const FusedMoeArgs& a, int64_t num_experts) {
   const int32_t* ids = a.topk_ids.ptr<int32_t>();
-  const int64_t num_experts = a.gate_up.weight.size(0), top_k = a.topk_ids.size(1);
+  const int64_t top_k = a.topk_ids.size(1);
   for (int64_t i = 0; i < a.topk_ids.numel(); ++i)
     if (ids[i] < 0 || ids[i] >= num_experts)
       Check("fused_moe")
@@ -22,29 +22,18 @@ void check_ids(const FusedMoeArgs& a) {
 }  // namespace
 
 void fused_moe(const FusedMoeArgs& a, const Stream& stream) {
-  check_ids(a);
   const FusedMoeBuffers b = fused_moe_buffers(a, stream.device);
+  const int64_t num_experts = b.expert_offsets.size(0) - 1;
+  check_ids(a, num_experts);
   cpu::moe_sort({.expert_offsets = b.expert_offsets,
                  .inverse = b.inverse,
                  .source_rows = b.source_rows,
                  .topk_ids = a.topk_ids,
-                 .num_experts = a.gate_up.weight.size(0),
+                 .num_experts = num_experts,
                  .workspace = b.sort_workspace},
                 stream);
-  cpu::grouped_linear_silu_and_mul({.out = b.gated,
-                                    .x = a.hidden_states,
-                                    .weight = a.gate_up,
-                                    .expert_offsets = b.expert_offsets,
-                                    .source_rows = b.source_rows,
-                                    .int8_activations = a.int8_activations},
-                                   stream);
-  cpu::grouped_linear({.out = b.y,
-                       .x = b.gated,
-                       .weight = a.down,
-                       .expert_offsets = b.expert_offsets,
-                       .source_rows = std::nullopt,
-                       .int8_activations = a.int8_activations},
-                      stream);
+  cpu::grouped_linear_silu_and_mul_of_banks(fused_moe_gate_up(a, b), stream);
+  cpu::grouped_linear_of_banks(fused_moe_down(a, b), stream);
   cpu::moe_combine({.out = a.out,
                     .x = b.y,
                     .shared = a.shared,

@@ -13,25 +13,11 @@ void fused_moe(const FusedMoeArgs& a, const Stream& stream) {
                   .inverse = b.inverse,
                   .source_rows = b.source_rows,
                   .topk_ids = a.topk_ids,
-                  .num_experts = a.gate_up.weight.size(0),
+                  .num_experts = b.expert_offsets.size(0) - 1,
                   .workspace = b.sort_workspace},
                  stream);
-  cuda::grouped_linear_silu_and_mul({.out = b.gated,
-                                     .x = a.hidden_states,
-                                     .weight = a.gate_up,
-                                     .expert_offsets = b.expert_offsets,
-                                     .source_rows = b.source_rows,
-                                     .int8_activations = false,
-                                     .workspace = b.product_workspace},
-                                    stream);
-  cuda::grouped_linear({.out = b.y,
-                        .x = b.gated,
-                        .weight = a.down,
-                        .expert_offsets = b.expert_offsets,
-                        .source_rows = std::nullopt,
-                        .int8_activations = false,
-                        .workspace = b.product_workspace},
-                       stream);
+  cuda::grouped_linear_silu_and_mul_of_banks(fused_moe_gate_up(a, b), stream);
+  cuda::grouped_linear_of_banks(fused_moe_down(a, b), stream);
   cuda::moe_combine({.out = a.out,
                      .x = b.y,
                      .shared = a.shared,

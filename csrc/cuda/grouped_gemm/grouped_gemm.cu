@@ -127,4 +127,13 @@ void grouped_linear_silu_and_mul(const GroupedLinearSiluAndMulArgs& a, const Str
   launch_product(a, true, stream);
 }
 
+void grouped_linear_of_banks(std::span<const GroupedLinearArgs> banks, const Stream& stream) {
+  for (const GroupedLinearArgs& a : banks) launch_product(a, false, stream);
+}
+
+void grouped_linear_silu_and_mul_of_banks(std::span<const GroupedLinearSiluAndMulArgs> banks,
+                                          const Stream& stream) {
+  for (const GroupedLinearSiluAndMulArgs& a : banks) launch_product(a, true, stream);
+}
+
 }  // namespace ernie::cuda
