@@ -3,8 +3,8 @@
 python bench/bench_fused_moe.py [--threads 2] [--only 21B] [--json results.jsonl]
 
 Peers: ``torch._grouped_mm`` on sorted rows; the experts of transformers' Ernie4_5_Moe, eager and with
-``grouped_mm``; ggml's ``mul_mat_id`` (what llama.cpp runs) in BF16, and in Q8_0 and Q4_0 beside wint8
-and wint4. Beside int8 and 4 bits stands our own bfloat16 too: that ratio is what quantising brings.
+``grouped_mm``; kt-kernel's bfloat16 experts where it is installed (kt_peer.py); ggml's ``mul_mat_id``
+(what llama.cpp runs) in BF16, and in Q8_0 and Q4_0 beside wint8 and wint4. Beside int8 and 4 bits stands our own bfloat16 too: that ratio is what quantising brings.
 
 What to expect. One token reads each chosen expert once and multiplies each weight once, so it takes
 bytes / read rate: of the 21B 141.6 MB in bfloat16, 70.8 in int8, 35.4 in 4 bits, and at 42 GB/s 3.4,
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 
 import ernie_kernels as ek
 from expert_layers import SHAPES, Step, Weights, agree
+from kt_peer import KtExperts, has_kt_kernel
 
 from ggml_peer import BF16, Q4_0, Q8_0, GgmlExperts, has_ggml
 from harness import Case, has_torch, main
@@ -44,7 +45,9 @@ def cases(device: str) -> Iterator[Case]:
         ours = {kind: weights.experts(q, device) for kind, q in KINDS.items()}
         theirs = weights.torch(device) if has_torch() else None
         for kind, experts in ours.items():
-            ggml = None
+            ggml = kt = None
+            if device == "cpu" and kind == "bfloat16" and has_kt_kernel():
+                kt = KtExperts(weights, ek.num_threads())
             if device == "cpu" and has_ggml():
                 ggml = GgmlExperts(weights, ek.num_threads(), GGML[kind])
             for num_tokens in TOKENS:
@@ -57,6 +60,8 @@ def cases(device: str) -> Iterator[Case]:
                     if has_transformers():
                         peers["transformers"] = step.transformers_moe(*theirs, "grouped_mm")
                         peers["eager"] = step.transformers_moe(*theirs, "eager")
+                if kt is not None:
+                    peers["kt-kernel"] = kt.step(step)
                 if ggml is not None:
                     peers["ggml"] = ggml.step(step)
                 yield case_of(model, kind, step, step.fused_moe(experts), experts, peers)

@@ -174,7 +174,8 @@ def iter_forever(count: int) -> Callable[[], int]:
 def agree(ours: ek.Tensor, theirs) -> None:
     """All experts are one: whose turn it is does not matter."""
     got = ours.numpy().astype(np.float32)
-    expected = theirs if isinstance(theirs, np.ndarray) else theirs.float().cpu().numpy()
+    numpy = isinstance(theirs, np.ndarray)
+    expected = theirs.astype(np.float32) if numpy else theirs.float().cpu().numpy()
     if expected.ndim == 3:  # of each expert
         expected = expected.sum(1)
     assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()

@@ -134,7 +134,7 @@ def test_chat_goes_on_after_a_message_that_is_too_long(folder):
         (
             ["generate", "--prompt", "a", "--quantization", '{"dense_quant_type": "wint3"}'],
             2,
-            "error: quantization: dense_quant_type: expected one of wint8, w8a8, wint4",
+            "error: quantization: dense_quant_type: expected one of wint8, w8a8, wint4, got 'wint3'",
         ),
         (["generate"], 2, "--prompt"),
         (["fly"], 2, "invalid choice: 'fly'"),

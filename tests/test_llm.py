@@ -110,7 +110,7 @@ def test_one_log_line_tells_what_was_loaded(folder, caplog):
         (
             {"quantization": {"dense_quant_type": "int4"}},
             ek.ArgumentError,
-            "quantization: dense_quant_type: expected one of wint8, w8a8, wint4",
+            "quantization: dense_quant_type: expected one of wint8, w8a8, wint4, got 'int4'",
         ),
         (
             {"quantization": {"dense_quant_type": 4}},
@@ -155,7 +155,11 @@ def test_one_log_line_tells_what_was_loaded(folder, caplog):
         ({"kv_cache_memory": 100_000, "max_model_len": 2048}, ek.CapacityError, "needs"),
         ({"num_threads": 0}, ek.ArgumentError, "num_threads: expected 1..1024"),
         ({"path": 5}, TypeError, "path: expected str or PathLike, got int"),
-        ({"path": "no/such-folder"}, ek.ConfigError, "path: 'such-folder' is not a folder"),
+        (
+            {"path": "no/such-folder"},
+            ek.ConfigError,
+            "path: 'such-folder' is not a folder; pass the one",
+        ),
         ({"path": "a\0b"}, ek.ConfigError, "is not a folder"),
     ],
     ids=str,

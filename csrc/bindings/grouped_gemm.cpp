@@ -105,6 +105,34 @@ Tensor expert_weights_out(const Number& num_experts, const Number& out_features,
   }
 }
 
+// `product` of arguments that have the same names in both.
+template <auto product>
+void bind_product(py::module_& m, const char* op) {
+  m.def(
+      op,
+      [op](TensorView out, TensorView x, TensorView weight, std::optional<TensorView> scale,
+           Number out_features, Number in_features, TensorView expert_offsets,
+           std::optional<TensorView> source_rows, Scalar<bool> int8_activations,
+           std::optional<TensorView> workspace) {
+        run(product,
+            {.out = out,
+             .x = x,
+             .weight = {.weight = weight,
+                        .scale = scale,
+                        .out_features = out_features.get(op, "out_features"),
+                        .in_features = in_features.get(op, "in_features")},
+             .expert_offsets = expert_offsets,
+             .source_rows = source_rows,
+             .int8_activations = int8_activations.get(op, "int8_activations"),
+             .workspace = workspace},
+            {&out, &x, &weight, pointer_to(scale), &expert_offsets, pointer_to(source_rows),
+             pointer_to(workspace)});
+      },
+      py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("scale"), py::arg("out_features"),
+      py::arg("in_features"), py::arg("expert_offsets"), py::arg("source_rows"),
+      py::arg("int8_activations"), py::arg("workspace"));
+}
+
 }  // namespace
 
 void bind_grouped_gemm(py::module_& m) {
@@ -116,52 +144,8 @@ void bind_grouped_gemm(py::module_& m) {
         py::arg("weight"), py::arg("gated"), py::arg("gathers"));
   m.def("expert_weights_out", &expert_weights_out, py::arg("num_experts"), py::arg("out_features"),
         py::arg("in_features"), py::arg("dtype"), py::arg("pack"), py::arg("device"));
-  m.def(
-      kLinear,
-      [](TensorView out, TensorView x, TensorView weight, std::optional<TensorView> scale,
-         Number out_features, Number in_features, TensorView expert_offsets,
-         std::optional<TensorView> source_rows, Scalar<bool> int8_activations,
-         std::optional<TensorView> workspace) {
-        run(grouped_linear,
-            {.out = out,
-             .x = x,
-             .weight = {.weight = weight,
-                        .scale = scale,
-                        .out_features = out_features.get(kLinear, "out_features"),
-                        .in_features = in_features.get(kLinear, "in_features")},
-             .expert_offsets = expert_offsets,
-             .source_rows = source_rows,
-             .int8_activations = int8_activations.get(kLinear, "int8_activations"),
-             .workspace = workspace},
-            {&out, &x, &weight, pointer_to(scale), &expert_offsets, pointer_to(source_rows),
-             pointer_to(workspace)});
-      },
-      py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("scale"), py::arg("out_features"),
-      py::arg("in_features"), py::arg("expert_offsets"), py::arg("source_rows"),
-      py::arg("int8_activations"), py::arg("workspace"));
-  m.def(
-      kGated,
-      [](TensorView out, TensorView x, TensorView weight, std::optional<TensorView> scale,
-         Number out_features, Number in_features, TensorView expert_offsets,
-         std::optional<TensorView> source_rows, Scalar<bool> int8_activations,
-         std::optional<TensorView> workspace) {
-        run(grouped_linear_silu_and_mul,
-            {.out = out,
-             .x = x,
-             .weight = {.weight = weight,
-                        .scale = scale,
-                        .out_features = out_features.get(kGated, "out_features"),
-                        .in_features = in_features.get(kGated, "in_features")},
-             .expert_offsets = expert_offsets,
-             .source_rows = source_rows,
-             .int8_activations = int8_activations.get(kGated, "int8_activations"),
-             .workspace = workspace},
-            {&out, &x, &weight, pointer_to(scale), &expert_offsets, pointer_to(source_rows),
-             pointer_to(workspace)});
-      },
-      py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("scale"), py::arg("out_features"),
-      py::arg("in_features"), py::arg("expert_offsets"), py::arg("source_rows"),
-      py::arg("int8_activations"), py::arg("workspace"));
+  bind_product<grouped_linear>(m, kLinear);
+  bind_product<grouped_linear_silu_and_mul>(m, kGated);
 }
 
 }  // namespace ernie::bindings

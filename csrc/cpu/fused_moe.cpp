@@ -3,7 +3,6 @@
 #include <string>
 
 #include "core/check.h"
-#include "ops/moe.h"
 
 namespace ernie::cpu {
 namespace {
@@ -22,24 +21,12 @@ void check_ids(const FusedMoeArgs& a, int64_t num_experts) {
 }  // namespace
 
 void fused_moe(const FusedMoeArgs& a, const Stream& stream) {
-  const FusedMoeBuffers b = fused_moe_buffers(a, stream.device);
-  const int64_t num_experts = b.expert_offsets.size(0) - 1;
-  check_ids(a, num_experts);
-  cpu::moe_sort({.expert_offsets = b.expert_offsets,
-                 .inverse = b.inverse,
-                 .source_rows = b.source_rows,
-                 .topk_ids = a.topk_ids,
-                 .num_experts = num_experts,
-                 .workspace = b.sort_workspace},
-                stream);
-  cpu::grouped_linear_silu_and_mul_of_banks(fused_moe_gate_up(a, b), stream);
-  cpu::grouped_linear_of_banks(fused_moe_down(a, b), stream);
-  cpu::moe_combine({.out = a.out,
-                    .x = b.y,
-                    .shared = a.shared,
-                    .topk_weights = a.topk_weights,
-                    .inverse = b.inverse},
-                   stream);
+  const FusedMoeSteps steps = fused_moe_steps(a, stream.device);
+  check_ids(a, steps.sort.num_experts);
+  cpu::moe_sort(steps.sort, stream);
+  cpu::grouped_linear_silu_and_mul_of_banks(steps.gate_up, stream);
+  cpu::grouped_linear_of_banks(steps.down, stream);
+  cpu::moe_combine(steps.combine, stream);
 }
 
 }  // namespace ernie::cpu

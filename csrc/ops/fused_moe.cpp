@@ -7,6 +7,7 @@
 #include "core/checked.h"
 #include "core/dispatch.h"
 #include "ops/moe.h"
+#include "ops/moe_checks.h"
 #include "ops/moe_core.h"
 
 namespace ernie {
@@ -152,18 +153,6 @@ TensorView first_columns(TensorView matrix, int64_t columns) {
   return matrix;
 }
 
-// Of all banks: their expert_offsets.
-std::vector<TensorView> offsets_of(const FusedMoeArgs& a, const TensorView& expert_offsets) {
-  std::vector<TensorView> offsets;
-  int64_t first = 0;
-  for (const ExpertBank& bank : a.banks) {
-    const int64_t num_experts = bank.gate_up.weight.size(0);
-    offsets.push_back(part(expert_offsets, first, num_experts + 1));
-    first += num_experts;
-  }
-  return offsets;
-}
-
 // Rows of hidden_states' dtype.
 void check_rows(const Check& check, const char* name, const TensorView& t, Dim rows, Dim columns,
                 DType dtype) {
@@ -178,17 +167,6 @@ void check_choice(const Check& check, const char* name, const TensorView& t, DTy
   check.dtype(name, t, {dtype});
   check.contiguous(name, t);
 }
-
-// That what is written lies apart from everything else of the call.
-void check_written(const Check& check, Check::Named written,
-                   std::initializer_list<Check::Named> others) {
-  check.writable(written.first, *written.second);
-  for (const auto& [name, t] : others)
-    if (t != nullptr && t != written.second)
-      check.disjoint(written.first, *written.second, name, *t);
-}
-
-const TensorView* pointer_to(const std::optional<TensorView>& t) { return t ? &*t : nullptr; }
 
 // What a bank's tensors are called: "w_down", or "w_down[1]" where there are several.
 struct BankNames {
@@ -269,48 +247,58 @@ void check_workspace(const Check& check, const FusedMoeArgs& a, int64_t bytes) {
 
 }  // namespace
 
-FusedMoeBuffers fused_moe_buffers(const FusedMoeArgs& a, Device device) {
+FusedMoeSteps fused_moe_steps(const FusedMoeArgs& a, Device device) {
   const FusedMoeSize size = size_of_call(a);
-  const int64_t num_rows = size.num_tokens * size.top_k;
+  const int64_t num_rows = size.num_tokens * size.top_k, num_experts = all_experts(size);
   const Layout l = layout_of(device, size);
   char* base = a.workspace.ptr<char>();
-  return {
-      .expert_offsets = vector(base + l.expert_offsets, DType::kI64, device, all_experts(size) + 1),
-      .inverse = matrix(base + l.inverse, DType::kI32, device, size.num_tokens, size.top_k),
-      .source_rows = vector(base + l.source_rows, DType::kI32, device, num_rows),
-      .sort_workspace = vector(base + l.sort_workspace, DType::kU8, device, l.sort_bytes),
-      .product_workspace = vector(base + l.product_workspace, DType::kU8, device, l.product_bytes),
-      .gated = matrix(base + l.gated, size.hidden_states, device, num_rows, widest(size)),
-      .y = matrix(base + l.y, size.hidden_states, device, num_rows, size.hidden_size)};
-}
-
-std::vector<GroupedLinearSiluAndMulArgs> fused_moe_gate_up(const FusedMoeArgs& a,
-                                                           const FusedMoeBuffers& b) {
-  const std::vector<TensorView> offsets = offsets_of(a, b.expert_offsets);
-  std::vector<GroupedLinearSiluAndMulArgs> products;
-  for (size_t i = 0; i < a.banks.size(); ++i)
-    products.push_back({.out = first_columns(b.gated, a.banks[i].down.in_features),
-                        .x = a.hidden_states,
-                        .weight = a.banks[i].gate_up,
-                        .expert_offsets = offsets[i],
-                        .source_rows = b.source_rows,
-                        .int8_activations = a.int8_activations,
-                        .workspace = b.product_workspace});
-  return products;
-}
-
-std::vector<GroupedLinearArgs> fused_moe_down(const FusedMoeArgs& a, const FusedMoeBuffers& b) {
-  const std::vector<TensorView> offsets = offsets_of(a, b.expert_offsets);
-  std::vector<GroupedLinearArgs> products;
-  for (size_t i = 0; i < a.banks.size(); ++i)
-    products.push_back({.out = b.y,
-                        .x = first_columns(b.gated, a.banks[i].down.in_features),
-                        .weight = a.banks[i].down,
-                        .expert_offsets = offsets[i],
-                        .source_rows = std::nullopt,
-                        .int8_activations = a.int8_activations,
-                        .workspace = b.product_workspace});
-  return products;
+  const TensorView expert_offsets =
+      vector(base + l.expert_offsets, DType::kI64, device, num_experts + 1);
+  const TensorView inverse =
+      matrix(base + l.inverse, DType::kI32, device, size.num_tokens, size.top_k);
+  const TensorView source_rows = vector(base + l.source_rows, DType::kI32, device, num_rows);
+  const TensorView gated =
+      matrix(base + l.gated, size.hidden_states, device, num_rows, widest(size));
+  const TensorView y = matrix(base + l.y, size.hidden_states, device, num_rows, size.hidden_size);
+  // Of all products, one after the other.
+  const TensorView product_workspace =
+      vector(base + l.product_workspace, DType::kU8, device, l.product_bytes);
+  FusedMoeSteps steps = {
+      .sort = {.expert_offsets = expert_offsets,
+               .inverse = inverse,
+               .source_rows = source_rows,
+               .topk_ids = a.topk_ids,
+               .num_experts = num_experts,
+               .workspace = vector(base + l.sort_workspace, DType::kU8, device, l.sort_bytes)},
+      .gate_up = {},
+      .down = {},
+      .combine = {.out = a.out,
+                  .x = y,
+                  .shared = a.shared,
+                  .topk_weights = a.topk_weights,
+                  .inverse = inverse}};
+  int64_t first_expert = 0;
+  for (const ExpertBank& bank : a.banks) {
+    const int64_t count = bank.gate_up.weight.size(0);
+    const TensorView offsets = part(expert_offsets, first_expert, count + 1);
+    const TensorView gated_of_bank = first_columns(gated, bank.down.in_features);
+    steps.gate_up.push_back({.out = gated_of_bank,
+                             .x = a.hidden_states,
+                             .weight = bank.gate_up,
+                             .expert_offsets = offsets,
+                             .source_rows = source_rows,
+                             .int8_activations = a.int8_activations,
+                             .workspace = product_workspace});
+    steps.down.push_back({.out = y,
+                          .x = gated_of_bank,
+                          .weight = bank.down,
+                          .expert_offsets = offsets,
+                          .source_rows = std::nullopt,
+                          .int8_activations = a.int8_activations,
+                          .workspace = product_workspace});
+    first_expert += count;
+  }
+  return steps;
 }
 
 int64_t fused_moe_workspace_size(Device device, const FusedMoeSize& size) {

@@ -15,6 +15,7 @@
 
 #include "core/tensor.h"
 #include "ops/grouped_gemm.h"
+#include "ops/moe.h"
 
 namespace ernie {
 
@@ -41,19 +42,15 @@ struct FusedMoeArgs {
   bool int8_activations;  // as in GroupedLinearArgs, for all products
 };
 
-// What lies in the workspace.
-struct FusedMoeBuffers {
-  TensorView expert_offsets, inverse, source_rows, sort_workspace;  // of MoeSortArgs
-  TensorView product_workspace;  // of all products, one after the other
-  TensorView gated;              // [num_tokens * top_k, the largest intermediate_size]
-  TensorView y;                  // [num_tokens * top_k, hidden_size]
+// The four steps of a call in their order, on the buffers that lie in its workspace; a product for
+// each bank. The first products gather their rows of hidden_states by source_rows.
+struct FusedMoeSteps {
+  MoeSortArgs sort;
+  std::vector<GroupedLinearSiluAndMulArgs> gate_up;
+  std::vector<GroupedLinearArgs> down;
+  MoeCombineArgs combine;
 };
-FusedMoeBuffers fused_moe_buffers(const FusedMoeArgs&, Device);
-
-// The products of each bank, after the sort: gated, then y.
-std::vector<GroupedLinearSiluAndMulArgs> fused_moe_gate_up(const FusedMoeArgs&,
-                                                           const FusedMoeBuffers&);
-std::vector<GroupedLinearArgs> fused_moe_down(const FusedMoeArgs&, const FusedMoeBuffers&);
+FusedMoeSteps fused_moe_steps(const FusedMoeArgs&, Device);
 
 struct FusedMoeSize {
   struct Bank {

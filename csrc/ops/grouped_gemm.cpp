@@ -5,12 +5,11 @@
 #include "core/check.h"
 #include "core/checked.h"
 #include "core/dispatch.h"
+#include "ops/linear_checks.h"
 #include "ops/moe_core.h"
 
 namespace ernie {
 namespace {
-
-constexpr int64_t kPanelRows = 16;
 
 void check_plain(const Check& check, const char* name, const ExpertWeights& w, Dim experts) {
   const Dim out_features{"out_features", w.out_features};
@@ -22,7 +21,7 @@ void check_plain(const Check& check, const char* name, const ExpertWeights& w, D
 }
 
 void check_panels(const Check& check, const char* name, const ExpertWeights& w, Dim experts) {
-  const Dim panels{"ceil(out_features / 16)", ceil_div(w.out_features, kPanelRows)};
+  const Dim panels = panels_of(w.out_features);
   const Dim rows{"16", kPanelRows};
   const int64_t k = w.in_features;
   switch (w.weight.dtype) {
@@ -41,12 +40,6 @@ void check_panels(const Check& check, const char* name, const ExpertWeights& w, 
           name, w.weight,
           {experts, panels, {"ceil(in_features / 8)", ceil_div(k, 8)}, rows, {"4", 4}});
   }
-}
-
-void check_x(const Check& check, const TensorView& x) {
-  check.rank("x", x, 2);
-  check.dtype("x", x, {DType::kF32, DType::kBF16});
-  check.inner_contiguous("x", x);
 }
 
 // That `written` is apart from every input.

@@ -6,6 +6,7 @@
 #include "core/check.h"
 #include "core/checked.h"
 #include "core/dispatch.h"
+#include "ops/moe_checks.h"
 #include "ops/moe_core.h"
 
 namespace ernie {
@@ -38,17 +39,6 @@ void check_float_rows(const Check& check, const char* name, const TensorView& t)
   check.dtype(name, t, {DType::kF32, DType::kBF16});
   check.inner_contiguous(name, t);
 }
-
-// That what is written lies apart from everything else of the call.
-void check_written(const Check& check, Check::Named written,
-                   std::initializer_list<Check::Named> others) {
-  check.writable(written.first, *written.second);
-  for (const auto& [name, t] : others)
-    if (t != nullptr && t != written.second)
-      check.disjoint(written.first, *written.second, name, *t);
-}
-
-const TensorView* pointer_to(const std::optional<TensorView>& t) { return t ? &*t : nullptr; }
 
 void check_sort(const Check& check, const MoeSortArgs& a, const Stream& stream) {
   check.rank("topk_ids", a.topk_ids, 2);

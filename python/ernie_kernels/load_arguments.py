@@ -42,7 +42,10 @@ def check_folder(path: str | os.PathLike[str] | None, default: Path) -> Path:
     except ValueError:  # a null character
         is_folder = False
     if not is_folder:
-        raise ConfigError(f"path: {quoted(folder.name or str(path))} is not a folder")
+        raise ConfigError(
+            f"path: {quoted(folder.name or str(path))} is not a folder; pass the one that the "
+            "checkpoint's config.json is in"
+        )
     return folder
 
 
@@ -117,11 +120,12 @@ def _check_mixed(asked: Mapping[Any, Any]) -> None:
 
 
 def _check_kind(name: str, value: Any) -> None:
-    check_one_of(name, value, (*QUANTIZATIONS, *OTHER_QUANTIZATIONS))
+    check_one_of_type(name, value, str)
     if value in OTHER_QUANTIZATIONS:
         raise UnsupportedError(
             f"{name}: {value} is not in this version; pass {', '.join(QUANTIZATIONS)} or None"
         )
+    check_one_of(name, value, QUANTIZATIONS)
 
 
 def check_quantization_of(config: ModelConfig, quantization: Quantization) -> None:

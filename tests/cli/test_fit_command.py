@@ -55,7 +55,7 @@ def test_a_table_of_the_21b(capfd, released):
     assert "no, needs 44.5 GB" in table["bfloat16"]
     assert table["wint4"].split()[-1] == "tokens"
     assert "host: take wint4, the most exact that leaves room for 8192 tokens." in lines
-    assert lines[-1] == "  ernie-kernels chat --model_path DIR --quantization wint4"
+    assert lines[-1] == "  ernie-kernels chat --model-path DIR --quantization wint4"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_advice_where_little_context_fits(capfd, released):
     *_, first, command = out.splitlines()
     tokens = int(command.split()[-1])
     assert first.startswith(f"cuda:0: take wint8. No more than {tokens} tokens of context fit")
-    assert command.endswith(f"chat --model_path DIR --quantization wint8 --max-model-len {tokens}")
+    assert command.endswith(f"chat --model-path DIR --quantization wint8 --max-model-len {tokens}")
     assert 0 < tokens < 8192
 
 
@@ -200,7 +200,7 @@ def test_the_command_that_is_advised_runs(capfd, tmp_path):
     _, out, _ = run(capfd, "fit", str(tmp_path / "a model"), "--memory", "1GB")
     words = shlex.split(out.splitlines()[-1])
     assert words[:2] == ["ernie-kernels", "chat"]
-    assert words[2:] == ["--model_path", str(tmp_path / "a model")]
+    assert words[2:] == ["--model-path", str(tmp_path / "a model")]
     with ek.LLM.from_pretrained(words[3], device="cpu") as llm:
         assert llm.config.max_position_embeddings == 64
 
@@ -222,7 +222,7 @@ def test_advice_names_a_device_that_auto_would_not_choose(
     monkeypatch.setattr("ernie_kernels.cli.fit.this_machine", lambda: machine)
     code, out, _ = run(capfd, "fit", str(tmp_path / "config.json"))
     commands = [line.strip() for line in out.splitlines() if "ernie-kernels chat" in line]
-    command = f"ernie-kernels chat --model_path {tmp_path}"
+    command = f"ernie-kernels chat --model-path {tmp_path}"
     assert commands == [f"{command} {device}".strip() for device in devices]
     assert code == 0
 
@@ -239,6 +239,51 @@ def test_a_prediction_module_is_told_of(capfd, released):
     assert "multi-token prediction module" in out
     _, out, _ = run(capfd, "fit", released("0.3B"), "--memory", "64GB")
     assert "multi-token prediction module" not in out
+
+
+DRAFTS = '{"method": "mtp", "num_speculative_tokens": 1}'
+
+
+def test_drafts_count_where_they_are_asked_for(capfd, released, tmp_path):
+    """The module's weights, its layer of the cache and the option in the advice."""
+    machine = ("--memory", "64GB", "--gpu-memory", "80GB", "--bandwidth", "100")
+    _, without = fit(capfd, released("21B"), *machine)
+    code, report = fit(capfd, released("21B"), *machine, "--speculative_config", DRAFTS)
+    assert code == 0
+    assert report["speculative_config"] == json.loads(DRAFTS)
+    assert without["speculative_config"] is None
+    for way, other in zip(report["ways"], without["ways"], strict=True):
+        for place in ("host", "gpu"):
+            if way[place] is None:
+                continue
+            module = way[place]["mtp_weight_bytes"]
+            assert module == other[place]["mtp_weight_bytes"] > 100e6 / 2
+            assert way[place]["weight_bytes"] == other[place]["weight_bytes"] + module
+            cache = way[place]["kv_bytes_per_token"]
+            assert cache * 28 == other[place]["kv_bytes_per_token"] * 29
+        assert way["fits"]["host"]["tokens"] < other["fits"]["host"]["tokens"]
+        assert way["tokens_per_second_at_most"] == other["tokens_per_second_at_most"]
+        assert way["options"] == [*other["options"], "--speculative-config", DRAFTS]
+    Path(released("21B")).rename(tmp_path / "config.json")
+    _, out, _ = run(capfd, "fit", str(tmp_path), *machine, "--speculative-config", DRAFTS)
+    assert "a multi-token prediction module: 246.4 MB, counted below" in out
+    command = shlex.split(out.splitlines()[-1])
+    assert command[-2:] == ["--speculative-config", DRAFTS]
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "words"),
+    [
+        ("0.3B", DRAFTS, "configuration of '0.3B.json' names no multi-token prediction module"),
+        ("21B", "{}", "speculative_config: method is missing; pass"),
+        ("21B", '{"method": "eagle", "num_speculative_tokens": 1}', "expected one of mtp"),
+        ("21B", "mtp", "expected a JSON object, got 'mtp'"),
+    ],
+)
+def test_drafts_that_cannot_be(capfd, released, model, value, words):
+    code, out, err = run(capfd, "fit", released(model), "--speculative-config", value)
+    assert (code, out) == (2, "")
+    assert words in err
 
 
 # ---------------------------------------------------------------------------------------- errors

@@ -6,14 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from same_logits import (
+    check_every_layout,
+    check_mixed_batch,
+    check_numbers_of_threads,
+    check_wanted_rows,
+    logits_in_spans,
+)
 
 import ernie_kernels as ek
 import reference_model
 import safetensors_bytes
 from ernie_kernels.models.config import load_config
 from ernie_kernels.runner import model_runner
-from ernie_kernels.runner.batch import TokenSpan
-from tiny_checkpoint import in_shards, random_ids, to_paddle, write_checkpoint
+from tiny_checkpoint import random_ids, write_checkpoint
 
 SHAPES = {
     "head_dim_is_not_hidden_over_heads": {},
@@ -120,30 +126,11 @@ def test_every_layout_gives_the_same_logits(tmp_path, rng, shape, dtype):
     """Paddle's names and transposes, and several files, bit for bit."""
     config, weights = write_checkpoint(tmp_path / "one", dtype=dtype, **SHAPES[shape])
     prompts = random_ids(rng, 1, 20, vocab_size=config["vocab_size"])
-    expected = forward(tmp_path / "one", prompts)
-    paddle = to_paddle(weights)
-    assert weights.keys() != paddle.keys()
-    for name, stored in {"shards": weights, "paddle": paddle, "paddle shards": paddle}.items():
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "config.json").write_text((tmp_path / "one" / "config.json").read_text())
-        if "shards" in name:
-            safetensors_bytes.save_sharded(folder, in_shards(stored))
-        else:
-            safetensors_bytes.save(folder / "model.safetensors", stored)
-        for actual, logits in zip(forward(folder, prompts), expected, strict=True):
-            assert np.array_equal(actual, logits), name
-
-
-def forward(folder, prompts: list[list[int]]) -> list[np.ndarray]:
-    with ek.LLM.from_pretrained(folder, device="cpu") as llm:
-        return llm.forward(prompts)
+    check_every_layout(tmp_path, weights, prompts)
 
 
 def test_tied_head_is_kept_once(tmp_path):
     """A stored copy of the embedding is dropped; a head of its own counts even if "tied"."""
-    import safetensors_bytes
-
     config, weights = write_checkpoint(tmp_path)
     with ek.LLM.from_pretrained(tmp_path, device="cpu") as llm:
         tied = llm.stats()["weight_bytes"]
@@ -161,8 +148,6 @@ def test_tied_head_is_kept_once(tmp_path):
 
 
 def test_missing_head_is_an_error_unless_tied(tmp_path):
-    import safetensors_bytes
-
     _, weights = write_checkpoint(tmp_path, tie_word_embeddings=False)
     del weights["lm_head.weight"]
     safetensors_bytes.save(tmp_path / "model.safetensors", weights)
@@ -171,19 +156,6 @@ def test_missing_head_is_an_error_unless_tied(tmp_path):
 
 
 # -------------------------------------------------------------------- the same bits in every cut
-
-
-def logits_in_spans(llm, ids: list[int], cuts: list[int]) -> np.ndarray:
-    """The logits of one sequence, run in steps that end at ``cuts``."""
-    runner = llm._engine._runner
-    blocks = np.arange(-(-len(ids) // runner.block_size), dtype=np.int32)[::-1].copy()
-    tokens, parts = np.array(ids, np.int64), []
-    for start, stop in zip([0, *cuts], [*cuts, len(ids)], strict=True):
-        hidden = runner.run([TokenSpan(tokens[start:stop], start, blocks, stop - start)])
-        part = np.empty((stop - start, llm.config.vocab_size), np.float32)
-        runner.write_logits(hidden, part)
-        parts.append(part)
-    return np.concatenate(parts)
 
 
 def test_token_by_token_equals_prefill(llm, rng):
@@ -205,36 +177,11 @@ def test_long_prompt_is_cut_into_steps(llm, rng):
 
 
 def test_wanted_rows_equal_all_rows(llm, rng):
-    """Rows whose final hidden states nobody asks for are left out of the last layer."""
-    runner = llm._engine._runner
-    lengths, wanted = [20, 1, 33, 7, 9], [1, 1, 0, 7, 3]
-    prompts = random_ids(rng, *lengths)
-    per_prompt = -(-max(lengths) // runner.block_size)
-
-    def spans(outputs):
-        return [
-            TokenSpan(np.array(ids), 0, np.arange(per_prompt, dtype=np.int32) + i * per_prompt, n)
-            for i, (ids, n) in enumerate(zip(prompts, outputs, strict=True))
-        ]
-
-    everything = np.split(runner.run(spans(lengths)).numpy().copy(), np.cumsum(lengths)[:-1])
-    hidden = runner.run(spans(wanted))
-    expected = [rows[len(rows) - n :] for rows, n in zip(everything, wanted, strict=True)]
-    assert np.array_equal(hidden.numpy(), np.concatenate(expected))
-    assert runner.run(spans([0] * 5)).shape == (0, hidden.shape[1])
-    # Keys and values are complete all the same.
-    table = np.arange(per_prompt, dtype=np.int32) + 2 * per_prompt
-    after = runner.run([TokenSpan(np.array([5]), 33, table, 1)]).numpy().copy()
-    alone = [*prompts[2], 5]
-    whole = runner.run([TokenSpan(np.array(alone), 0, table, 1)]).numpy()
-    assert np.array_equal(after, whole)
+    check_wanted_rows(llm, rng)
 
 
 def test_mixed_batch_equals_alone(llm, rng):
-    prompts = random_ids(rng, *rng.integers(1, 120, 32))
-    together = llm.forward(prompts)
-    for ids, logits in zip(prompts, together, strict=True):
-        assert np.array_equal(llm.forward([ids])[0], logits)
+    check_mixed_batch(llm, random_ids(rng, *rng.integers(1, 120, 32)))
 
 
 def test_bfloat16_mixed_batch_equals_alone(tmp_path, rng):
@@ -248,17 +195,7 @@ def test_bfloat16_mixed_batch_equals_alone(tmp_path, rng):
 
 
 def test_number_of_threads_makes_no_difference(llm, rng):
-    prompts = random_ids(rng, 1, 9, 140)
-    threads = ek.num_threads()
-    try:
-        results = []
-        for count in (1, 2, 3, 4):
-            ek.set_num_threads(count)
-            results.append(llm.forward(prompts))
-    finally:
-        ek.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
+    check_numbers_of_threads(llm, random_ids(rng, 1, 9, 140))
 
 
 def test_what_freed_blocks_held_makes_no_difference(llm, rng):

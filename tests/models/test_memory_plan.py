@@ -1,12 +1,13 @@
 """Memory plans: the figures of the released models, and byte for byte what a load allocates."""
 
 import json
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 
 import pytest
 
 import ernie_kernels as ek
 import safetensors_bytes
+from ernie_kernels import _core
 from ernie_kernels.models.config import load_config
 from ernie_kernels.models.memory_plan import (
     LOADING_BYTES,
@@ -181,10 +182,25 @@ def test_a_prediction_module_takes_what_is_planned(tmp_path, device, quantizatio
         speculative_config={"method": "mtp", "num_speculative_tokens": 1},
         max_model_len=64,
     ) as llm:
-        config = replace(llm.config, num_nextn_predict_layers=1)
-        plan = plan_memory(config, quantization=quantization, device=device)
-        assert plan.mtp_weight_bytes > 0
-        assert llm.stats()["weight_bytes"] == plan.weight_bytes + plan.mtp_weight_bytes
+        with_it, without = (
+            plan_memory(llm.config, quantization=quantization, device=device, with_mtp=with_mtp)
+            for with_mtp in (True, False)
+        )
+        assert with_it.mtp_weight_bytes == llm.model.mtp_nbytes > 0
+        assert with_it.weight_bytes == llm.stats()["weight_bytes"]
+        assert with_it.weight_bytes == without.weight_bytes + with_it.mtp_weight_bytes
+        assert with_it.read_bytes_per_token == without.read_bytes_per_token
+        runner = llm._engine._runner
+        caches = [*runner._kv_caches, runner._drafter.kv_cache]
+        held = sum(cache.k_cache.nbytes + cache.v_cache.nbytes for cache in caches)
+        stats = llm.stats()
+        assert held == stats["kv_cache_bytes"]
+        tokens = stats["num_blocks"] * stats["block_size"]
+        assert held == tokens * with_it.kv_bytes_per_token
+        assert with_it.kv_bytes_per_token > without.kv_bytes_per_token
+        workspace = nbytes_of(runner._workspace)
+        assert workspace == without.workspace_bytes
+        assert workspace + runner._drafter._joined.nbytes == with_it.workspace_bytes
 
 
 @pytest.mark.parametrize("quantization", [None, "wint4"])
@@ -239,13 +255,68 @@ def tensors_in(buffers) -> list[ek.Tensor]:
     return [tensor for part in parts for tensor in tensors_in(part)]
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("model", RELEASED)
-def test_workspace(tmp_path, device, model, dtype):
-    config = config_of(tmp_path, RELEASED[model])
-    workspace = Workspace(config, 33, dtype, device)
+def nbytes_of(workspace: Workspace) -> int:
     owned = {name: value for name, value in vars(workspace).items() if name != "_last"}
     tensors = [tensor for value in owned.values() for tensor in tensors_in(value)]
     assert len(tensors) >= 6
-    expected = workspace_nbytes(config, 33, dtype, device)
-    assert sum(tensor.nbytes for tensor in tensors) == expected
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+@pytest.mark.parametrize("expert_dtype", ["bfloat16", "float32", "int8", "uint8"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("model", RELEASED)
+def test_workspace(tmp_path, device, model, dtype, expert_dtype):
+    config = config_of(tmp_path, RELEASED[model])
+    workspace = Workspace(config, 33, dtype, device, expert_dtype=expert_dtype)
+    expected = workspace_nbytes(config, 33, dtype, device, expert_dtype=expert_dtype)
+    assert nbytes_of(workspace) == expected
+
+
+@pytest.mark.parametrize(
+    "quantization", [None, *QUANTIZATIONS, ALL_WINT4, {"moe_quant_type": "wint8"}], ids=str
+)
+@pytest.mark.parametrize("stored", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_workspace_is_what_the_experts_ask_for(tmp_path, device, dtype, stored, quantization):
+    """Of the tensors that they are, for a whole step and for less."""
+    if device != "cpu" and ("w8a8" in kinds_of(quantization) or quantization == ALL_WINT4):
+        pytest.skip("for the CPU")
+    write_checkpoint(tmp_path, dtype=stored, **MOE_SHAPES["21b"])
+    with ek.LLM.from_pretrained(
+        tmp_path, device=device, dtype=dtype, quantization=quantization, max_model_len=64
+    ) as llm:
+        plan = plan_memory(
+            llm.config,
+            quantization=quantization,
+            weight_dtype=llm.weight_dtype,
+            dtype=llm.dtype,
+            device=device,
+        )
+        workspace = llm._engine._runner._workspace
+        assert nbytes_of(workspace) == plan.workspace_bytes
+        experts = llm.model.model.layers[-1].mlp
+        for num_tokens in (1, 60, workspace.max_tokens):
+            buffers = workspace.rows(num_tokens)
+            wanted = _core.fused_moe_workspace(
+                buffers.hidden_states,
+                buffers.of_experts.topk_ids,
+                experts.gate_up_proj.weight,
+                experts.down_proj.weight,
+                experts.down_proj.in_features,
+            )
+            assert len(wanted) <= len(buffers.of_experts.workspace)
+        assert len(wanted) == len(buffers.of_experts.workspace)
+        llm.forward([list(range(5, 65))])
+
+
+def test_only_experts_that_are_not_rounded_want_room_for_their_products(tmp_path, device):
+    """On a GPU, whose kernels of large bfloat16 products neither gather nor gate."""
+    config = config_of(tmp_path, ERNIE_21B)
+    with_room, *without = (
+        plan_memory(
+            config, quantization=each, device=device, max_tokens_per_step=2048
+        ).workspace_bytes
+        for each in (None, "wint8", "wint4")
+    )
+    assert without[0] == without[1]
+    assert (with_room > without[0]) == (device == "cuda")

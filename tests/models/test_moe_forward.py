@@ -6,19 +6,19 @@ import json
 
 import numpy as np
 import pytest
+from same_logits import (
+    check_every_layout,
+    check_mixed_batch,
+    check_numbers_of_threads,
+    check_wanted_rows,
+    forward,
+    logits_in_spans,
+)
 
 import ernie_kernels as ek
 import reference_model
 import safetensors_bytes
-from ernie_kernels.runner.batch import TokenSpan
-from tiny_checkpoint import (
-    MOE_SHAPES,
-    in_shards,
-    random_ids,
-    to_paddle,
-    to_stacked,
-    write_checkpoint,
-)
+from tiny_checkpoint import MOE_SHAPES, random_ids, to_stacked, write_checkpoint
 
 # The released models in small, and what no released one has.
 SHAPES = {
@@ -55,11 +55,6 @@ def worst(actual: list[np.ndarray], expected: list[np.ndarray]) -> float:
     return max(float(np.abs(a - e).max()) for a, e in zip(actual, expected, strict=True))
 
 
-def forward(folder, prompts: list[list[int]], **changes) -> list[np.ndarray]:
-    with ek.LLM.from_pretrained(folder, **{"device": "cpu", **changes}) as llm:
-        return llm.forward(prompts)
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_float32_equals_float64(tmp_path, rng, device, shape):
     config, weights = write_checkpoint(tmp_path, **SHAPES[shape])
@@ -93,18 +88,7 @@ def test_every_layout_gives_the_same_logits(tmp_path, rng, shape, dtype):
     """Paddle's names and transposes, experts in one tensor, several files: bit for bit."""
     _, weights = write_checkpoint(tmp_path / "one", dtype=dtype, **SHAPES[shape])
     prompts = random_ids(rng, 1, 20)
-    expected = forward(tmp_path / "one", prompts)
-    layouts = {"shards": weights, "paddle": to_paddle(weights), "paddle shards": to_paddle(weights)}
-    for name, stored in (layouts | {"stacked": to_stacked(weights)}).items():
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "config.json").write_text((tmp_path / "one" / "config.json").read_text())
-        if "shards" in name:
-            safetensors_bytes.save_sharded(folder, in_shards(stored))
-        else:
-            safetensors_bytes.save(folder / "model.safetensors", stored)
-        for actual, logits in zip(forward(folder, prompts), expected, strict=True):
-            assert np.array_equal(actual, logits), name
+    check_every_layout(tmp_path, weights, prompts, stacked=to_stacked(weights))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -131,19 +115,6 @@ def llm(request, tmp_path_factory):
         yield model
 
 
-def logits_in_spans(llm, ids: list[int], cuts: list[int]) -> np.ndarray:
-    """The logits of one sequence, run in steps that end at ``cuts``."""
-    runner = llm._engine._runner
-    blocks = np.arange(-(-len(ids) // runner.block_size), dtype=np.int32)[::-1].copy()
-    tokens, parts = np.array(ids, np.int64), []
-    for start, stop in zip([0, *cuts], [*cuts, len(ids)], strict=True):
-        hidden = runner.run([TokenSpan(tokens[start:stop], start, blocks, stop - start)])
-        part = np.empty((stop - start, llm.config.vocab_size), np.float32)
-        runner.write_logits(hidden, part)
-        parts.append(part)
-    return np.concatenate(parts)
-
-
 @pytest.mark.parametrize("cuts", [list(range(1, 75)), [1], [31, 32, 33], [7, 74]])
 def test_token_by_token_and_chunks_equal_prefill(llm, rng, cuts):
     (ids,) = random_ids(rng, 75)
@@ -151,44 +122,15 @@ def test_token_by_token_and_chunks_equal_prefill(llm, rng, cuts):
 
 
 def test_wanted_rows_equal_all_rows(llm, rng):
-    """Rows whose final hidden states nobody asks for are left out of the last layer."""
-    runner = llm._engine._runner
-    lengths, wanted = [20, 1, 33, 7, 9], [1, 1, 0, 7, 3]
-    prompts = random_ids(rng, *lengths)
-    per_prompt = -(-max(lengths) // runner.block_size)
-
-    def spans(outputs):
-        return [
-            TokenSpan(np.array(ids), 0, np.arange(per_prompt, dtype=np.int32) + i * per_prompt, n)
-            for i, (ids, n) in enumerate(zip(prompts, outputs, strict=True))
-        ]
-
-    everything = np.split(runner.run(spans(lengths)).numpy().copy(), np.cumsum(lengths)[:-1])
-    hidden = runner.run(spans(wanted))
-    expected = [rows[len(rows) - n :] for rows, n in zip(everything, wanted, strict=True)]
-    assert np.array_equal(hidden.numpy(), np.concatenate(expected))
-    assert runner.run(spans([0] * 5)).shape == (0, hidden.shape[1])
+    check_wanted_rows(llm, rng)
 
 
 def test_mixed_batch_equals_alone(llm, rng):
-    prompts = random_ids(rng, *rng.integers(1, 120, 24))
-    together = llm.forward(prompts)
-    for ids, logits in zip(prompts, together, strict=True):
-        assert np.array_equal(llm.forward([ids])[0], logits)
+    check_mixed_batch(llm, random_ids(rng, *rng.integers(1, 120, 24)))
 
 
 def test_number_of_threads_makes_no_difference(llm, rng):
-    prompts = random_ids(rng, 1, 9, 140)
-    threads = ek.num_threads()
-    try:
-        results = []
-        for count in (1, 2, 3):
-            ek.set_num_threads(count)
-            results.append(llm.forward(prompts))
-    finally:
-        ek.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
+    check_numbers_of_threads(llm, random_ids(rng, 1, 9, 140))
 
 
 def test_generation_is_the_most_probable_token_of_forward(llm, rng):

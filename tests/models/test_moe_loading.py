@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from load_peak import peak_of_load
 
 import ernie_kernels as ek
 import reference_model
@@ -295,34 +292,16 @@ def test_int8_activations_reach_what_is_asked(tmp_path, monkeypatch, quantizatio
 
 # ------------------------------------------------------------------------------------------ memory
 
-LOAD = """
-import re, sys
-import ernie_kernels as ek
-from ernie_kernels import ops
-
-ek.LLM  # imports what a load needs
-
-def peak():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
-
-before = peak()
-llm = ek.LLM.from_pretrained(
-    sys.argv[1], device="cpu", quantization=sys.argv[2] or None, max_model_len=32, max_num_seqs=1,
-    kv_cache_memory=1 << 20, num_threads=2,
-)
-print(peak() - before, llm.stats()["weight_bytes"])
-"""
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "quantization"),
     [
-        ("huggingface", ""),
+        ("huggingface", None),
         ("huggingface", "wint8"),
         ("huggingface", "wint4"),
         ("paddle", "wint4"),
-        ("stacked", ""),
+        ("stacked", None),
     ],
 )
 def test_peak_memory_of_a_load(tmp_path, layout, quantization):
@@ -337,14 +316,7 @@ def test_peak_memory_of_a_load(tmp_path, layout, quantization):
     }
     _, weights = write_checkpoint(tmp_path, dtype="bfloat16", **{**MOE_SHAPES["21b"], **changes})
     safetensors_bytes.save(tmp_path / "model.safetensors", LAYOUTS[layout](weights))
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(tmp_path), quantization],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(ek.__file__).parents[1])},
-        check=True,
-    )
-    peak, held = map(int, done.stdout.split())
+    peak, held = peak_of_load(tmp_path, quantization)
     largest = 2 * 256 * 512 * 2
     assert held <= peak <= held + largest + (64 << 20)
 

@@ -122,14 +122,38 @@ def test_behind_its_own_draft(tmp_path, rng, hidden_state):
     assert np.abs(actual[0] - expected).max() < 1e-4
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_answers_are_those_without_drafts(tmp_path, rng, device, count):
-    write_mtp_checkpoint(tmp_path, noise=0.003, num_hidden_layers=2)
+SMALL = {
+    "dense": {},
+    "21b": MOE_SHAPES["21b"],
+    "300b": {**MOE_SHAPES["300b"], "moe_layer_start_index": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "quantization", "count"),
+    [
+        ("dense", None, 1),
+        ("dense", None, 3),
+        ("21b", None, 1),
+        ("21b", None, 3),
+        ("21b", "wint8", 1),
+        ("21b", "wint4", 2),
+        ("300b", None, 2),
+    ],
+)
+def test_answers_are_those_without_drafts(tmp_path, rng, device, shape, quantization, count):
+    write_mtp_checkpoint(tmp_path, noise=0.003, **{**SMALL[shape], "num_hidden_layers": 2})
     prompts = random_ids(rng, 3, 34)
     params = ek.SamplingParams(max_tokens=7, ignore_eos=True, temperature=0.7, seed=2)
     answers = []
     for config in (None, {**MTP, "num_speculative_tokens": count}):
-        with load(tmp_path, device=device, speculative_config=config, max_num_seqs=2) as llm:
+        with load(
+            tmp_path,
+            device=device,
+            quantization=quantization,
+            speculative_config=config,
+            max_num_seqs=2,
+        ) as llm:
             outputs = llm.generate(prompt_token_ids=prompts, params=params)
             answers.append([output.outputs for output in outputs])
             accepted = llm.stats()["accepted_tokens"]

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from load_peak import peak_of_load
+from same_logits import check_every_layout, forward
 
 import ernie_kernels as ek
 import reference_model
-import safetensors_bytes
 from ernie_kernels.models.config import load_config
 from ernie_kernels.models.memory_plan import plan_memory
-from tiny_checkpoint import MOE_SHAPES, in_shards, random_ids, to_paddle, write_checkpoint
+from tiny_checkpoint import MOE_SHAPES, random_ids, write_checkpoint
 
 import reference
 
@@ -61,11 +57,6 @@ def rounded_activations(x: np.ndarray) -> np.ndarray:
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-
-
-def forward(folder, prompts, **changes) -> list[np.ndarray]:
-    with ek.LLM.from_pretrained(folder, **{"device": "cpu", **changes}) as llm:
-        return llm.forward(prompts)
 
 
 def divergence(expected: list[np.ndarray], got: list[np.ndarray]) -> tuple[float, float]:
@@ -136,19 +127,7 @@ def test_weights_alone_on_cuda(tmp_path, rng):
 def test_every_layout_gives_the_same_logits(tmp_path, rng, shape, quantization):
     config, weights = write_checkpoint(tmp_path / "one", dtype="bfloat16", **SHAPES[shape])
     prompts = random_ids(rng, 1, 20, vocab_size=config["vocab_size"])
-    expected = forward(tmp_path / "one", prompts, quantization=quantization)
-    paddle = to_paddle(weights)
-    for name, stored in {"shards": weights, "paddle": paddle, "paddle shards": paddle}.items():
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "config.json").write_text((tmp_path / "one" / "config.json").read_text())
-        if "shards" in name:
-            safetensors_bytes.save_sharded(folder, in_shards(stored))
-        else:
-            safetensors_bytes.save(folder / "model.safetensors", stored)
-        got = forward(folder, prompts, quantization=quantization)
-        for actual, logits in zip(got, expected, strict=True):
-            assert np.array_equal(actual, logits), name
+    check_every_layout(tmp_path, weights, prompts, quantization=quantization)
 
 
 @pytest.mark.parametrize("shape", ["tied", "untied_bias"])
@@ -171,25 +150,6 @@ def test_weight_bytes(tmp_path, shape, quantization, together, bits):
         size = llm.stats()["weight_bytes"]
     fused_and_padded = sum(-rows % 16 * 200 for rows in (70, 140, 48, 64))
     assert expected <= size <= expected + config["num_hidden_layers"] * fused_and_padded
-
-
-LOAD = """
-import re, sys
-import ernie_kernels as ek
-from ernie_kernels import ops
-
-ek.LLM  # imports what a load needs
-
-def peak():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
-
-before = peak()
-llm = ek.LLM.from_pretrained(
-    sys.argv[1], device="cpu", quantization=sys.argv[2], max_model_len=32, max_num_seqs=1,
-    kv_cache_memory=1 << 20, num_threads=2,
-)
-print(peak() - before, llm.stats()["weight_bytes"])
-"""
 
 
 # A load may take the largest matrix beside the weights, which is small where experts are many.
@@ -218,14 +178,7 @@ LARGE = {
 )
 def test_peak_memory_of_a_load(tmp_path, shape, quantization):
     config, _ = write_checkpoint(tmp_path, dtype="bfloat16", **LARGE[shape])
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(tmp_path), quantization],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(ek.__file__).parents[1])},
-        check=True,
-    )
-    peak, held = map(int, done.stdout.split())
+    peak, held = peak_of_load(tmp_path, quantization)
     shared_experts = 2 * config.get("moe_num_shared_experts", 0) * 384
     largest = max(config["vocab_size"], shared_experts) * config["hidden_size"] * 2
     assert held <= peak <= held + largest + (64 << 20)

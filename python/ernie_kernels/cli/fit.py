@@ -21,8 +21,10 @@ from ernie_kernels.cli.fit_report import (
     other_machine,
     this_machine,
 )
+from ernie_kernels.cli.options import add_speculative_config
 from ernie_kernels.errors import ArgumentError
 from ernie_kernels.llm import DEMO_FOLDER
+from ernie_kernels.load_arguments import check_speculative_config
 from ernie_kernels.models.config import (
     CONFIG_FILE,
     LayerPlan,
@@ -43,6 +45,8 @@ config.json is enough: fetch it before the weights.
       on a machine with 16 GB of memory free, and no GPU
   ernie-kernels fit config.json --memory 64GB --gpu-memory 24GB --bandwidth 1000
       with a GPU besides; its memory is read at 1000 GB/s
+  ernie-kernels fit config.json --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}'
+      with the multi-token prediction module and its part of the cache
   ernie-kernels fit config.json --json > fit.json
 
 Ways to load it, from the most exact to the smallest:
@@ -56,7 +60,8 @@ Ways to load it, from the most exact to the smallest:
 How to read the table:
   size                of the weights when they are loaded
   read per token      of these: one sequence's next token reads all that it goes through, so of many
-                      experts a few. Memory sets the pace: half the bytes, up to twice the tokens
+                      experts a few. Memory sets the pace: half the bytes, up to twice the tokens.
+                      What drafts cost and bring is left out, here and in tokens/s
   while loading       the most host memory that the load takes
   cache               keys and values of 1000 tokens of context
   tokens/s at most    of one sequence, where memory is read at --bandwidth. The cache of a long
@@ -106,6 +111,7 @@ def add_parser(commands: Any) -> None:
         metavar="GB/S",
         help="how fast memory is read; 'bench' tells of this machine",
     )
+    add_speculative_config(parser)
     add_json(parser)
     parser.add_argument("-v", "--verbose", action="store_true", help=argparse.SUPPRESS)
 
@@ -125,7 +131,19 @@ def run(arguments: argparse.Namespace) -> int:
     places = this_machine() if here else other_machine(memory, gpu_memory)
     path = DEMO_FOLDER if arguments.config is None else Path(arguments.config)
     config = config_at(path)
-    report = fit_report(path.resolve().name, config, places, bandwidth and bandwidth * 1e9)
+    speculative = arguments.speculative_config
+    if check_speculative_config(speculative) and not config.num_nextn_predict_layers:
+        raise ArgumentError(
+            f"fit: --speculative-config: the configuration of {quoted(path.resolve().name)} names no "
+            "multi-token prediction module (num_nextn_predict_layers); leave the option out"
+        )
+    report = fit_report(
+        path.resolve().name,
+        config,
+        places,
+        bandwidth and bandwidth * 1e9,
+        speculative_config=speculative,
+    )
     if arguments.json:
         print(json.dumps(report.as_dict(), indent=2))
     else:
@@ -173,8 +191,9 @@ def print_report(report: FitReport, path: Path, here: bool) -> None:
     for plan, layers in layer_ranges(config):
         print(f"  layer{'' if layers.isdigit() else 's'} {layers}: {described(plan)}")
     if config.num_nextn_predict_layers:
-        more = size(report.ways[0].on_host.mtp_weight_bytes)
-        print(f"  and a multi-token prediction module: {more} more with --speculative_config")
+        module = size(report.ways[0].on_host.mtp_weight_bytes)
+        counted = "counted below" if report.speculative_config else "more with --speculative-config"
+        print(f"  and a multi-token prediction module: {module}, {counted}")
     print()
     print_table(report)
     print()
@@ -243,7 +262,7 @@ def advice(report: FitReport, place: Place, path: Path) -> list[str]:
     else:
         room = f"leaves room for {report.enough} tokens"
         lines = [f"{place.name}: take {best.name}, the most exact that {room}."]
-    options = list(best.options)
+    options = [*best.options, *report.options]
     fit = best.fit(place.name)
     if fit and fit.tokens < report.enough:
         room = (
@@ -256,12 +275,12 @@ def advice(report: FitReport, place: Place, path: Path) -> list[str]:
         if factor > 1.1:
             lines.append(
                 f"  {shlex.join(smallest.options)} reads {factor:.1f} times fewer bytes for a token: "
-                "up to so much faster, but less exact."
+                f"up to {factor:.1f} times as fast, but less exact."
             )
     chosen_by_auto = HOST if [each.name for each in report.places] == [HOST] else "cuda:0"
     if place.name != chosen_by_auto:
         options += ["--device", "cpu" if place.name == HOST else place.name]
-    model = [] if path == DEMO_FOLDER else ["--model_path", model_folder(path)]
+    model = [] if path == DEMO_FOLDER else ["--model-path", model_folder(path)]
     lines.append(f"  {shlex.join(['ernie-kernels', 'chat', *model, *options])}")
     return lines
 

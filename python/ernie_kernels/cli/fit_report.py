@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -100,12 +100,20 @@ class FitReport:
     places: list[Place]
     bandwidth: float | None  # bytes per second
     parameters: ParameterCount
+    speculative_config: Mapping[str, Any] | None
     ways: list[Way] = field(default_factory=list)
 
     @property
     def enough(self) -> int:
         """Tokens that are enough for a conversation."""
         return min(DEFAULT_MIN_TOKENS, self.config.max_position_embeddings)
+
+    @property
+    def options(self) -> list[str]:
+        """What the commands take besides those of a way."""
+        if self.speculative_config is None:
+            return []
+        return ["--speculative-config", json.dumps(self.speculative_config)]
 
     def best(self, place: str) -> Way | None:
         """The most exact way with enough tokens, or the one with most; None where nothing fits.
@@ -146,6 +154,7 @@ class FitReport:
             "stored_dtype": config.dtype,
             "max_position_embeddings": config.max_position_embeddings,
             "num_nextn_predict_layers": config.num_nextn_predict_layers,
+            "speculative_config": self.speculative_config,
             "layers": [asdict(plan) for plan in config.layers],
             "places": [asdict(place) for place in self.places],
             "bandwidth_bytes_per_second": self.bandwidth,
@@ -159,7 +168,7 @@ class FitReport:
     def _way_as_dict(self, way: Way) -> dict[str, Any]:
         return {
             "name": way.name,
-            "options": list(way.options),
+            "options": [*way.options, *self.options],
             "host": asdict(way.on_host),
             "gpu": way.on_gpu and asdict(way.on_gpu),
             "tokens_per_second_at_most": self.rate(way),
@@ -171,13 +180,20 @@ class FitReport:
 
 
 def fit_report(
-    name: str, config: ModelConfig, places: list[Place], bandwidth: float | None
+    name: str,
+    config: ModelConfig,
+    places: list[Place],
+    bandwidth: float | None,
+    *,
+    speculative_config: Mapping[str, Any] | None = None,
 ) -> FitReport:
-    ways = list(_ways(config, places))
-    return FitReport(name, config, places, bandwidth, count_parameters(config), ways)
+    """With ``speculative_config``, the prediction module and its part of the cache count."""
+    ways = list(_ways(config, places, with_mtp=speculative_config is not None))
+    parameters = count_parameters(config)
+    return FitReport(name, config, places, bandwidth, parameters, speculative_config, ways)
 
 
-def _ways(config: ModelConfig, places: list[Place]) -> Iterator[Way]:
+def _ways(config: ModelConfig, places: list[Place], *, with_mtp: bool) -> Iterator[Way]:
     # As LLM chooses: float16 is computed in float32, and bfloat16 weights stay what they are.
     stored = "bfloat16" if config.dtype in (None, "bfloat16") else "float32"
     ways: list[tuple[str, str | dict[str, str] | None, str, tuple[str, ...]]] = [
@@ -195,7 +211,12 @@ def _ways(config: ModelConfig, places: list[Place]) -> Iterator[Way]:
         is_for_gpu = not quantization.rounds_activations and quantization.dense != WINT4
         on_host, on_gpu = (
             plan_memory(
-                config, quantization=quantization, weight_dtype=dtype, dtype=dtype, device=device
+                config,
+                quantization=quantization,
+                weight_dtype=dtype,
+                dtype=dtype,
+                device=device,
+                with_mtp=with_mtp,
             )
             for device in ("cpu", "cuda")
         )

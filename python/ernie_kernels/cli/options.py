@@ -36,14 +36,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         '\'{"dense_quant_type": "wint4", "moe_quant_type": "wint4"}\' (4 bits in all; CPU only); '
         "default: leave them as they are",
     )
-    group.add_argument(
-        "--speculative-config",
-        type=json_object,
-        metavar="JSON",
-        help="guess tokens ahead with the checkpoint's multi-token prediction module: "
-        '\'{"method": "mtp", "num_speculative_tokens": 1}\'; the same tokens, in fewer steps where '
-        "the guesses are good",
-    )
+    add_speculative_config(group)
     group.add_argument(
         "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N"
     )
@@ -56,6 +49,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--verbose",
         action="store_true",
         help="say on stderr what is loaded, and every five seconds how it goes",
+    )
+
+
+def add_speculative_config(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--speculative-config",
+        type=json_object,
+        metavar="JSON",
+        help="guess tokens ahead with the checkpoint's multi-token prediction module: "
+        '\'{"method": "mtp", "num_speculative_tokens": 1}\'; the same tokens, in fewer steps where '
+        "the guesses are good",
     )
 
 

@@ -76,6 +76,7 @@ class ErnieForCausalLM:
 
     Attributes:
         mtp: that module, or None.
+        expert_dtype: in which experts lie in memory, where the model has any.
         nbytes, mtp_nbytes: bytes of all weights, and of the module's among them.
 
     Raises:
@@ -102,13 +103,15 @@ class ErnieForCausalLM:
         optional = [HEAD] if config.tie_word_embeddings else []
         specs = weight_specs(config) | (mtp_specs(config) if with_mtp else {})
         checkpoint.require(specs, optional=optional)
+        rounding = Quantization.of(quantization)
+        self.expert_dtype = rounding.expert_dtype(weight_dtype)
         weights = WeightReader(
             config,
             checkpoint,
             device=device,
             dtype=dtype,
             weight_dtype=weight_dtype,
-            quantization=Quantization.of(quantization),
+            quantization=rounding,
         )
         # One copy serves as embedding and head where the two are equal.
         table = weights.matrix(EMBEDDING)

@@ -118,11 +118,12 @@ class MemoryPlan:
         weight_dtype: of matrices that are not rounded, ``"bfloat16"`` or ``"float32"``.
         dtype: of activations and cache.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        with_mtp: whether the multi-token prediction module is loaded too: it counts in all that
+            follows but ``read_bytes_per_token``.
         weight_bytes: of all weights, on the device.
-        read_bytes_per_token: of the weights that a single token needs. The KV cache of its context
-            comes on top; the row of an untied embedding is left out.
-        mtp_weight_bytes: of the multi-token prediction module, which is loaded by option, on top; 0
-            where the checkpoint has none.
+        read_bytes_per_token: of the weights that a single token needs, without drafts. The KV cache
+            of its context comes on top; the row of an untied embedding is left out.
+        mtp_weight_bytes: of the multi-token prediction module, loaded or not; 0 where there is none.
         workspace_bytes: of the activations of a step of ``max_tokens_per_step`` rows.
         host_peak_bytes: of host memory while loading, over what the process had before.
         kv_bytes_per_token: of cache, for each token of context.
@@ -132,6 +133,7 @@ class MemoryPlan:
     weight_dtype: str
     dtype: str
     device: str
+    with_mtp: bool
     weight_bytes: int
     read_bytes_per_token: int
     mtp_weight_bytes: int
@@ -148,6 +150,7 @@ def plan_memory(
     dtype: str = "bfloat16",
     device: str = "cpu",
     max_tokens_per_step: int = 512,
+    with_mtp: bool = False,
 ) -> MemoryPlan:
     """See :class:`MemoryPlan`, which has these arguments as attributes.
 
@@ -158,29 +161,39 @@ def plan_memory(
     def nbytes(weight: Weight) -> int:
         return weight_nbytes(weight, rounding, weight_dtype, dtype, device)
 
-    total = read = largest = 0
-    for weight in weights_of(config):
+    weights = list(weights_of(config))
+    has_module = with_mtp or config.num_nextn_predict_layers > 0
+    mtp_weights = list(mtp_weights_of(config)) if has_module else []
+    total = largest = 0
+    for weight in (*weights, *mtp_weights) if with_mtp else weights:
         one = nbytes(weight)
         total += weight.count * one
-        if weight.kind != "embedding":
-            read += weight.active * one
         # A matrix is read whole, then rounded, packed or sent to its device.
         stay = weight.size * ITEMSIZES[weight_dtype]
         if device != "cpu" and rounding.name is not None:
             stay += one
         largest = max(largest, stay)
-    mtp_weights = mtp_weights_of(config) if config.num_nextn_predict_layers else ()
     return MemoryPlan(
         quantization=rounding.name,
         weight_dtype=weight_dtype,
         dtype=dtype,
         device=device,
+        with_mtp=with_mtp,
         weight_bytes=total,
-        read_bytes_per_token=read,
+        read_bytes_per_token=sum(
+            weight.active * nbytes(weight) for weight in weights if weight.kind != "embedding"
+        ),
         mtp_weight_bytes=sum(weight.count * nbytes(weight) for weight in mtp_weights),
-        workspace_bytes=workspace_nbytes(config, max_tokens_per_step, dtype, device),
+        workspace_bytes=workspace_nbytes(
+            config,
+            max_tokens_per_step,
+            dtype,
+            device,
+            expert_dtype=rounding.expert_dtype(weight_dtype),
+            with_mtp=with_mtp,
+        ),
         host_peak_bytes=(total if device == "cpu" else 0) + largest + LOADING_BYTES,
-        kv_bytes_per_token=kv_bytes_per_token(config, dtype),
+        kv_bytes_per_token=kv_bytes_per_token(config, dtype, with_mtp=with_mtp),
     )
 
 
@@ -200,28 +213,43 @@ def loaded_weight_nbytes(
         replace(
             config,
             tie_word_embeddings=config.tie_word_embeddings and not has_head,
-            num_nextn_predict_layers=int(with_mtp),
         ),
         quantization=quantization,
         weight_dtype=weight_dtype,
         dtype=dtype,
         device=device,
+        with_mtp=with_mtp,
     )
-    return plan.weight_bytes + plan.mtp_weight_bytes
+    return plan.weight_bytes
 
 
-def kv_bytes_per_token(config: ModelConfig, dtype: str) -> int:
-    """Keys and values of one token in all layers, in a cache of ``"bfloat16"`` or ``"float32"``."""
-    values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+def kv_bytes_per_token(config: ModelConfig, dtype: str, *, with_mtp: bool = False) -> int:
+    """Keys and values of one token in all layers, in a cache of ``"bfloat16"`` or ``"float32"``.
+
+    The layer of a multi-token prediction module keeps its own.
+    """
+    values = (
+        2 * (config.num_hidden_layers + with_mtp) * config.num_key_value_heads * config.head_dim
+    )
     return values * ITEMSIZES[dtype]
 
 
-def workspace_nbytes(config: ModelConfig, max_tokens: int, dtype: str, device: str) -> int:
-    """Bytes of a :class:`~.workspace.Workspace` of ``max_tokens`` rows."""
+def workspace_nbytes(
+    config: ModelConfig,
+    max_tokens: int,
+    dtype: str,
+    device: str,
+    *,
+    expert_dtype: str,
+    with_mtp: bool = False,
+) -> int:
+    """Bytes of a :class:`~.workspace.Workspace` of ``max_tokens`` rows, which has these arguments,
+    and of what a multi-token prediction module joins."""
     query = config.num_attention_heads * config.head_dim
     key = config.num_key_value_heads * config.head_dim
     row = 2 * config.hidden_size + (query + 2 * key) + query  # of the activations' dtype
     row += _mlp_values(config.intermediate_size, device)
+    row += 2 * config.hidden_size * with_mtp
     row_float32 = config.head_dim  # the rope table
     nbytes = 0
     plan = next((plan for plan in config.layers if plan.mlp == "moe"), None)
@@ -238,6 +266,7 @@ def workspace_nbytes(config: ModelConfig, max_tokens: int, dtype: str, device: s
             config.hidden_size,
             plan.intermediate_size,
             dtype=dtype,
+            weight_dtype=expert_dtype,
             device=device,
         )
     return nbytes + max_tokens * (row * ITEMSIZES[dtype] + row_float32 * ITEMSIZES["float32"])

@@ -56,9 +56,18 @@ class Quantization:
         parts = (("dense", self.dense), ("experts", self.experts))
         return " and ".join(f"{what} {kind}" for what, kind in parts if kind)
 
+    def expert_dtype(self, weight_dtype: str) -> str:
+        """In which experts lie in memory, where those that are not rounded have ``weight_dtype``."""
+        stored = stored_as(self.experts)
+        return weight_dtype if stored is None else ELEMENT_DTYPES[stored]
+
     @property
     def rounds_activations(self) -> bool:
         return W8A8 in (self.dense, self.experts)
+
+
+# Of the elements of a rounded matrix; those of 4 bits lie two in a byte.
+ELEMENT_DTYPES = {WINT8: "int8", WINT4: "uint8"}
 
 
 def stored_as(kind: str | None) -> str | None:

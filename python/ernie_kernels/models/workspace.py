@@ -83,11 +83,16 @@ class LayerBuffers(_Rows):
 class Workspace:
     """Activations of up to ``max_tokens`` rows.
 
+    ``expert_dtype`` is that in which experts lie in memory, as of :meth:`.Quantization.expert_dtype`:
+    kernels of bfloat16 experts may want more room than those of rounded ones.
+
     Buffers of several MiB come from and return to the system at each allocation; reusing them
     saves a page fault for every 4 KiB of every layer.
     """
 
-    def __init__(self, config: ModelConfig, max_tokens: int, dtype: str, device: str) -> None:
+    def __init__(
+        self, config: ModelConfig, max_tokens: int, dtype: str, device: str, *, expert_dtype: str
+    ) -> None:
         self.max_tokens = max_tokens
         self._num_heads = config.num_attention_heads
         self._num_kv_heads = config.num_key_value_heads
@@ -101,7 +106,7 @@ class Workspace:
         self._attention = self._rows(self._num_heads * self._head_dim)
         self._mlp = self._mlp_rows(config.intermediate_size)
         plan = next((plan for plan in config.layers if plan.mlp == "moe"), None)
-        self._experts = None if plan is None else self._expert_rows(config, plan)
+        self._experts = None if plan is None else self._expert_rows(config, plan, expert_dtype)
         self._rope_table = self._rows(self._head_dim, "float32")
         self._last = self._slice(max_tokens)
 
@@ -118,7 +123,9 @@ class Workspace:
         gate_up = None if self._device == "cpu" else self._rows(2 * width)
         return MLPBuffers(gate_up=gate_up, gated=self._rows(width))
 
-    def _expert_rows(self, config: ModelConfig, plan: LayerPlan) -> ExpertBuffers:
+    def _expert_rows(
+        self, config: ModelConfig, plan: LayerPlan, expert_dtype: str
+    ) -> ExpertBuffers:
         count, top_k = plan.num_experts, plan.top_k
         nbytes = ops.fused_moe_workspace_size(
             self.max_tokens,
@@ -127,6 +134,7 @@ class Workspace:
             config.hidden_size,
             plan.intermediate_size,
             dtype=self._dtype,
+            weight_dtype=expert_dtype,
             device=self._device,
         )
         is_float32 = self._dtype == "float32"

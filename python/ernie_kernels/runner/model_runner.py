@@ -12,6 +12,7 @@ from ernie_kernels.errors import InternalError
 from ernie_kernels.models.config import ModelConfig
 from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.models.layers import LayerKVCache, take
+from ernie_kernels.models.memory_plan import kv_bytes_per_token
 from ernie_kernels.models.mtp import SpeculativeConfig
 from ernie_kernels.models.workspace import LayerBuffers, Workspace
 from ernie_kernels.runner.batch import ForwardBatch, TokenSpan
@@ -32,9 +33,7 @@ def kv_cache_bytes_per_block(
     config: ModelConfig, block_size: int, dtype: str, *, with_mtp: bool = False
 ) -> int:
     """Bytes of one cache block over all layers, keys and values."""
-    itemsize = {"bfloat16": 2, "float32": 4}[dtype]
-    values = config.num_key_value_heads * config.head_dim * block_size
-    return 2 * (config.num_hidden_layers + with_mtp) * values * itemsize
+    return block_size * kv_bytes_per_token(config, dtype, with_mtp=with_mtp)
 
 
 class ModelRunner:
@@ -74,7 +73,9 @@ class ModelRunner:
         self.max_tokens_per_step = max_tokens_per_step
         self._vocab_size = config.vocab_size
         self._head_rows_per_call = head_rows_per_call(config)
-        self._workspace = Workspace(config, max_tokens_per_step, dtype, device)
+        self._workspace = Workspace(
+            config, max_tokens_per_step, dtype, device, expert_dtype=model.expert_dtype
+        )
         self._logits = empty([0, config.vocab_size], "float32", device)
         shape = [num_blocks, config.num_key_value_heads, block_size, config.head_dim]
         # Pages of the cache come into being when they are first written to.

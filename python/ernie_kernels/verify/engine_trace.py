@@ -108,7 +108,9 @@ class EngineTrace:
         self._config = config
         self._num_tokens = sum(len(ids) for ids in prompts)
         self._num_blocks = sum(-(-len(ids) // BLOCK_SIZE) for ids in prompts)
-        self._workspace = Workspace(config, self._num_tokens, dtype, device)
+        self._workspace = Workspace(
+            config, self._num_tokens, dtype, device, expert_dtype=model.expert_dtype
+        )
         self._steps = [self._first_state(*step) for step in self._cut(prompts)]
 
     def embedding_rows(self, chunk: int) -> Iterator[tuple[int, Array]]:

@@ -11,7 +11,7 @@ WORK, WEIGHT = FOLDER + "work.cuh", FOLDER + "weight.cuh"
 NARROW, TILE = FOLDER + "narrow_kernel.cuh", FOLDER + "tile_kernel.cuh"
 NARROW_F32, CUTLASS = FOLDER + "narrow_f32.cu", FOLDER + "cutlass.cu"
 LAUNCHER = FOLDER + "grouped_gemm.cu"
-FUSED_MOE = "csrc/cuda/fused_moe.cu"
+FUSED_MOE = "csrc/ops/fused_moe.cpp"
 # Of the units that include a header, the one that is compiled again.
 BF16, TILE_BF16 = FOLDER + "narrow_bf16.cu", FOLDER + "tile_bf16.cu"
 WINT4, TILE_WINT4 = FOLDER + "narrow_wint4.cu", FOLDER + "tile_wint4.cu"
@@ -284,7 +284,7 @@ BUGS = [
         "fused_moe: the second product gathers too",
         FUSED_MOE,
         ".source_rows = std::nullopt,",
-        ".source_rows = b.source_rows,",
+        ".source_rows = source_rows,",
         CUDA_GROUPED,
         (WRONG, RACE, BEYOND),
     ),

@@ -96,8 +96,22 @@ BUGS = [
     Bug(
         "memory plan: a token reads all experts",
         PLAN,
-        "            read += weight.active * one\n",
-        "            read += weight.count * one\n",
+        "weight.active * nbytes(weight)",
+        "weight.count * nbytes(weight)",
+        MEMORY_PLAN,
+    ),
+    Bug(
+        "memory plan: the prediction module's weights left out",
+        PLAN,
+        "(*weights, *mtp_weights) if with_mtp else weights",
+        "weights",
+        MEMORY_PLAN,
+    ),
+    Bug(
+        "memory plan: the prediction module's layer of the cache left out",
+        PLAN,
+        "(config.num_hidden_layers + with_mtp)",
+        "config.num_hidden_layers",
         MEMORY_PLAN,
     ),
     Bug(

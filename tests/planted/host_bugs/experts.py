@@ -84,16 +84,16 @@ BUGS = [
     ),
     Bug(
         "fused_moe: shared experts forgotten",
-        "csrc/cpu/fused_moe.cpp",
+        "csrc/ops/fused_moe.cpp",
         ".shared = a.shared,",
         ".shared = std::nullopt,",
         FUSED_MOE,
     ),
     Bug(
         "fused_moe: rows gathered for the second product too",
-        "csrc/cpu/fused_moe.cpp",
+        "csrc/ops/fused_moe.cpp",
         ".source_rows = std::nullopt,",
-        ".source_rows = b.source_rows,",
+        ".source_rows = source_rows,",
         FUSED_MOE,
     ),
     Bug(
