@@ -108,7 +108,7 @@ void moe_route(const MoeRouteArgs& a, const Stream& stream) {
   if (!(a.norm_min > 0) || std::isinf(a.norm_min))
     check.fail("norm_min", "a finite value > 0", std::to_string(a.norm_min));
   const Dim num_tokens{"num_tokens", a.router_logits.size(0)}, top_k{"top_k", a.top_k};
-  if (a.correction_bias.rank == 2)
+  if (a.num_banks > 1 && a.correction_bias.rank == 2)
     check_packed(check, "correction_bias", a.correction_bias, DType::kF32,
                  {{"num_banks", a.num_banks}, {"num_experts", num_experts}});
   else

@@ -136,5 +136,6 @@ def _banks(
     name: str, given: Tensor | ExpertWeights | Sequence[Tensor | ExpertWeights]
 ) -> list[list[Tensor | int | None]]:
     """The fields of each bank, as the binding takes them."""
-    banks = [as_experts("fused_moe", name, weight) for weight in _of_banks(given)]
+    entry_of = f"{type(given).__name__} of " if isinstance(given, list | tuple) else ""
+    banks = [as_experts("fused_moe", name, w, entry_of=entry_of) for w in _of_banks(given)]
     return [[w.weight, w.scale, w.out_features, w.in_features] for w in banks]
