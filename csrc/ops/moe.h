@@ -34,8 +34,8 @@ struct MoeRouteArgs {
   std::optional<TensorView> flags;  // [num_tokens], uint8, contiguous
   TensorView router_logits;    // [num_tokens, num_banks * num_experts], float32, last stride 1,
                                // 1 to 4096 columns
-  TensorView correction_bias;  // [num_banks * num_experts] or [num_banks, num_experts],
-                               // float32, contiguous
+  TensorView correction_bias;  // [num_banks * num_experts], of several banks also
+                               // [num_banks, num_experts]; float32, contiguous
   std::optional<TensorView> banks;  // [num_tokens], uint8, contiguous, each below num_banks; may
                                     // be left out of a call with one bank
   int64_t num_banks;                // divides the columns of router_logits

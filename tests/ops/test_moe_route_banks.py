@@ -15,8 +15,9 @@ from reference import F32, on
 
 
 def route(logits, bias, top_k, banks, device, **options):
+    given = bias.reshape(-1) if len(bias) == 1 else bias
     weights, ids = ops.moe_route(
-        on(logits, device), on(bias, device), top_k,
+        on(logits, device), on(given, device), top_k,
         **{"banks": on(banks, device), "num_banks": len(bias)} | options,
     )  # fmt: skip
     return weights.numpy(), ids.numpy()

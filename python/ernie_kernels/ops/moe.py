@@ -37,8 +37,9 @@ def moe_route(
         router_logits: ``[num_tokens, num_banks * num_experts]``, float32, last stride 1, 1 to 4096
             columns. Any values: a row with a logit or a bias that is NaN or infinite gets the first
             ``top_k`` experts, each with weight NaN.
-        correction_bias: ``[num_banks * num_experts]`` or ``[num_banks, num_experts]``, float32,
-            contiguous. ERNIE-4.5's checkpoints call it ``e_score_correction_bias``.
+        correction_bias: ``[num_banks * num_experts]``, of several banks also
+            ``[num_banks, num_experts]``, float32, contiguous. ERNIE-4.5's checkpoints call it
+            ``e_score_correction_bias``.
         top_k: experts per token, 1 to ``num_experts``.
         banks: ``[num_tokens]``, uint8, contiguous: the bank of each token, below ``num_banks``. May
             be omitted where there is one.
