@@ -85,8 +85,11 @@ class Banks {
 
   std::span<const ExpertBank> banks() const { return banks_; }
 
-  std::vector<const TensorView*> tensors() const {
+  // `others`, and those of all banks.
+  std::vector<const TensorView*> tensors(std::initializer_list<const TensorView*> others) const {
     std::vector<const TensorView*> all;
+    all.reserve(others.size() + 4 * banks_.size());
+    all.assign(others);
     for (const ExpertBank& bank : banks_)
       for (const ExpertWeights* w : {&bank.gate_up, &bank.down}) {
         all.push_back(&w->weight);
@@ -104,8 +107,8 @@ class Banks {
   }
 
   ExpertWeights experts(py::handle given) {
-    const auto fields = py::cast<py::sequence>(given);
-    const py::object weight = fields[0], scale = fields[1];
+    const auto fields = py::cast<py::list>(given);
+    const py::handle weight = fields[0], scale = fields[1];
     return {.weight = view(weight),
             .scale = scale.is_none() ? std::nullopt : std::optional(view(scale)),
             .out_features = py::cast<Number>(fields[2]).get(kOp, "out_features"),
@@ -138,9 +141,7 @@ Tensor fused_moe_workspace(const TensorView& hidden_states, const TensorView& to
                           .num_experts = w_gate_up.weight.size(0),
                           .intermediate_size = w_down.in_features});
   }
-  std::vector<const TensorView*> tensors = given.tensors();
-  tensors.insert(tensors.begin(), {&hidden_states, &topk_ids});
-  const Stream stream = stream_of(tensors);
+  const Stream stream = stream_of(given.tensors({&hidden_states, &topk_ids}));
   return empty({fused_moe_workspace_size(stream.device, size)}, DType::kU8, stream);
 }
 
@@ -159,9 +160,6 @@ void bind_fused_moe(py::module_& m) {
          const py::list& w_gate_up, const py::list& w_down, std::optional<TensorView> shared,
          TensorView workspace, Scalar<bool> int8_activations) {
         const Banks given(w_gate_up, w_down);
-        std::vector<const TensorView*> tensors = given.tensors();
-        tensors.insert(tensors.begin(), {&out, &hidden_states, &topk_weights, &topk_ids,
-                                         pointer_to(shared), &workspace});
         run(fused_moe,
             {.out = out,
              .hidden_states = hidden_states,
@@ -171,7 +169,8 @@ void bind_fused_moe(py::module_& m) {
              .shared = shared,
              .workspace = workspace,
              .int8_activations = int8_activations.get(kOp, "int8_activations")},
-            tensors);
+            given.tensors(
+                {&out, &hidden_states, &topk_weights, &topk_ids, pointer_to(shared), &workspace}));
       },
       py::arg("out"), py::arg("hidden_states"), py::arg("topk_weights"), py::arg("topk_ids"),
       py::arg("w_gate_up"), py::arg("w_down"), py::arg("shared"), py::arg("workspace"),

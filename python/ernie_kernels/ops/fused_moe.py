@@ -136,6 +136,8 @@ def _banks(
     name: str, given: Tensor | ExpertWeights | Sequence[Tensor | ExpertWeights]
 ) -> list[list[Tensor | int | None]]:
     """The fields of each bank, as the binding takes them."""
+    if isinstance(given, ExpertWeights):
+        return [[given.weight, given.scale, given.out_features, given.in_features]]
     entry_of = f"{type(given).__name__} of " if isinstance(given, list | tuple) else ""
     banks = [as_experts("fused_moe", name, w, entry_of=entry_of) for w in _of_banks(given)]
     return [[w.weight, w.scale, w.out_features, w.in_features] for w in banks]
