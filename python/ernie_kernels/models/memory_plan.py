@@ -209,11 +209,9 @@ def loaded_weight_nbytes(
 ) -> int:
     """Bytes that the weights of a checkpoint take: at most, where it stores a head that may be a
     copy of the embedding it is tied to."""
+    is_tied = config.tie_word_embeddings and not has_head
     plan = plan_memory(
-        replace(
-            config,
-            tie_word_embeddings=config.tie_word_embeddings and not has_head,
-        ),
+        replace(config, tie_word_embeddings=is_tied),
         quantization=quantization,
         weight_dtype=weight_dtype,
         dtype=dtype,
