@@ -7,7 +7,7 @@ import pytest
 from expert_cases import Experts
 
 import ernie_kernels as ek
-from ernie_kernels import ops
+from ernie_kernels import _core, ops
 
 import reference
 import reference_moe
@@ -174,6 +174,36 @@ def test_banks_of_no_width_and_calls_of_no_rows(device, rng):
         Layer(rng, MIXED, BF16, 3, top_k=0, device=device),
     ):
         np.testing.assert_array_equal(layer.run(), layer.bank_by_bank())
+
+
+@pytest.mark.cuda
+def test_cutlass_keeps_to_the_rows_of_its_bank(rng):
+    """Either bank has rows enough for it. On the SIMT machine a plain kernel is in its place."""
+    banks = (("bfloat16", "bfloat16", 1, 24), ("bfloat16", "bfloat16", 2, 16))
+    layer = Layer(rng, banks, BF16, 600, top_k=1, device="cuda")
+    np.testing.assert_array_equal(layer.run(), layer.bank_by_bank())
+
+
+@pytest.mark.cuda
+def test_a_graph_serves_tokens_of_other_banks(rng):
+    """Which banks have rows changes from launch to launch; the launches do not."""
+    layer = Layer(rng, MIXED, BF16, 5, device="cuda")
+    ids, out = on(layer.ids, "cuda"), poisoned(layer.x.shape, BF16, "cuda")
+    nbytes = ops.fused_moe_workspace_size(
+        5, 2, [4, 4], 40, [24, 9], dtype="bfloat16", device="cuda"
+    )
+    workspace, shared = ek.empty((nbytes,), "uint8", "cuda"), on(layer.shared, "cuda")
+    given = ([each.given for each in side] for side in (layer.gate_up, layer.down))
+    args = (on(layer.x, "cuda"), on(layer.weights, "cuda"), ids, *given)
+    graph = _core.Graph(
+        "cuda", lambda: ops.fused_moe(*args, shared=shared, out=out, workspace=workspace)
+    )
+    for bank in (None, 0, 1):
+        if bank is not None:
+            layer.all_in(bank, rng)
+        _core.queue_copy(ids, on(layer.ids, "cuda"))
+        graph.launch()
+        np.testing.assert_array_equal(out.numpy(), layer.bank_by_bank())
 
 
 def test_a_workspace_serves_all_banks_and_each_alone(rng):
