@@ -10,6 +10,7 @@ import pytest
 
 import ernie_kernels as ek
 
+import reference
 from reference import on, poisoned
 
 # num_tokens, in_features, out_features: around the tiles (6 rows, 16 x 8 outputs), the blocks
@@ -52,6 +53,16 @@ def given_weight(weight: np.ndarray, pack: Callable, packed: bool, device: str) 
     if packed and device != "cpu":
         pytest.skip("packed weights are the CPU's")
     return pack(weight) if packed else on(weight, device)
+
+
+def scaled_operands(random_weight, rng, shape, dtypes):
+    """x, a quantized weight, its scales, and the bias, which only an odd number of outputs has."""
+    num_tokens, in_features, out_features = shape
+    x = reference.random(rng, (num_tokens, in_features), dtypes[0])
+    weight = random_weight(rng, out_features, in_features)
+    scale = rng.uniform(0.001, 0.1, out_features).astype(np.float32)
+    bias = reference.random(rng, (out_features,), dtypes[1]) if out_features % 2 else None
+    return x, weight, scale, bias
 
 
 def given_bias(array: np.ndarray | None, device: str) -> Any:

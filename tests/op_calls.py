@@ -372,10 +372,11 @@ OPS = {
             "weight": zeros(10, 4, dtype=np.uint8),
             "scale": zeros(10),
             "bias": zeros(10),
+            "gate_up": zeros(3, 10),
             "out": zeros(3, 5),
         },
-        written=frozenset({"out"}),
-        leading={"x": (0, 1), "weight": (0,), "out": (1,)},
+        written=frozenset({"out", "gate_up"}),
+        leading={"x": (0, 1), "weight": (0,), "out": (1,), "gate_up": (1,)},
     ),
     "wint4_quantize": Op(
         ops.wint4_quantize, lambda: {"weight": zeros(5, 8)}, leading={"weight": (0, 1)}

@@ -150,7 +150,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "cuda_grouped_weight_row": lambda: {
         "first_output": 32, "local": 17, "gated": True, "outputs": 100,
     },
-    "cuda_wint8_plan": lambda: {
+    "cuda_wint_plan": lambda: {
         "num_tokens": 64, "out_features": 2048, "in_features": 1024, "capability": 90,
         "sm_count": 132,
     },

@@ -1,5 +1,5 @@
-// What linear, wint8_linear and the experts' products would launch on a GPU, for tests on machines
-// without one; and the switch it obeys.
+// What linear, wint8_linear, wint4_linear and the experts' products would launch on a GPU, for
+// tests on machines without one; and the switch it obeys.
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
@@ -88,21 +88,22 @@ void bind_gemm_plan(py::module_& m) {
       py::arg("batch_invariant") = false, py::arg("has_cutlass") = true, py::arg("capability") = 90,
       py::arg("sm_count") = 132);
   m.def(
-      "cuda_wint8_plan",
+      "cuda_wint_plan",
       [](int64_t num_tokens, int64_t out_features, int64_t in_features, const std::string& x,
-         bool inputs_aligned, bool invariant, int capability, int sm_count) {
-        return dict_of(cuda::plan_wint8({.num_tokens = num_tokens,
-                                         .out_features = out_features,
-                                         .in_features = in_features,
-                                         .x = dtype_named(x, "x"),
-                                         .weight = DType::kI8,
-                                         .inputs_aligned = inputs_aligned,
-                                         .batch_invariant = invariant,
-                                         .capability = capability,
-                                         .sm_count = sm_count}));
+         const std::string& weight, bool inputs_aligned, bool invariant, int capability,
+         int sm_count) {
+        return dict_of(cuda::plan_wint({.num_tokens = num_tokens,
+                                        .out_features = out_features,
+                                        .in_features = in_features,
+                                        .x = dtype_named(x, "x"),
+                                        .weight = dtype_named(weight, "weight"),
+                                        .inputs_aligned = inputs_aligned,
+                                        .batch_invariant = invariant,
+                                        .capability = capability,
+                                        .sm_count = sm_count}));
       },
       py::arg("num_tokens"), py::arg("out_features"), py::arg("in_features"),
-      py::arg("x") = "bfloat16", py::arg("inputs_aligned") = true,
+      py::arg("x") = "bfloat16", py::arg("weight") = "int8", py::arg("inputs_aligned") = true,
       py::arg("batch_invariant") = false, py::arg("capability") = 90, py::arg("sm_count") = 132);
   m.def(
       "cuda_grouped_plan",

@@ -59,20 +59,17 @@ class PanelProduct {
   void multiply(const Rows& x, int64_t rows, const void* w, int64_t panels, const void* next,
                 float* acc, int64_t acc_stride) const {
     const bool streams = rows <= kStreamedRows;
-    if (streams && kind_ == PanelKind::kWint8) {
-      using Fn = void (*)(const Wint8Block&);
-      static const auto f32 = ERNIE_SELECT_ISA(Fn, wint8_f32);
-      static const auto bf16 = ERNIE_SELECT_ISA(Fn, wint8_bf16);
-      return (dot_ ? bf16
-                   : f32)(quantized<Wint8Block, int8_t>(x, rows, w, panels, acc, acc_stride));
-    }
-    if (streams && kind_ == PanelKind::kWint4) {
-      using Fn = void (*)(const Wint4Block&);
-      static const auto f32 = ERNIE_SELECT_ISA(Fn, wint4_f32);
-      static const auto bf16 = ERNIE_SELECT_ISA(Fn, wint4_bf16);
-      return (dot_ ? bf16
-                   : f32)(quantized<Wint4Block, uint8_t>(x, rows, w, panels, acc, acc_stride));
-    }
+    if (streams && is_quantized())
+      return stream_of_kind()({.x = x.data,
+                               .x_stride = x.stride,
+                               .rows = rows,
+                               .w = static_cast<const uint8_t*>(w),
+                               .w_stride = panel_bytes_,
+                               .panels = panels,
+                               .w_end = static_cast<const uint8_t*>(end_),
+                               .k = depth_,
+                               .acc = acc,
+                               .acc_stride = acc_stride});
     if (streams) return add_columns(x, rows, w, panels, 0, depth_, nullptr, acc, acc_stride);
     for (int64_t k = 0; k < depth_ || k == 0; k += kDepthBlock) {
       const bool is_last = k + kDepthBlock >= depth_;
@@ -103,19 +100,18 @@ class PanelProduct {
   // Of k columns of a panel.
   int64_t column_bytes(int64_t k) const { return panel_bytes_of(kind_, k); }
 
-  template <class Block, class W>
-  Block quantized(const Rows& x, int64_t rows, const void* w, int64_t panels, float* acc,
-                  int64_t acc_stride) const {
-    return {.x = x.data,
-            .x_stride = x.stride,
-            .rows = rows,
-            .w = static_cast<const W*>(w),
-            .w_stride = panel_bytes_,
-            .panels = panels,
-            .w_end = static_cast<const W*>(end_),
-            .k = depth_,
-            .acc = acc,
-            .acc_stride = acc_stride};
+  bool is_quantized() const { return kind_ == PanelKind::kWint8 || kind_ == PanelKind::kWint4; }
+
+  using StreamFn = void (*)(const QuantizedBlock&);
+
+  // What multiplies quantized panels as they stream.
+  StreamFn stream_of_kind() const {
+    static const auto wint8_by_f32 = ERNIE_SELECT_ISA(StreamFn, wint8_f32);
+    static const auto wint8_by_bf16 = ERNIE_SELECT_ISA(StreamFn, wint8_bf16);
+    static const auto wint4_by_f32 = ERNIE_SELECT_ISA(StreamFn, wint4_f32);
+    static const auto wint4_by_bf16 = ERNIE_SELECT_ISA(StreamFn, wint4_bf16);
+    if (kind_ == PanelKind::kWint8) return dot_ ? wint8_by_bf16 : wint8_by_f32;
+    return dot_ ? wint4_by_bf16 : wint4_by_f32;
   }
 
   // acc (+)= the products of columns [k, k + columns).
@@ -127,7 +123,7 @@ class PanelProduct {
     static const auto bf16_bf16 = ERNIE_SELECT_ISA(Fn, gemm_bf16_bf16);
     const bool is_f32 = kind_ == PanelKind::kF32;
     const int64_t itemsize = is_f32 ? sizeof(float) : sizeof(bf16);
-    const bool expands = kind_ == PanelKind::kWint8 || kind_ == PanelKind::kWint4;
+    const bool expands = is_quantized();
     (is_f32 ? f32_f32
      : dot_ ? bf16_bf16
             : f32_bf16)(
@@ -148,20 +144,15 @@ class PanelProduct {
 
   // Columns [k, k + columns) of quantized panels as bfloat16, in scratch of the calling thread.
   const void* expand(const void* w, int64_t panels, int64_t k, int64_t columns) const {
-    using Wint8Fn = void (*)(const int8_t*, int64_t, bf16*);
-    using Wint4Fn = void (*)(const uint8_t*, int64_t, bf16*);
-    static const auto wint8 = ERNIE_SELECT_ISA(Wint8Fn, wint8_expand);
-    static const auto wint4 = ERNIE_SELECT_ISA(Wint4Fn, wint4_expand);
+    using Fn = void (*)(const uint8_t*, int64_t, bf16*);
+    static const auto wint8 = ERNIE_SELECT_ISA(Fn, wint8_expand);
+    static const auto wint4 = ERNIE_SELECT_ISA(Fn, wint4_expand);
+    const auto expand_panel = kind_ == PanelKind::kWint8 ? wint8 : wint4;
     const int64_t size = columns * kPanelRows;
     auto* buffer = static_cast<bf16*>(scratch(ScratchSlot::kPartial, panels * size * sizeof(bf16)));
-    for (int64_t p = 0; p < panels; ++p) {
-      const char* panel = offset(w, p * panel_bytes_, 1);
-      if (kind_ == PanelKind::kWint8)
-        wint8(reinterpret_cast<const int8_t*>(panel) + k * kPanelRows, columns, buffer + p * size);
-      else
-        wint4(reinterpret_cast<const uint8_t*>(panel) + k * kPanelRows / 2, columns,
-              buffer + p * size);
-    }
+    const auto* from = static_cast<const uint8_t*>(w) + column_bytes(k);  // k: whole words
+    for (int64_t p = 0; p < panels; ++p)
+      expand_panel(from + p * panel_bytes_, columns, buffer + p * size);
     return buffer;
   }
 

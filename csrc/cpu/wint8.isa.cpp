@@ -1,34 +1,13 @@
 // Compiled once per CPU tier; see core/isa.h. No std::, no allocation, no TensorView in here.
 #include "cpu/wint8.isa.h"
 
-#include "cpu/ahead.isa.h"
 #include "cpu/quantize_activations.isa.h"
-#include "cpu/tile.isa.h"
+#include "cpu/quantized_tile.isa.h"
 
 namespace ernie::cpu::ERNIE_ISA {
 namespace {
 
-constexpr int64_t kQuadBytes = 4 * kPanelRows;  // four k of one panel
-
-// --------------------------------------------------------------- int8 to float32 and bfloat16
-//
-// Quads: a register of weights, four k of kWidth outputs.
-//   column<I>(quads)  the k of index I as float32
-//   pairs<H>(quads)   the k of indices 2H and 2H + 1 as bfloat16; every int8 is exact
-
 #if defined(__AVX512F__)
-
-using Quads = __m512i;
-using Pairs = __m512i;
-inline Quads load_quads(const int8_t* w) { return _mm512_loadu_si512(w); }
-
-template <int I>
-inline F32 column(Quads quads) {
-  // A dot product with 1 in one place: the byte, its sign extended, by one instruction.
-  const __m512i one = _mm512_set1_epi32(1 << 8 * I);
-  return {_mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), one, quads))};
-}
-
 // The bytes of every magnitude as bfloat16, and which of 64 low ones and 64 high ones make the
 // pairs of the first two or of the last two k.
 struct alignas(64) Bf16Bytes {
@@ -56,163 +35,86 @@ constexpr Bf16Bytes kBf16Bytes;
 inline __m512i look_up(const uint8_t (&table)[128], __m512i bytes) {
   return _mm512_permutex2var_epi8(_mm512_load_si512(table), bytes, _mm512_load_si512(table + 64));
 }
+#endif
 
-template <int H>
-inline Pairs pairs(Quads quads) {
-  // A look-up takes seven bits: the magnitude 128 finds the bytes of 0, of which the low one is its
-  // own and the high one is put right.
-  const __m512i magnitude = _mm512_abs_epi8(quads);
-  const __m512i low = look_up(kBf16Bytes.low, magnitude);
-  constexpr int kOrOfAnd = 0xf8;  // a | (b & c)
-  const __m512i high = _mm512_mask_mov_epi8(
-      _mm512_ternarylogic_epi32(look_up(kBf16Bytes.high, magnitude), quads,
-                                _mm512_set1_epi8(static_cast<char>(0x80)), kOrOfAnd),
-      _mm512_movepi8_mask(magnitude), _mm512_set1_epi8(static_cast<char>(0xc3)));
-  return _mm512_permutex2var_epi8(
-      low, _mm512_load_si512(H == 0 ? kBf16Bytes.first_pairs : kBf16Bytes.second_pairs), high);
-}
+struct Format {
+  static constexpr int kWordK = 4;
 
-inline void store_pairs(bf16* out, Pairs p) { _mm512_storeu_si512(out, p); }
+#if defined(__AVX512F__)
 
-#elif defined(__AVX2__)
+  template <int I>
+  static inline F32 column(Words words) {
+    // A dot product with 1 in one place: the byte, its sign extended, by one instruction.
+    const __m512i one = _mm512_set1_epi32(1 << 8 * I);
+    return {_mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), one, words))};
+  }
 
-using Quads = __m256i;
-using Pairs = __m256i;
-inline Quads load_quads(const int8_t* w) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
-}
-
-template <int I>
-inline F32 column(Quads quads) {
-  const __m256i top = I == 3 ? quads : _mm256_slli_epi32(quads, 24 - 8 * I);
-  return {_mm256_cvtepi32_ps(_mm256_srai_epi32(top, 24))};
-}
-
-template <int H>
-inline Pairs pairs(Quads quads) {
-  const __m256i first = _mm256_castps_si256(column<2 * H>(quads).v);
-  const __m256i second = _mm256_castps_si256(column<2 * H + 1>(quads).v);
-  return _mm256_blend_epi16(_mm256_srli_epi32(first, 16), second, 0xaa);
-}
-
-inline void store_pairs(bf16* out, Pairs p) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), p);
-}
+  template <int P>
+  static inline Pairs pairs(Words words) {
+    // A look-up takes seven bits: the magnitude 128 finds the bytes of 0, of which the low one is
+    // its own and the high one is put right.
+    const __m512i magnitude = _mm512_abs_epi8(words);
+    const __m512i low = look_up(kBf16Bytes.low, magnitude);
+    constexpr int kOrOfAnd = 0xf8;  // a | (b & c)
+    const __m512i high = _mm512_mask_mov_epi8(
+        _mm512_ternarylogic_epi32(look_up(kBf16Bytes.high, magnitude), words,
+                                  _mm512_set1_epi8(static_cast<char>(0x80)), kOrOfAnd),
+        _mm512_movepi8_mask(magnitude), _mm512_set1_epi8(static_cast<char>(0xc3)));
+    return _mm512_permutex2var_epi8(
+        low, _mm512_load_si512(P == 0 ? kBf16Bytes.first_pairs : kBf16Bytes.second_pairs), high);
+  }
 
 #else
 
-struct Quads {
-  int8_t v[4 * F32::kWidth];
-};
-struct Pairs {
-  bf16 v[2 * F32::kWidth];
-};
-inline Quads load_quads(const int8_t* w) {
-  Quads quads;
-  memcpy(quads.v, w, sizeof quads.v);
-  return quads;
-}
+#if defined(__AVX2__)
+  template <int I>
+  static inline F32 column(Words words) {
+    const __m256i top = I == 3 ? words : _mm256_slli_epi32(words, 24 - 8 * I);
+    return {_mm256_cvtepi32_ps(_mm256_srai_epi32(top, 24))};
+  }
+#else
+  template <int I>
+  static inline F32 column(const Words& words) {
+    F32 r;
+    for (int n = 0; n < F32::kWidth; ++n) r.v[n] = words.v[4 * n + I];
+    return r;
+  }
+#endif
 
-template <int I>
-inline F32 column(const Quads& quads) {
-  F32 r;
-  for (int n = 0; n < F32::kWidth; ++n) r.v[n] = quads.v[4 * n + I];
-  return r;
-}
-
-template <int H>
-inline Pairs pairs(const Quads& quads) {
-  Pairs p;
-  for (int n = 0; n < F32::kWidth; ++n)
-    for (int i = 0; i < 2; ++i) p.v[2 * n + i] = to_bf16(quads.v[4 * n + 2 * H + i]);
-  return p;
-}
-
-inline void store_pairs(bf16* out, const Pairs& p) { memcpy(out, p.v, sizeof p.v); }
+  template <int P>
+  static inline Pairs pairs(const Words& words) {
+    return pairs_of(column<2 * P>(words), column<2 * P + 1>(words));
+  }
 
 #endif
 
-// Register v of a tile's weights.
-inline Quads quads_of(const int8_t* w, int64_t w_stride, int v) {
-  return load_quads(w + v / kVectors * w_stride + v % kVectors * 4 * F32::kWidth);
-}
+  static inline int value(const uint8_t* w, int i) { return static_cast<int8_t>(w[i]); }
 
-// ----------------------------------------------------------------------- products with float x
-
-// One k against ROWS broadcast values.
-template <int I, int ROWS, int NV>
-inline void step(F32 (&acc)[ROWS][NV], const float* x, int64_t x_stride, const int8_t* w,
-                 int64_t w_stride) {
-  if constexpr (ROWS == 1) {
-    // Each weight is used at once: AVX2 has no register to keep eight of them in.
-    const F32 value = set(x[I]);
-    ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[0][v] =
-        fma(value, column<I>(quads_of(w, w_stride, v)), acc[0][v]);
-    return;
+  template <int ROWS, int NV>
+  static inline void add_word(F32 (&acc)[ROWS][NV], const float* x, int64_t x_stride,
+                              const uint8_t* w, int64_t w_stride) {
+    add_pair<Format, 0>(acc, x, x_stride, w, w_stride);
+    add_pair<Format, 1>(acc, x, x_stride, w, w_stride);
   }
-  F32 weight[NV];
-  ERNIE_UNROLL for (int v = 0; v < NV; ++v) weight[v] = column<I>(quads_of(w, w_stride, v));
-  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
-    const F32 value = set(x[r * x_stride + I]);
-    ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = fma(value, weight[v], acc[r][v]);
-  }
-}
-
-// The first two k of four, and the last two if there are.
-template <int PAIRS, int ROWS, int NV>
-inline void quad_step(F32 (&acc)[ROWS][NV], const float* x, int64_t x_stride, const int8_t* w,
-                      int64_t w_stride) {
-  step<0>(acc, x, x_stride, w, w_stride);
-  step<1>(acc, x, x_stride, w, w_stride);
-  if constexpr (PAIRS == 1) return;
-  step<2>(acc, x, x_stride, w, w_stride);
-  step<3>(acc, x, x_stride, w, w_stride);
-}
 
 #if defined(__AVX512BF16__)
-template <int H>
-inline void pair_step(F32& acc, Pairs weights, const bf16* x) {
-  int32_t bits;
-  memcpy(&bits, x + 2 * H, sizeof bits);
-  acc.v = _mm512_dpbf16_ps(acc.v, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(bits));
-}
-
-template <int PAIRS, int ROWS, int NV>
-inline void quad_step(F32 (&acc)[ROWS][NV], const bf16* x, int64_t x_stride, const int8_t* w,
-                      int64_t w_stride) {
-  ERNIE_UNROLL for (int v = 0; v < NV; ++v) {
-    const Quads quads = quads_of(w, w_stride, v);
-    const Pairs first = pairs<0>(quads), second = pairs<1>(quads);
-    ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
-      pair_step<0>(acc[r][v], first, x + r * x_stride);
-      if constexpr (PAIRS == 2) pair_step<1>(acc[r][v], second, x + r * x_stride);
+  // Both pairs at once: they share the look-ups.
+  template <int ROWS, int NV>
+  static inline void add_word(F32 (&acc)[ROWS][NV], const bf16* x, int64_t x_stride,
+                              const uint8_t* w, int64_t w_stride) {
+    ERNIE_UNROLL for (int v = 0; v < NV; ++v) {
+      const Words words = words_of(w, w_stride, v);
+      const Pairs first = pairs<0>(words), second = pairs<1>(words);
+      ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
+        F32& sum = acc[r][v];
+        const bf16* row = x + r * x_stride;
+        sum.v = _mm512_dpbf16_ps(sum.v, (__m512bh)first, broadcast_pair(row));
+        sum.v = _mm512_dpbf16_ps(sum.v, (__m512bh)second, broadcast_pair(row + 2));
+      }
     }
   }
-}
 #endif
-
-template <int ROWS, int PANELS, class X>
-inline void stream_tile(const Wint8Block& b, int64_t row, int64_t panel) {
-  constexpr int NV = PANELS * static_cast<int>(kVectors);
-  const X* x = static_cast<const X*>(b.x) + row * b.x_stride;
-  const int8_t* w = b.w + panel * b.w_stride;
-  Ahead<PANELS> ahead(w, b.w_stride, b.w_end);
-  const int64_t x_stride = b.x_stride, w_stride = b.w_stride;
-  F32 acc[ROWS][NV];
-  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
-    ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = set(0.f);
-  }
-  for (int64_t quads = b.k / 4; quads > 0; --quads, x += 4, w += kQuadBytes) {
-    ahead.next_line();
-    quad_step<2>(acc, x, x_stride, w, w_stride);
-  }
-  if (b.k % 4 != 0) quad_step<1>(acc, x, x_stride, w, w_stride);
-  float* out = b.acc + row * b.acc_stride + panel * kPanelRows;
-  ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
-    ERNIE_UNROLL for (int v = 0; v < NV; ++v)
-        store(out + r * b.acc_stride + v * F32::kWidth, acc[r][v]);
-  }
-}
+};
 
 // ------------------------------------------------------------------------ products with int8 x
 //
@@ -228,7 +130,7 @@ struct I32 {
 };
 using Weights = __m512i;
 // The instruction wants one unsigned operand: weights plus 128, which adds 128 times the sum of x.
-inline Weights ready(Quads quads) {
+inline Weights ready(Words quads) {
   return _mm512_xor_si512(quads, _mm512_set1_epi32(static_cast<int32_t>(0x80808080u)));
 }
 inline I32 first_sums(int32_t x_sum) { return {(decltype(I32::v))_mm512_set1_epi32(-128 * x_sum)}; }
@@ -245,7 +147,7 @@ struct I32 {
 struct Weights {
   __m256i value, magnitude;
 };
-inline Weights ready(Quads quads) { return {quads, _mm256_abs_epi8(quads)}; }
+inline Weights ready(Words quads) { return {quads, _mm256_abs_epi8(quads)}; }
 inline I32 first_sums(int32_t) { return {_mm256_setzero_si256()}; }
 inline void dot(I32& sums, const Weights& weights, int32_t x) {
   // Unsigned by signed: abs(w) * (x with the sign of w). Two of them, up to 128 * 127 each, fit
@@ -261,8 +163,8 @@ inline F32 to_f32(I32 sums) { return {_mm256_cvtepi32_ps(sums.v)}; }
 struct I32 {
   int32_t v[F32::kWidth];
 };
-using Weights = Quads;
-inline const Weights& ready(const Quads& quads) { return quads; }
+using Weights = Words;
+inline const Weights& ready(const Words& quads) { return quads; }
 inline I32 first_sums(int32_t) { return {}; }
 inline void dot(I32& sums, const Weights& weights, int32_t x) {
   int8_t values[4];
@@ -293,7 +195,7 @@ template <int ROWS, int NV>
 inline void dot_step(I32 (&sums)[ROWS][NV], const int8_t* x, int64_t x_stride, const int8_t* w,
                      int64_t w_stride) {
   Weights weights[NV];
-  ERNIE_UNROLL for (int v = 0; v < NV; ++v) weights[v] = ready(quads_of(w, w_stride, v));
+  ERNIE_UNROLL for (int v = 0; v < NV; ++v) weights[v] = ready(words_of(w, w_stride, v));
   ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
     int32_t values;
     memcpy(&values, x + r * x_stride, sizeof values);
@@ -312,13 +214,13 @@ template <int ROWS, int NV, class A>
 inline void sum_group(I32 (&sums)[ROWS][NV], const int8_t* x, int64_t x_stride, const int8_t* w,
                       int64_t w_stride, int64_t quads, A& ahead) {
   // Whole groups in four rounds: a loop of sixteen mispredicts its end.
-  for (; quads >= 4; quads -= 4, x += 16, w += 4 * kQuadBytes) {
+  for (; quads >= 4; quads -= 4, x += 16, w += 4 * kWordsBytes) {
     ERNIE_UNROLL for (int q = 0; q < 4; ++q) {
       ahead.next_line();
-      dot_step(sums, x + 4 * q, x_stride, w + q * kQuadBytes, w_stride);
+      dot_step(sums, x + 4 * q, x_stride, w + q * kWordsBytes, w_stride);
     }
   }
-  for (; quads > 0; --quads, x += 4, w += kQuadBytes) {
+  for (; quads > 0; --quads, x += 4, w += kWordsBytes) {
     ahead.next_line();
     dot_step(sums, x, x_stride, w, w_stride);
   }
@@ -329,16 +231,16 @@ inline void sum_group(I32 (&sums)[ROWS][NV], const int8_t* x, int64_t x_stride, 
 template <class A>
 inline void sum_group(I32 (&sums)[1][1], const int8_t* x, int64_t, const int8_t* w, int64_t,
                       int64_t quads, A& ahead) {
-  constexpr int kGroupQuads = kActivationGroup / 4, kChains = 4;
+  constexpr int kGroupWords = kActivationGroup / 4, kChains = 4;
   I32 chains[kChains] = {sums[0][0], first_sums(0), first_sums(0), first_sums(0)};
   const auto add_quad = [&](I32& chain, int64_t q) {
     int32_t values;
     memcpy(&values, x + 4 * q, sizeof values);
-    dot(chain, ready(load_quads(w + q * kQuadBytes)), values);
+    dot(chain, ready(load_words(w + q * kWordsBytes)), values);
     ahead.next_line();
   };
-  if (quads == kGroupQuads) [[likely]] {
-    ERNIE_UNROLL for (int q = 0; q < kGroupQuads; ++q) add_quad(chains[q % kChains], q);
+  if (quads == kGroupWords) [[likely]] {
+    ERNIE_UNROLL for (int q = 0; q < kGroupWords; ++q) add_quad(chains[q % kChains], q);
   } else {
     for (int64_t q = 0; q < quads; ++q) add_quad(chains[0], q);
   }
@@ -351,7 +253,7 @@ inline void sum_group(I32 (&sums)[1][1], const int8_t* x, int64_t, const int8_t*
 template <int ROWS, int PANELS, class A>
 inline void int8_tile(const Wint8ActivationBlock& b, int64_t row, int64_t panel) {
   constexpr int NV = PANELS * static_cast<int>(kVectors);
-  constexpr int64_t kGroupQuads = kActivationGroup / 4;
+  constexpr int64_t kGroupWords = kActivationGroup / 4;
   const int64_t x_stride = kActivationGroup * b.row_groups;
   const int8_t* x = b.x + row * x_stride;
   const float* x_scale = b.x_scale + row * b.row_groups;
@@ -364,12 +266,12 @@ inline void int8_tile(const Wint8ActivationBlock& b, int64_t row, int64_t panel)
     ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] =
         b.accumulate ? load(out + r * b.acc_stride + v * F32::kWidth) : set(0.f);
   }
-  for (int64_t left = b.quads; left > 0; left -= kGroupQuads) {
+  for (int64_t left = b.quads; left > 0; left -= kGroupWords) {
     I32 sums[ROWS][NV];
     ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
       ERNIE_UNROLL for (int v = 0; v < NV; ++v) sums[r][v] = first_sums(x_sum[r * b.row_groups]);
     }
-    sum_group(sums, x, x_stride, w, b.w_stride, left < kGroupQuads ? left : kGroupQuads, ahead);
+    sum_group(sums, x, x_stride, w, b.w_stride, left < kGroupWords ? left : kGroupWords, ahead);
     ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
       const F32 scale = set(x_scale[r * b.row_groups]);
       ERNIE_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] =
@@ -378,7 +280,7 @@ inline void int8_tile(const Wint8ActivationBlock& b, int64_t row, int64_t panel)
     x += kActivationGroup;
     x_scale += 1;
     x_sum += 1;
-    w += kGroupQuads * kQuadBytes;
+    w += kGroupWords * kWordsBytes;
   }
   ERNIE_UNROLL for (int r = 0; r < ROWS; ++r) {
     ERNIE_UNROLL for (int v = 0; v < NV; ++v)
@@ -388,41 +290,9 @@ inline void int8_tile(const Wint8ActivationBlock& b, int64_t row, int64_t panel)
 
 }  // namespace
 
-void wint8_expand(const int8_t* w, int64_t k, bf16* out) {
-  for (int64_t c = 0; c < k; c += 4, w += kQuadBytes)
-    for (int v = 0; v < kVectors; ++v) {
-      const Quads quads = load_quads(w + v * 4 * F32::kWidth);
-      bf16* to = out + c * kPanelRows + v * 2 * F32::kWidth;
-      store_pairs(to, pairs<0>(quads));
-      if (c + 4 <= k) store_pairs(to + 2 * kPanelRows, pairs<1>(quads));
-    }
-}
-
-void wint8_f32(const Wint8Block& b) {
-  const FlushDenormals scope;
-  for_each_tile(b.rows, b.panels, [&]<int ROWS, int PANELS>(int64_t row, int64_t panel) {
-    stream_tile<ROWS, PANELS, float>(b, row, panel);
-  });
-}
-
-void wint8_bf16(const Wint8Block& b) {
-#if defined(__AVX512BF16__)
-  for_each_tile(b.rows, b.panels, [&]<int ROWS, int PANELS>(int64_t row, int64_t panel) {
-    stream_tile<ROWS, PANELS, bf16>(b, row, panel);
-  });
-#else
-  // As gemm_bf16_bf16: plain loops, since no machine of this tier is asked.
-  for (int64_t r = 0; r < b.rows; ++r)
-    for (int64_t n = 0; n < b.panels * kPanelRows; ++n) {
-      const int8_t* w = b.w + n / kPanelRows * b.w_stride + n % kPanelRows * 4;
-      float sum = 0.f;
-      for (int64_t k = 0; k < b.k; ++k)
-        sum += to_float(static_cast<const bf16*>(b.x)[r * b.x_stride + k]) *
-               static_cast<float>(w[k / 4 * kQuadBytes + k % 4]);
-      b.acc[r * b.acc_stride + n] = sum;
-    }
-#endif
-}
+void wint8_expand(const uint8_t* w, int64_t k, bf16* out) { expand<Format>(w, k, out); }
+void wint8_f32(const QuantizedBlock& b) { multiply_f32<Format>(b); }
+void wint8_bf16(const QuantizedBlock& b) { multiply_bf16<Format>(b); }
 
 void wint8_int8(const Wint8ActivationBlock& b) {
   // A single row takes one panel at a time: few instructions, and the memory in one run.

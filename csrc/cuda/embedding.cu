@@ -1,5 +1,6 @@
 #include "core/checked.h"
 #include "cuda/common.cuh"
+#include "cuda/nibbles.cuh"
 #include "cuda/vector.cuh"
 #include "ops/embedding.h"
 
@@ -7,20 +8,41 @@ namespace ernie::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// Elements: 16 bytes of int8 and bfloat16, 32 of float32.
+// Columns: 16 bytes of int8 and bfloat16, 32 of float32, 8 of 4 bits.
 template <class From>
 constexpr int kPerThread = sizeof(From) == 1 ? 16 : 8;
 
-// kPerThread elements of a row, which may be several Vecs.
-template <bool kWide, class From, class To>
-__device__ __forceinline__ void convert(To* out, const From* row, int left, float scale) {
-  float values[kPerThread<From>];
+// kPerThread columns of a row, of which `left` exist, as float; several Vecs.
+template <bool kWide, class From>
+__device__ __forceinline__ void load_values(float (&values)[kPerThread<From>], const From* row,
+                                            int left) {
 #pragma unroll
   for (int i = 0; i < kPerThread<From>; i += Vec<From>::kSize) {
     const Vec<From> v = load_vec<kWide>(row + i, left - i);
 #pragma unroll
-    for (int j = 0; j < Vec<From>::kSize; ++j)
-      values[i + j] = std::is_same_v<From, int8_t> ? scale * get(v, j) : get(v, j);
+    for (int j = 0; j < Vec<From>::kSize; ++j) values[i + j] = get(v, j);
+  }
+}
+
+template <bool kWide>
+__device__ __forceinline__ void load_values(float (&values)[kPerThread<Nibbles>],
+                                            const Nibbles* row, int left) {
+#pragma unroll
+  for (int i = 0; i < kPerThread<Nibbles>; i += 8) {
+    float eight[8];
+    load_nibble_values<kWide>(eight, row, i, left);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) values[i + j] = eight[j];
+  }
+}
+
+template <bool kWide, class From, class To>
+__device__ __forceinline__ void convert(To* out, const From* row, int left, float scale) {
+  float values[kPerThread<From>];
+  load_values<kWide>(values, row, left);
+  if constexpr (kIsQuantized<From>) {
+#pragma unroll
+    for (int i = 0; i < kPerThread<From>; ++i) values[i] *= scale;
   }
 #pragma unroll
   for (int i = 0; i < kPerThread<From>; i += Vec<To>::kSize) {
@@ -33,7 +55,7 @@ __device__ __forceinline__ void convert(To* out, const From* row, int left, floa
 
 // Blocks x walk the tokens, y the columns; a thread owns kPerThread elements of out. Memory-bound:
 // reads one row of the table a token, writes out once. Exact, or one rounding from float32 to
-// bfloat16; of an int8 table, after the float32 product with the row's scale. An id outside the
+// bfloat16; of a quantized table, after the float32 product with the row's scale. An id outside the
 // table, which the contract excludes, gives a row of NaN.
 template <class From, class To>
 __global__ void __launch_bounds__(kThreads)
@@ -52,9 +74,12 @@ __global__ void __launch_bounds__(kThreads)
         for (int j = 0; j < kPerThread<From> && j < left; ++j) o[j] = from_float<To>(NAN);
         continue;
       }
-      const From* row = weight + id * hidden_size + i;
-      const float row_scale = std::is_same_v<From, int8_t> ? scale[id] : 1.f;
-      if (left >= kPerThread<From> && aligned16(o, row))
+      const From* row = weight + id * elements_of<From>(hidden_size) + elements_of<From>(i);
+      const float row_scale = kIsQuantized<From> ? scale[id] : 1.f;
+      const bool row_aligned = std::is_same_v<From, Nibbles>
+                                   ? reinterpret_cast<uintptr_t>(row) % sizeof(uint32_t) == 0
+                                   : aligned16(row);
+      if (left >= kPerThread<From> && aligned16(o) && row_aligned)
         convert<true>(o, row, left, row_scale);
       else
         convert<false>(o, row, left, row_scale);
@@ -86,9 +111,16 @@ void embedding_from(const EmbeddingArgs& a, const Stream& stream) {
 }  // namespace
 
 void embedding(const EmbeddingArgs& a, const Stream& stream) {
-  if (a.weight.dtype == DType::kI8) return embedding_from<int8_t>(a, stream);
-  a.weight.dtype == DType::kBF16 ? embedding_from<bf16>(a, stream)
-                                 : embedding_from<float>(a, stream);
+  switch (a.weight.dtype) {
+    case DType::kBF16:
+      return embedding_from<bf16>(a, stream);
+    case DType::kI8:
+      return embedding_from<int8_t>(a, stream);
+    case DType::kU8:
+      return embedding_from<Nibbles>(a, stream);
+    default:
+      return embedding_from<float>(a, stream);
+  }
 }
 
 }  // namespace ernie::cuda

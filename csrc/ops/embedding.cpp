@@ -75,8 +75,6 @@ void embedding(const EmbeddingArgs& a, const Stream& stream) {
   check_scale(check, a, stream);
   if (stream.device.type == DeviceType::kCuda && a.weight.rank != 2)
     check.fail("weight", "[vocab_size, hidden_size] on a CUDA device", "a packed table");
-  if (stream.device.type == DeviceType::kCuda && a.weight.dtype == DType::kU8)
-    throw UnsupportedError("embedding: weight: 4 bits are looked up on the CPU alone");
   if (a.out.numel() == 0) return;
   dispatch("embedding", {&cpu::embedding, ERNIE_CUDA_FN(cuda::embedding)}, a, stream);
 }

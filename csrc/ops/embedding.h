@@ -4,7 +4,7 @@
 // head is tied to its embedding keeps one copy, packed. Values are converted to the dtype of out.
 //
 // An int8 table, plain or as wint8_pack makes it (wint8.h), and one of 4 bits, plain or as
-// wint4_pack makes it (wint4.h; on the CPU alone), have a scale for each row:
+// wint4_pack makes it (wint4.h), have a scale for each row:
 //
 //   out[t, h] = round(scale[input_ids[t]] * weight[input_ids[t], h])
 #pragma once
@@ -31,7 +31,7 @@ namespace cpu {
 void embedding(const EmbeddingArgs&, const Stream&);
 }
 namespace cuda {
-void embedding(const EmbeddingArgs&, const Stream&);  // not packed, not of 4 bits
+void embedding(const EmbeddingArgs&, const Stream&);  // not packed
 }
 
 }  // namespace ernie

@@ -40,11 +40,7 @@ void check_operands(const Check& check, const Args& a, int64_t out_features, con
 
 void linear(const LinearArgs& a, const Stream& stream) {
   const Check check("linear");
-  check_x(check, a.x);
-  check.rank("out", a.out, 2);
-  const int64_t out_features = a.out.size(1);
-  check_rows(check, "out", a.out, a.x.size(0), "out_features", out_features);
-  check.dtype("out", a.out, {a.x.dtype, DType::kF32});
+  const int64_t out_features = check_x_and_out(check, a, "out_features", {a.x.dtype, DType::kF32});
   check_operands(check, a, out_features, stream);
   if (a.out.numel() == 0) return;
   dispatch("linear", {&cpu::linear, ERNIE_CUDA_FN(cuda::linear)}, a, stream);
@@ -52,11 +48,7 @@ void linear(const LinearArgs& a, const Stream& stream) {
 
 void linear_silu_and_mul(const LinearSiluAndMulArgs& a, const Stream& stream) {
   const Check check("linear_silu_and_mul");
-  check_x(check, a.x);
-  check.rank("out", a.out, 2);
-  const int64_t intermediate_size = a.out.size(1);
-  check_rows(check, "out", a.out, a.x.size(0), "intermediate_size", intermediate_size);
-  check.dtype("out", a.out, {a.x.dtype});
+  const int64_t intermediate_size = check_x_and_out(check, a, "intermediate_size", {a.x.dtype});
   check_operands(check, a, 2 * intermediate_size, stream);
   check_gate_up(check, a, stream);
   if (a.out.numel() == 0) return;

@@ -1,5 +1,5 @@
 // What the front doors of the linear layers ask alike of their arguments, whatever the weight is
-// made of: gemm.cpp, wint8.cpp and others.
+// made of: gemm.cpp and, by way of quantized_checks.h, wint8.cpp and wint4.cpp.
 #pragma once
 
 #include <optional>
@@ -31,6 +31,17 @@ inline void check_rows(const Check& check, const char* name, const TensorView& t
   check.writable(name, t);
 }
 
+// x, and out of one dtype of `out_dtypes`. Returns the columns of out, which the weight decides.
+template <class Args>
+int64_t check_x_and_out(const Check& check, const Args& a, const char* columns_name,
+                        std::initializer_list<DType> out_dtypes) {
+  check_x(check, a.x);
+  check.rank("out", a.out, 2);
+  check_rows(check, "out", a.out, a.x.size(0), columns_name, a.out.size(1));
+  check.dtype("out", a.out, out_dtypes);
+  return a.out.size(1);
+}
+
 inline void check_scale(const Check& check, const TensorView& scale, int64_t out_features) {
   check.shape("scale", scale, {{"out_features", out_features}});
   check.dtype("scale", scale, {DType::kF32});
@@ -49,9 +60,10 @@ inline void check_bias(const Check& check, const std::optional<TensorView>& bias
 
 // CUDA kernels read weights as they are stored; the CPU's read panels.
 inline void check_unpacked_on_cuda(const Check& check, const TensorView& weight,
-                                   const Stream& stream) {
+                                   const Stream& stream, const char* columns = "in_features") {
   if (stream.device.type == DeviceType::kCuda && weight.rank != 2)
-    check.fail("weight", "[out_features, in_features] on a CUDA device", "a packed weight");
+    check.fail("weight", std::string("[out_features, ") + columns + "] on a CUDA device",
+               "a packed weight");
 }
 
 inline void refuse_int8_activations_on_cuda(const char* op, const Stream& stream) {

@@ -2,10 +2,11 @@
 //
 //   out[t, n] = round(scale[n] * sum_k x[t, k] * weight[n, k] + bias[n]),   -8 <= weight <= 7
 //
-// The sum is taken in float32 and rounded once. It is, bit for bit, the sum that ops/gemm.h takes
-// with the weight as bfloat16 (which holds every value exactly): k in that order, and a row's
-// result does not depend on the other rows or on the number of threads. Then one multiplication by
-// the scale, rounded to float32, and one addition of the bias.
+// The sum is taken in float32 and rounded once. On the CPU it is, bit for bit, the sum that
+// ops/gemm.h takes with the weight as bfloat16 (which holds every value exactly): k in that order,
+// and a row's result does not depend on the other rows or on the number of threads. On CUDA the
+// order depends on the shape, number of rows included, unless core/batch_invariant.h is set.
+// Then one multiplication by the scale, rounded to float32, and one addition of the bias.
 //
 // Plain, two weights share a byte: uint8 [out_features, ceil(K / 2)], the low nibble holds the even
 // k, the high nibble the odd one, in two's complement. The nibble beyond an odd K is zero.
@@ -43,6 +44,8 @@ struct Wint4LinearSiluAndMulArgs {
   TensorView weight;               // of out_features = 2 intermediate_size, as above
   TensorView scale;                // [2 intermediate_size], float32, contiguous
   std::optional<TensorView> bias;  // [2 intermediate_size], float32 or bfloat16, contiguous
+  // CUDA: room for the projections, [num_tokens, 2 intermediate_size], dtype of x, last stride 1.
+  std::optional<TensorView> gate_up;
 };
 
 struct Wint4QuantizeArgs {
@@ -67,5 +70,10 @@ void wint4_linear_silu_and_mul(const Wint4LinearSiluAndMulArgs&, const Stream&);
 void wint4_quantize(const Wint4QuantizeArgs&, const Stream&);
 void wint4_pack(const Wint4PackArgs&, const Stream&);
 }  // namespace cpu
+namespace cuda {
+void wint4_linear(const Wint4LinearArgs&, const Stream&);
+void wint4_linear_silu_and_mul(const Wint4LinearSiluAndMulArgs&, const Stream&);
+void wint4_quantize(const Wint4QuantizeArgs&, const Stream&);  // not packed
+}  // namespace cuda
 
 }  // namespace ernie

@@ -80,6 +80,7 @@ void wint8_pack(const Wint8PackArgs&, const Stream&);
 namespace cuda {
 void wint8_linear(const Wint8LinearArgs&, const Stream&);
 void wint8_linear_silu_and_mul(const Wint8LinearSiluAndMulArgs&, const Stream&);
+void wint8_quantize(const Wint8QuantizeArgs&, const Stream&);  // not packed
 }  // namespace cuda
 
 }  // namespace ernie

@@ -223,8 +223,8 @@ class LLM:
                 activations before them too, with a scale for every 64 values; faster for many
                 tokens, less accurate; CPU only. ``"wint4"``: experts to 4 bits, the rest to int8;
                 for models with experts. ``{"dense_quant_type": "wint4", "moe_quant_type":
-                "wint4"}``: 4 bits everywhere, head included; CPU only. Each of the two may be any
-                of the words, or None or left out: as stored; the second is for models with experts.
+                "wint4"}``: 4 bits everywhere, head included. Each of the two may be any of the
+                words, or None or left out: as stored; the second is for models with experts.
                 4 bits have a scale per output channel like int8, and cost more: the mean KL of the
                 demo model is 0.13 nats and 79 % of its first choices stay, with ``"wint8"`` 0.0006
                 and 99.7 % (``ernie-kernels verify``). None: nothing. Routers stay float32.

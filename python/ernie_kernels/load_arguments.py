@@ -97,11 +97,6 @@ def check_quantization(asked: Any, device: str) -> Quantization:
         raise UnsupportedError(
             f"quantization: {W8A8} is not in this version for {device}; pass wint8 or device='cpu'"
         )
-    if quantization.dense == WINT4:
-        raise UnsupportedError(
-            f"quantization: {DENSE_KEY} {WINT4} is not in this version for {device}; pass wint8 "
-            "for it or device='cpu'"
-        )
     return quantization
 
 

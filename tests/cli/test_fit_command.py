@@ -144,12 +144,13 @@ def test_the_most_exact_that_fits_is_advised(capfd, released, machine, best):
 
 
 def test_advice_where_little_context_fits(capfd, released):
-    code, out, _ = run(capfd, "fit", released("0.3B"), "--gpu-memory", "680MB")
+    code, out, _ = run(capfd, "fit", released("0.3B"), "--gpu-memory", "600MB")
     assert code == 0
     *_, first, command = out.splitlines()
     tokens = int(command.split()[-1])
-    assert first.startswith(f"cuda:0: take wint8. No more than {tokens} tokens of context fit")
-    assert command.endswith(f"chat --model-path DIR --quantization wint8 --max-model-len {tokens}")
+    assert first.startswith(f"cuda:0: take wint4-all. No more than {tokens} tokens of context fit")
+    option = """--quantization '{"dense_quant_type": "wint4"}'"""
+    assert command.endswith(f"chat --model-path DIR {option} --max-model-len {tokens}")
     assert 0 < tokens < 8192
 
 
@@ -165,7 +166,8 @@ def test_a_float32_checkpoint_may_be_rounded_to_bfloat16(capfd, tmp_path):
     ways = {way["name"]: way for way in report["ways"]}
     assert list(ways) == ["float32", "bfloat16", "wint8", "w8a8", "wint4-all"]
     assert json.loads(ways["wint4-all"]["options"][1]) == {"dense_quant_type": "wint4"}
-    assert ways["wint4-all"]["gpu"] is None
+    assert ways["w8a8"]["gpu"] is None
+    assert ways["wint4-all"]["gpu"]["weight_bytes"] < ways["wint8"]["gpu"]["weight_bytes"]
     assert ways["bfloat16"]["options"] == ["--dtype", "bfloat16"]
     sizes = [ways[name]["host"]["weight_bytes"] for name in ("float32", "bfloat16")]
     assert sizes[0] == 2 * sizes[1]

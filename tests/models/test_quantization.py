@@ -109,17 +109,26 @@ def test_w8a8_follows_float64_of_the_same_rounding(tmp_path, rng, shape, dtype):
 
 
 @pytest.mark.cuda
-def test_weights_alone_on_cuda(tmp_path, rng):
-    config, weights = write_checkpoint(tmp_path)
-    prompts = random_ids(rng, 1, 33)
-    got = forward(tmp_path, prompts, device="cuda", quantization="wint8")
-    matrices = as_rounded(config, weights)
+@pytest.mark.parametrize("shape", ["tied", "tied_odd_sizes"])
+@pytest.mark.parametrize(
+    ("quantization", "rounds"),
+    [("wint8", reference.wint8_quantize), (ALL_WINT4, reference.wint4_quantize)],
+    ids=["8", "4"],
+)
+def test_weights_alone_on_cuda(tmp_path, rng, shape, quantization, rounds):
+    config, weights = write_checkpoint(tmp_path, **SHAPES[shape])
+    prompts = random_ids(rng, 1, 33, vocab_size=config["vocab_size"])
+    got = forward(tmp_path, prompts, device="cuda", quantization=quantization)
+    matrices = as_rounded(config, weights, rounds)
     for actual, ids in zip(got, prompts, strict=True):
         assert np.abs(actual - reference_model.forward(config, matrices, ids)).max() < 1e-4
+
+
+@pytest.mark.cuda
+def test_cuda_refuses_int8_activations(tmp_path):
+    write_checkpoint(tmp_path)
     with pytest.raises(ek.UnsupportedError, match="w8a8 is not in this version for cuda:0"):
         ek.LLM.from_pretrained(tmp_path, device="cuda", quantization="w8a8")
-    with pytest.raises(ek.UnsupportedError, match="dense_quant_type wint4 is not in this version"):
-        ek.LLM.from_pretrained(tmp_path, device="cuda", quantization=ALL_WINT4)
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)

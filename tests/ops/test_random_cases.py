@@ -171,12 +171,13 @@ def case_embedding(rng, device):
         ops.embedding(ids, table, scale=scale, out=out)
         expected = scale[ids, None] * quantized[ids].astype(np.float32)
         np.testing.assert_array_equal(out.numpy(), expected.astype(out_dtype))
-        values, scale = reference.wint4_quantize(weight)
-        pairs = reference.nibbles(values)
-        table = ops.wint4_pack(pairs, hidden) if rng.random() < 0.5 else pairs
-        ops.embedding(ids, table, scale=scale, out=out)
-        expected = scale[ids, None] * values[ids].astype(np.float32)
-        np.testing.assert_array_equal(out.numpy(), expected.astype(out_dtype))
+    values, scale = reference.wint4_quantize(weight)
+    pairs = reference.nibbles(values)
+    packed = device == "cpu" and rng.random() < 0.5
+    table = ops.wint4_pack(pairs, hidden) if packed else on(pairs, device)
+    ops.embedding(on(ids, device), table, scale=on(scale, device), out=out)
+    expected = scale[ids, None] * values[ids].astype(np.float32)
+    np.testing.assert_array_equal(out.numpy(), expected.astype(out_dtype))
 
 
 def case_moe_route(rng, device):
@@ -245,7 +246,6 @@ def case_moe_dispatch(rng, device):
 
 
 def case_wint4_linear(rng, device):
-    """The CPU's alone."""
     dtype, tokens = dtype_of(rng), extent(rng, 110 if rng.random() < 0.1 else 20)
     columns, rows = extent(rng, 2100 if rng.random() < 0.1 else 150), extent(rng, 150)
     x = reference.random(rng, (tokens, columns), dtype, magnitude_of(rng))
@@ -253,10 +253,16 @@ def case_wint4_linear(rng, device):
     scale = rng.uniform(0.001, 0.1, rows).astype(np.float32)
     bias = reference.random(rng, (rows,), dtype_of(rng)) if rng.random() < 0.5 else None
     given = reference.nibbles(weight)
-    if rng.random() < 0.8:
-        given = ops.wint4_pack(given, columns)
-    out = poisoned((tokens, rows), dtype, "cpu")
-    ops.wint4_linear(strided(rng, x), given, scale, bias, out=out)
+    packs = device == "cpu" and rng.random() < 0.8
+    given = ops.wint4_pack(given, columns) if packs else on(given, device)
+    out = poisoned((tokens, rows), dtype, device)
+    ops.wint4_linear(
+        on(strided(rng, x), device),
+        given,
+        on(scale, device),
+        None if bias is None else on(bias, device),
+        out=out,
+    )
     expected, magnitude = reference.wint8_linear(x, weight, scale, bias)
     reference.check(out, expected, magnitude=magnitude, terms=columns)
 

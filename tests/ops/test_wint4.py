@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -16,9 +18,11 @@ from linear_cases import (
     check_pairs_are_asked_for,
     check_rows_are_independent,
     columns_written,
+    given_bias,
     ids,
+    scaled_operands,
 )
-from reference import BF16, F32, poisoned
+from reference import BF16, F32, on, poisoned
 
 # x, bias, out
 DTYPES = [
@@ -35,18 +39,16 @@ def random_weight(rng, out_features, in_features) -> np.ndarray:
     return rng.integers(-8, 8, (out_features, in_features)).astype(np.int8)
 
 
-def given_weight(weight, packed):
+def given_weight(weight, packed, device="cpu"):
     pairs = reference.nibbles(weight)
-    return ops.wint4_pack(pairs, weight.shape[1]) if packed else pairs
+    if not packed:
+        return on(pairs, device)
+    if device != "cpu":
+        pytest.skip("packed weights are the CPU's")
+    return ops.wint4_pack(pairs, weight.shape[1])
 
 
-def random_operands(rng, shape, dtypes):
-    num_tokens, in_features, out_features = shape
-    x = reference.random(rng, (num_tokens, in_features), dtypes[0])
-    weight = random_weight(rng, out_features, in_features)
-    scale = rng.uniform(0.001, 0.1, out_features).astype(np.float32)
-    bias = reference.random(rng, (out_features,), dtypes[1]) if out_features % 2 else None
-    return x, weight, scale, bias
+random_operands = partial(scaled_operands, random_weight)
 
 
 # --------------------------------------------------------------------------------------- products
@@ -55,10 +57,11 @@ def random_operands(rng, shape, dtypes):
 @EITHER_PACKED
 @pytest.mark.parametrize("dtypes", DTYPES, ids=ids)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_wint4_linear_matches_reference(rng, shape, dtypes, packed):
+def test_wint4_linear_matches_reference(device, rng, shape, dtypes, packed):
     x, weight, scale, bias = random_operands(rng, shape, dtypes)
-    out = poisoned((shape[0], shape[2]), dtypes[2], "cpu")
-    ops.wint4_linear(x, given_weight(weight, packed), scale, bias, out=out)
+    given = given_weight(weight, packed, device)
+    out = poisoned((shape[0], shape[2]), dtypes[2], device)
+    ops.wint4_linear(on(x, device), given, on(scale, device), given_bias(bias, device), out=out)
     expected, magnitude = reference.wint8_linear(x, weight, scale, bias)
     reference.check(out, expected, magnitude=magnitude, terms=shape[1])
 
@@ -93,32 +96,29 @@ def test_every_value_in_every_place(num_tokens, x_dtype):
             np.testing.assert_array_equal(got.astype(F32)[-1], weight[:, column])
 
 
-def test_infinity_and_nan_stay():
+def test_infinity_and_nan_stay(device):
     x = np.zeros((3, 70), np.float32)
     x[0, 3], x[1, 66] = np.inf, np.nan
-    out = ops.wint4_linear(x, given_weight(np.ones((5, 70), np.int8), True), np.ones(5, F32))
-    assert np.all(np.isposinf(out.numpy()[0]))
-    assert np.all(np.isnan(out.numpy()[1]))
-    assert np.all(out.numpy()[2] == 0)
+    weight = given_weight(np.ones((5, 70), np.int8), device == "cpu", device)
+    out = ops.wint4_linear(on(x, device), weight, on(np.ones(5, F32), device)).numpy()
+    assert np.all(np.isposinf(out[0]))
+    assert np.all(np.isnan(out[1]))
+    assert np.all(out[2] == 0)
 
 
 @EITHER_PACKED
 @pytest.mark.parametrize("dtypes", [d for d in DTYPES if d[0] == d[2]], ids=ids)
 @pytest.mark.parametrize("shape", GATED_SHAPES, ids=str)
-def test_wint4_linear_silu_and_mul_equals_the_two_ops(rng, shape, dtypes, packed):
-    num_tokens, in_features, intermediate_size = shape
-    x = reference.random(rng, (num_tokens, in_features), dtypes[0])
-    given = given_weight(random_weight(rng, 2 * intermediate_size, in_features), packed)
-    scale = rng.uniform(0.001, 0.01, 2 * intermediate_size).astype(np.float32)
-    bias = None
-    if intermediate_size % 2:
-        bias = reference.random(rng, (2 * intermediate_size,), dtypes[1])
-
-    def run(out=None, gate_up=None):
-        return ops.wint4_linear_silu_and_mul(x, given, scale, bias, out=out)
-
-    expected = ops.silu_and_mul(ops.wint4_linear(x, given, scale, bias)).numpy()
-    check_gated(run, expected, dtypes[2], "cpu")
+def test_wint4_linear_silu_and_mul_equals_the_two_ops(device, rng, shape, dtypes, packed):
+    x, weight, scale, bias = random_operands(rng, (*shape[:2], 2 * shape[2]), dtypes)
+    if shape[2] % 2:
+        bias = reference.random(rng, (2 * shape[2],), dtypes[1])
+    given = given_weight(weight, packed, device)
+    args = on(x, device), given, on(scale, device), given_bias(bias, device)
+    expected = ops.silu_and_mul(ops.wint4_linear(*args)).numpy()
+    check_gated(
+        lambda **out: ops.wint4_linear_silu_and_mul(*args, **out), expected, dtypes[2], device
+    )
 
 
 @pytest.mark.parametrize("x_dtype", [F32, BF16], ids=str)
@@ -137,24 +137,24 @@ def test_row_depends_on_itself_alone(rng, x_dtype):
 
 @EITHER_PACKED
 @pytest.mark.parametrize("shape", [(0, 8, 4), (3, 0, 4), (3, 8, 0)], ids=str)
-def test_empty_extents(shape, packed):
+def test_empty_extents(device, shape, packed):
     num_tokens, in_features, out_features = shape
-    given = given_weight(np.ones((out_features, in_features), np.int8), packed)
-    out = ops.wint4_linear(
-        np.ones((num_tokens, in_features), F32), given, np.ones(out_features, F32)
-    )
+    given = given_weight(np.ones((out_features, in_features), np.int8), packed, device)
+    x, scale = np.ones((num_tokens, in_features), F32), np.ones(out_features, F32)
+    out = ops.wint4_linear(on(x, device), given, on(scale, device))
     assert out.shape == (num_tokens, out_features)
     np.testing.assert_array_equal(out.numpy(), in_features)
 
 
 @pytest.mark.parametrize(("begin", "end"), COLUMNS)
-def test_strided_rows_and_outputs(rng, begin, end):
+def test_strided_rows_and_outputs(device, rng, begin, end):
     wide_x = np.full((9, 50), np.nan, np.float32)
     wide_x[:, begin:end] = reference.random(rng, (9, end - begin), F32)
-    given, scale = given_weight(random_weight(rng, 20, end - begin), False), np.ones(20, F32)
-    x = ek.from_numpy(wide_x)[:, begin:end]
-    got = columns_written(lambda out: ops.wint4_linear(x, given, scale, out=out), "cpu")
-    alone = ops.wint4_linear(wide_x[:, begin:end].copy(), given, scale).numpy()
+    weight = given_weight(random_weight(rng, 20, end - begin), False, device)
+    args = weight, on(np.ones(20, F32), device)
+    x = ek.from_numpy(wide_x, device)[:, begin:end]
+    got = columns_written(lambda out: ops.wint4_linear(x, *args, out=out), device)
+    alone = ops.wint4_linear(on(wide_x[:, begin:end].copy(), device), *args).numpy()
     np.testing.assert_array_equal(got, alone)
 
 
@@ -163,17 +163,20 @@ def test_strided_rows_and_outputs(rng, begin, end):
 
 @pytest.mark.parametrize("in_features", [76, 77])
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_quantize_is_exactly_the_formula(rng, dtype, in_features):
+def test_quantize_is_exactly_the_formula(device, rng, dtype, in_features):
     weight = reference.random(rng, (50, in_features), dtype, 0.02)
     weight[3] = 0
     weight[4] = np.linspace(-1, 1, in_features).astype(dtype) * dtype.type(7)
     weight[5] = ((np.arange(in_features) % 29 - 14) / 2).astype(dtype)  # all halves
     weight[6] *= dtype.type(1e-38)
-    for given in (weight, np.pad(weight, ((0, 0), (3, 4)))[:, 3 : 3 + in_features]):
+    wide = on(np.pad(weight, ((0, 0), (3, 4))), device)
+    for given in (on(weight, device), wide[:, 3 : 3 + in_features]):
         quantized, scale = ops.wint4_quantize(given)
         expected, expected_scale = reference.wint4_quantize(weight)
         np.testing.assert_array_equal(quantized.numpy(), reference.nibbles(expected))
         np.testing.assert_array_equal(scale.numpy(), expected_scale)
+        if device != "cpu":
+            continue
         packed, scale = ops.wint4_quantize_and_pack(given)
         assert (packed.out_features, packed.in_features) == weight.shape
         np.testing.assert_array_equal(
@@ -192,19 +195,21 @@ def test_quantize_rounds_halves_away_from_zero():
     assert scale.numpy().tolist() == [1]
 
 
-def test_quantize_keeps_a_bad_row_to_itself():
+def test_quantize_keeps_a_bad_row_to_itself(device):
     weight = np.ones((3, 5), np.float32)
     weight[0, 4], weight[2, 0] = np.nan, -np.inf
-    quantized, scale = ops.wint4_quantize(weight)
+    quantized, scale = ops.wint4_quantize(on(weight, device))
     assert quantized.numpy().tolist() == [[0] * 3, [0x77, 0x77, 0x07], [0] * 3]
     assert np.isnan(scale.numpy()).tolist() == [True, False, True]
 
 
-def test_quantize_empty_extents():
+def test_quantize_empty_extents(device):
     for shape in ((0, 4), (3, 0)):
-        quantized, scale = ops.wint4_quantize(np.ones(shape, np.float32))
+        quantized, scale = ops.wint4_quantize(on(np.ones(shape, np.float32), device))
         assert quantized.shape == (shape[0], shape[1] // 2)
         assert scale.numpy().tolist() == [0] * shape[0]
+        if device != "cpu":
+            continue
         packed, scale = ops.wint4_quantize_and_pack(np.ones(shape, np.float32))
         assert packed.nbytes == 0
         assert scale.numpy().tolist() == [0] * shape[0]

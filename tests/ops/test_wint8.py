@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,7 @@ from linear_cases import (
     given_weight,
     ids,
     panels,
+    scaled_operands,
 )
 from reference import BF16, F32, on, poisoned
 
@@ -43,13 +46,7 @@ def random_weight(rng, out_features, in_features) -> np.ndarray:
     return rng.integers(-128, 128, (out_features, in_features)).astype(np.int8)
 
 
-def random_operands(rng, shape, dtypes):
-    num_tokens, in_features, out_features = shape
-    x = reference.random(rng, (num_tokens, in_features), dtypes[0])
-    weight = random_weight(rng, out_features, in_features)
-    scale = rng.uniform(0.001, 0.1, out_features).astype(np.float32)
-    bias = reference.random(rng, (out_features,), dtypes[1]) if out_features % 2 else None
-    return x, weight, scale, bias
+random_operands = partial(scaled_operands, random_weight)
 
 
 # ------------------------------------------------------------------------------------ weight-only
@@ -224,18 +221,21 @@ def test_strided_rows_and_outputs(device, rng, begin, end, int8_activations):
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_quantize_is_exactly_the_formula(rng, dtype):
+def test_quantize_is_exactly_the_formula(device, rng, dtype):
     weight = reference.random(rng, (50, 77), dtype, 0.02)
     weight[3] = 0
     weight[4] = np.linspace(-1, 1, 77).astype(dtype) * dtype.type(127)  # halves among them
     weight[5] = (np.arange(77) - 38.5).astype(dtype)
     weight[5, 0] = 127
     weight[6] *= dtype.type(1e-38)
-    for given in (weight, np.pad(weight, ((0, 0), (3, 4)))[:, 3:80]):
+    wide = on(np.pad(weight, ((0, 0), (3, 4))), device)
+    for given in (on(weight, device), wide[:, 3:80]):
         quantized, scale = ops.wint8_quantize(given)
         expected, expected_scale = reference.wint8_quantize(weight)
         np.testing.assert_array_equal(quantized.numpy(), expected)
         np.testing.assert_array_equal(scale.numpy(), expected_scale)
+        if device != "cpu":
+            continue
         packed, scale = ops.wint8_quantize_and_pack(given)
         assert (packed.out_features, packed.in_features) == weight.shape
         np.testing.assert_array_equal(
@@ -253,19 +253,21 @@ def test_quantize_rounds_halves_away_from_zero():
     assert scale.numpy().tolist() == [1]
 
 
-def test_quantize_keeps_a_bad_row_to_itself():
+def test_quantize_keeps_a_bad_row_to_itself(device):
     weight = np.ones((3, 5), np.float32)
     weight[0, 4], weight[2, 0] = np.nan, -np.inf
-    quantized, scale = ops.wint8_quantize(weight)
+    quantized, scale = ops.wint8_quantize(on(weight, device))
     assert quantized.numpy().tolist() == [[0] * 5, [127] * 5, [0] * 5]
     assert np.isnan(scale.numpy()).tolist() == [True, False, True]
 
 
-def test_quantize_empty_extents():
+def test_quantize_empty_extents(device):
     for shape in ((0, 4), (3, 0)):
-        quantized, scale = ops.wint8_quantize(np.ones(shape, np.float32))
+        quantized, scale = ops.wint8_quantize(on(np.ones(shape, np.float32), device))
         assert quantized.shape == shape
         assert scale.numpy().tolist() == [0] * shape[0]
+        if device != "cpu":
+            continue
         packed, scale = ops.wint8_quantize_and_pack(np.ones(shape, np.float32))
         assert packed.nbytes == 0
         assert scale.numpy().tolist() == [0] * shape[0]

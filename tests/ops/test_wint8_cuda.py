@@ -23,7 +23,7 @@ STEP = 64
 
 def plan(tokens: int, features: int, depth: int, **kwargs) -> dict:
     kwargs.setdefault("inputs_aligned", depth % 16 == 0)
-    return _core.cuda_wint8_plan(tokens, features, depth, **kwargs)
+    return _core.cuda_wint_plan(tokens, features, depth, **kwargs)
 
 
 @pytest.mark.parametrize("capability", [80, 89, 90, 120])

@@ -33,6 +33,7 @@ INVARIANCE = ["tests/runner/test_batch_invariance.py"]
 GRID_LOOPS = ["tests/simt/test_grid_loops.py"]
 CUDA_GEMM = [*GEMM, "tests/ops/test_gemm_cuda.py"]
 CUDA_WINT8 = [*WINT8, "tests/ops/test_wint8_cuda.py"]
+CUDA_WINT4 = [*WINT4, "tests/ops/test_wint4_cuda.py"]
 CUDA_GROUPED = [
     "tests/ops/test_grouped_gemm_cuda.py",
     "tests/ops/test_fused_moe_cuda.py",

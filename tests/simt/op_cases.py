@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 import ernie_kernels as ek
-from ernie_kernels import ops
+from ernie_kernels import _core, ops
 from op_calls import OPS
 
 from reference import PagedBatch
@@ -104,23 +104,34 @@ def _attention_case(lengths: list[tuple[int, int]], *, head_dim: int, allocates:
 
 
 CPU_ONLY = {
-    "embedding of 4 bits",
     "linear_pack",
-    "wint4_linear",
-    "wint4_linear_silu_and_mul",
-    "wint4_quantize",
     "wint4_quantize and pack",
     "wint4_pack",
     "wint8_linear with int8 activations",
-    "wint8_quantize",
     "wint8_quantize and pack",
     "wint8_pack",
 }
+# What allocates its results; below, the same into tensors at hand.
+ALLOCATING = {"wint4_quantize", "wint8_quantize"}
 CASES = {
     name: Case(op.call, _filled(op.tensors), op.scalars, op.written, allocates=name == "rope")
     for name, op in OPS.items()
-    if name not in CPU_ONLY
+    if name not in CPU_ONLY | ALLOCATING
 }
+for quantize, dtype, columns in (
+    (_core.wint4_quantize, np.uint8, 9),
+    (_core.wint8_quantize, np.int8, 17),
+):
+    CASES[f"{quantize.__name__} of bfloat16"] = Case(
+        quantize,
+        lambda dtype=dtype, columns=columns: {
+            "out": np.zeros((20, columns), dtype),
+            "scale": np.zeros(20, np.float32),
+            "weight": _bfloat16(20, 17),
+        },
+        {},
+        frozenset({"out", "scale"}),
+    )
 # Kernels for bfloat16, one with much shared memory; and attention in two launches with a workspace.
 CASES["linear of tiles"] = Case(
     ops.linear, lambda: _linear_arrays(72, 16, 32), {}, frozenset({"out"})
@@ -131,6 +142,18 @@ CASES["wint8_linear of bfloat16"] = Case(
         _linear_arrays(40, 16, 32)
         | {
             "weight": np.arange(512, dtype=np.uint16).astype(np.int8).reshape(16, 32),
+            "scale": np.full(16, 0.01, np.float32),
+        }
+    ),
+    {},
+    frozenset({"out"}),
+)
+CASES["wint4_linear of bfloat16"] = Case(
+    ops.wint4_linear,
+    lambda: (
+        _linear_arrays(40, 16, 32)
+        | {
+            "weight": np.arange(256, dtype=np.uint16).astype(np.uint8).reshape(16, 16),
             "scale": np.full(16, 0.01, np.float32),
         }
     ),

@@ -10,13 +10,14 @@
 #include "core/host_device.h"
 #include "cuda/common.cuh"
 #include "cuda/gemm/config.h"
+#include "cuda/nibbles.cuh"
 
 namespace ernie::cuda {
 
 // What every kernel gets, by value. m, n, k are num_tokens, out_features and in_features; the
 // weight is [n, k] and contiguous; strides are in elements; a null bias is none. Its dtype is the
-// weight's, unless that is int8: such a weight has a scale of each feature, and a bias of either
-// dtype.
+// weight's, unless that is quantized: such a weight has a scale of each feature, and a bias of
+// either dtype.
 struct GemmOperands {
   const void* x;
   const void* weight;
@@ -29,8 +30,13 @@ struct GemmOperands {
   bool out_is_f32;
 };
 
-// What the sums of one feature are multiplied by, for an int8 weight, and what is added. A kernel
-// that would wait for them at its end fetches them before it begins.
+template <class W>
+ERNIE_HOST_DEVICE const W* row_of_weight(const GemmOperands& p, int feature) {
+  return static_cast<const W*>(p.weight) + feature * elements_of<W>(p.k);
+}
+
+// What the sums of one feature are multiplied by, for a quantized weight, and what is added. A
+// kernel that would wait for them at its end fetches them before it begins.
 struct FeatureTerms {
   float scale, bias;
 };
@@ -38,7 +44,7 @@ struct FeatureTerms {
 template <class W>
 ERNIE_HOST_DEVICE FeatureTerms terms_of(const GemmOperands& p, int feature) {
   FeatureTerms terms = {1.f, 0.f};
-  if constexpr (std::is_same_v<W, int8_t>) {
+  if constexpr (kIsQuantized<W>) {
     terms.scale = p.scale[feature];
     if (p.bias != nullptr)
       terms.bias = p.bias_is_f32 ? static_cast<const float*>(p.bias)[feature]
@@ -53,7 +59,7 @@ ERNIE_HOST_DEVICE FeatureTerms terms_of(const GemmOperands& p, int feature) {
 template <class W>
 ERNIE_HOST_DEVICE void store_output(const GemmOperands& p, int token, int feature, float sum,
                                     const FeatureTerms& terms) {
-  if constexpr (std::is_same_v<W, int8_t>) sum *= terms.scale;
+  if constexpr (kIsQuantized<W>) sum *= terms.scale;
   if (p.bias != nullptr) sum += terms.bias;
   const int64_t at = token * p.out_stride + feature;
   if (p.out_is_f32)

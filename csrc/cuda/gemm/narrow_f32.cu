@@ -26,6 +26,11 @@ __device__ __forceinline__ void load_floats(float (&to)[kCount], const T* row, i
   }
 }
 
+template <bool kAligned>
+__device__ __forceinline__ void load_floats(float (&to)[8], const Nibbles* row, int k, int end) {
+  load_nibble_values<kAligned>(to, row, k, end);
+}
+
 // linear for few tokens with float32 x. A block owns 8 tokens by 8 * kFeatureTiles features; warp s
 // sums slice s of K, where the four lanes of a quad take alternate 16 bytes of a weight row. An
 // output is then 32 chains of FMA, added in a fixed order: over the quad, then over the slices.
@@ -35,7 +40,7 @@ template <class W, int kFeatureTiles, bool kAligned>
 __global__ void __launch_bounds__(32 * kGemmSlices)
     narrow_f32_kernel(GemmOperands p, int slice_length, int token_blocks) {
   constexpr int kTokens = 8, kFeatures = 8 * kFeatureTiles;
-  constexpr int kVec = 16 / sizeof(W);
+  constexpr int kVec = std::is_same_v<W, Nibbles> ? 8 : 16 / sizeof(W);
   ERNIE_SHARED(float, partial, [kGemmSlices * kTokens * kFeatures]);
 
   const int lane = threadIdx.x % kWarpSize, slice = threadIdx.x / kWarpSize;
@@ -55,8 +60,7 @@ __global__ void __launch_bounds__(32 * kGemmSlices)
 #pragma unroll
     for (int f = 0; f < kFeatureTiles; ++f) {
       const int feature = feature0 + 8 * f + quad;
-      load_floats<kAligned>(w[f], static_cast<const W*>(p.weight) + int64_t{feature} * p.k, k,
-                            feature < p.n ? end : 0);
+      load_floats<kAligned>(w[f], row_of_weight<W>(p, feature), k, feature < p.n ? end : 0);
     }
 #pragma unroll
     for (int t = 0; t < kTokens; ++t) {
@@ -113,6 +117,8 @@ void launch_narrow_f32(const GemmOperands& p, DType weight, const GemmConfig& c,
       return launch_t<bf16>(p, c, stream);
     case DType::kI8:
       return launch_t<int8_t>(p, c, stream);
+    case DType::kU8:
+      return launch_t<Nibbles>(p, c, stream);
     default:
       return launch_t<float>(p, c, stream);
   }

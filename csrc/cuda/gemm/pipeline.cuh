@@ -7,6 +7,15 @@
 
 namespace ernie::cuda {
 
+// Where a chunk of x lies among the kChunks of its row. The eight lanes that shared memory serves
+// at once read chunks kChunks / 4 apart of two neighbouring rows: swapped like this they cover all
+// banks.
+template <int kChunks>
+__device__ __forceinline__ int place_of(int row, int chunk) {
+  const int swap = kChunks == 4 ? 0 : kChunks == 8 ? row & 1 : (row & 1) << 1 | chunk >> 3;
+  return row * kChunks + (chunk ^ swap);
+}
+
 // Calls `use(stage, step)` for every step of K in order, when what `load(stage, step)` brought is
 // there: copies of cp_async or stores, begun kStages - 1 steps ahead. All threads of the block come
 // here together; a stage is of kStageChunks chunks.

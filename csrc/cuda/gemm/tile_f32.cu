@@ -37,6 +37,13 @@ __device__ __forceinline__ Piece load_piece(const T* row, int k, int end) {
   return piece;
 }
 
+template <bool kAligned>
+__device__ __forceinline__ Piece load_piece(const Nibbles* row, int k, int end) {
+  Piece piece;
+  load_nibble_values<kAligned>(piece.v, row, k, end);
+  return piece;
+}
+
 __device__ __forceinline__ void store_piece(float* tile, int row, int k, const Piece& piece) {
 #pragma unroll
   for (int i = 0; i < kTileK / 2; ++i) tile[(k + i) * kPitch + row] = piece.v[i];
@@ -68,7 +75,7 @@ __global__ void __launch_bounds__(kThreads) tile_f32_kernel(GemmOperands p, int 
   const int x_end = token0 + row < p.m ? p.k : 0;
   const int weight_end = feature0 + row < p.n ? p.k : 0;
   const float* x = static_cast<const float*>(p.x) + (token0 + row) * p.x_stride;
-  const W* weight = static_cast<const W*>(p.weight) + int64_t{feature0 + row} * p.k;
+  const W* weight = row_of_weight<W>(p, feature0 + row);
 
   Piece x_piece = load_piece<kAligned>(x, part, x_end);
   Piece weight_piece = load_piece<kAligned>(weight, part, weight_end);
@@ -120,6 +127,8 @@ void launch_tile_f32(const GemmOperands& p, DType weight, const GemmConfig& c,
       return launch_t<bf16>(p, c, stream);
     case DType::kI8:
       return launch_t<int8_t>(p, c, stream);
+    case DType::kU8:
+      return launch_t<Nibbles>(p, c, stream);
     default:
       return launch_t<float>(p, c, stream);
   }

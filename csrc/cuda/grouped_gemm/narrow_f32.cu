@@ -9,27 +9,12 @@ constexpr int kPieceK = 8;  // of one row, for one lane and step
 constexpr int kRows = 8, kWeightRows = 16, kFeatureTiles = kWeightRows / 8;
 constexpr int kThreads = 32 * kGemmSlices;
 
-__device__ __forceinline__ float nibble_value(uint32_t pair, int i) {
-  return static_cast<float>(static_cast<int>((pair >> 4 * i & 15) ^ 8) - 8);
-}
-
 // Elements k .. k + 7 of a row of dtype kDtype as float; those from `end` on are zero. An aligned
 // row lets them be read by loads of up to 16 bytes.
 template <DType kDtype, bool kAligned>
 __device__ __forceinline__ void load_piece(float (&to)[kPieceK], const char* row, int k, int end) {
   if constexpr (kDtype == DType::kU8) {
-    const uint8_t* bytes = reinterpret_cast<const uint8_t*>(row) + k / 2;
-    uint32_t word = 0;
-    if constexpr (kAligned) {
-      if (k < end) word = *reinterpret_cast<const uint32_t*>(bytes);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kPieceK / 2; ++i)
-        if (k + 2 * i < end) word |= uint32_t{bytes[i]} << 8 * i;
-    }
-#pragma unroll
-    for (int i = 0; i < kPieceK; ++i)
-      to[i] = k + i < end ? nibble_value(word >> i / 2 * 8, i % 2) : 0.f;
+    load_nibble_values<kAligned>(to, reinterpret_cast<const Nibbles*>(row), k, end);
   } else {
     using T = std::conditional_t<kDtype == DType::kF32, float,
                                  std::conditional_t<kDtype == DType::kBF16, bf16, int8_t>>;
@@ -61,7 +46,7 @@ __device__ __forceinline__ void load_piece(float (&to)[kPieceK], const char* row
 // Bound by memory while an expert has up to 8 rows (each byte of its weight is read once), by L1
 // above.
 template <DType kDtype, bool kGated, bool kAligned>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     grouped_narrow_f32_kernel(GroupedOperands p, int slice_length, int feature_blocks) {
   constexpr int kOutputs = kGated ? kWeightRows / 2 : kWeightRows;
   ERNIE_SHARED(float, partial, [kGemmSlices * kRows * kWeightRows]);

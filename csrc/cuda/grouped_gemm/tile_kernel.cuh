@@ -2,19 +2,11 @@
 #pragma once
 
 #include "cuda/common.cuh"
+#include "cuda/gemm/pipeline.cuh"
 #include "cuda/grouped_gemm/weight.cuh"
 #include "cuda/grouped_gemm/work.cuh"
 
 namespace ernie::cuda {
-
-// Where a chunk of x lies among the kChunks of its row. The eight lanes that shared memory serves
-// at once read chunks kChunks / 4 apart of two neighbouring rows: swapped like this they cover all
-// banks.
-template <int kChunks>
-__device__ __forceinline__ int place_of(int row, int chunk) {
-  const int swap = kChunks == 4 ? 0 : kChunks == 8 ? row & 1 : (row & 1) << 1 | chunk >> 3;
-  return row * kChunks + (chunk ^ swap);
-}
 
 // What a block loads from: its rows of x, as offsets in shared memory (-1: none), and its first
 // output.

@@ -1,10 +1,10 @@
-// Int8 weights as operands of bfloat16 products, and the k order that both kernels share.
+// Quantized weights as operands of bfloat16 products, and the k order that all kernels share.
 //
-// A step is 64 k. Lane c of a quad holds 16 consecutive k of a weight's row, one load of 16 bytes,
-// and of a row of x two chunks of 8. The product sums over k in any order as long as both operands
-// agree, so word j of the weight and words 2j and 2j + 1 of x serve product j of four, as they lie.
-// The weight is the product's first operand: 16 features by 8 tokens waste least when tokens are
-// few.
+// Lane c of a quad holds 16 bytes of a weight's row, one load, and of a row of x the same k as
+// chunks of 8. The product sums over k in any order as long as both operands agree, so 16
+// consecutive k of a lane are four products: of int8 word j of the weight, widened, and words 2j
+// and 2j + 1 of x serve product j, as they lie. The weight is the product's first operand: 16
+// features by 8 tokens waste least when tokens are few.
 #pragma once
 
 #include "cuda/gemm/fragment.cuh"
@@ -45,32 +45,56 @@ __device__ __forceinline__ uint2 widen(uint32_t weights) {
 }
 
 // Terms for sums of products with widened weights.
+template <class Weight>
 __device__ __forceinline__ FeatureTerms widened_terms_of(const GemmOperands& p, int feature) {
-  FeatureTerms terms = terms_of<int8_t>(p, feature);
-  terms.scale *= kWidenedUnit;
+  FeatureTerms terms = terms_of<typename Weight::Element>(p, feature);
+  terms.scale *= Weight::kUnit;
   return terms;
 }
 
-// One row's share of a step.
-struct WideBytes {
-  uint2 word[4];
+// What kernels ask of a weight: k of 16 bytes, one over the factor of what `chunk` gives, bytes of
+// a row (and of k of it), 16 bytes of it as they lie, and 8 k of those as pairs of bfloat16.
+struct Wint8Weight {
+  using Element = int8_t;
+  static constexpr DType kDtype = DType::kI8;
+  static constexpr int kLoadK = 16;
+  static constexpr float kUnit = kWidenedUnit;
+  static ERNIE_HOST_DEVICE constexpr int64_t row_bytes(int k) { return k; }
+
+  template <bool kAligned>
+  static __device__ __forceinline__ uint4 load(const char* row, int k, int end) {
+    return load_bytes<kAligned>(reinterpret_cast<const int8_t*>(row), k, end);
+  }
+  static __device__ __forceinline__ uint4 chunk(const uint4& bytes, int i) {
+    const uint2 low = widen(i == 0 ? bytes.x : bytes.z), high = widen(i == 0 ? bytes.y : bytes.w);
+    return make_uint4(low.x, low.y, high.x, high.y);
+  }
 };
 
-__device__ __forceinline__ WideBytes widen(const uint4& bytes) {
-  return {{widen(bytes.x), widen(bytes.y), widen(bytes.z), widen(bytes.w)}};
+// 16 k of one row.
+struct Wide {
+  uint4 low, high;
+};
+
+// Those of index i of a lane's.
+template <class Weight>
+__device__ __forceinline__ Wide widen(const uint4& bytes, int i) {
+  return {Weight::chunk(bytes, 2 * i), Weight::chunk(bytes, 2 * i + 1)};
 }
 
-// acc += weight * x^T over one step: 16 features (rows g and g + 8, where g is the lane's quad) by
-// 8 tokens (chunks of token g).
-__device__ __forceinline__ void multiply_step(float (&acc)[4], const WideBytes& low,
-                                              const WideBytes& high, const uint4& x_low,
-                                              const uint4& x_high) {
-  const uint32_t x[8] = {x_low.x,  x_low.y,  x_low.z,  x_low.w,
-                         x_high.x, x_high.y, x_high.z, x_high.w};
-#pragma unroll
-  for (int j = 0; j < 4; ++j)
-    mma_m16n8k16_bf16(acc, {low.word[j].x, high.word[j].x, low.word[j].y, high.word[j].y}, x[2 * j],
-                      x[2 * j + 1]);
+// acc += weight * x^T over a chunk of each lane: 16 rows of the weight (low: row g, high: g + 8,
+// where g is the lane's quad) by 8 rows of x (row g).
+__device__ __forceinline__ void multiply_chunk(float (&acc)[4], const uint4& low, const uint4& high,
+                                               const uint4& x) {
+  mma_m16n8k16_bf16(acc, {low.x, high.x, low.y, high.y}, x.x, x.y);
+  mma_m16n8k16_bf16(acc, {low.z, high.z, low.w, high.w}, x.z, x.w);
+}
+
+// The same over 16 k of each lane.
+__device__ __forceinline__ void multiply_wide(float (&acc)[4], const Wide& low, const Wide& high,
+                                              const uint4& x_low, const uint4& x_high) {
+  multiply_chunk(acc, low.low, high.low, x_low);
+  multiply_chunk(acc, low.high, high.high, x_high);
 }
 
 }  // namespace ernie::cuda

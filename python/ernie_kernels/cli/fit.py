@@ -54,7 +54,7 @@ Ways to load it, from the most exact to the smallest:
   wint8               --quantization wint8: matrices as int8
   w8a8                --quantization w8a8: activations too; faster for long prompts, CPU only
   wint4               --quantization wint4: experts in 4 bits, the other matrices as int8
-  wint4-all           all matrices in 4 bits, the head too: the least exact, CPU only. The option is
+  wint4-all           all matrices in 4 bits, the head too: the least exact. The option is
                       --quantization '{"dense_quant_type": "wint4", "moe_quant_type": "wint4"}'
 
 How to read the table:

@@ -208,7 +208,7 @@ def _ways(config: ModelConfig, places: list[Place], *, with_mtp: bool) -> Iterat
     ways.append((ALL_WINT4, everything, stored, ("--quantization", json.dumps(everything))))
     for name, asked, dtype, options in ways:
         quantization = Quantization.of(asked)
-        is_for_gpu = not quantization.rounds_activations and quantization.dense != WINT4
+        is_for_gpu = not quantization.rounds_activations
         on_host, on_gpu = (
             plan_memory(
                 config,

@@ -33,7 +33,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="HOW",
         help="round the weights while loading: wint8 (int8 weights), w8a8 (int8 activations too; "
         "CPU only), wint4 (4-bit experts, int8 in the rest), or one for each kind of matrix: "
-        '\'{"dense_quant_type": "wint4", "moe_quant_type": "wint4"}\' (4 bits in all; CPU only); '
+        '\'{"dense_quant_type": "wint4", "moe_quant_type": "wint4"}\' (4 bits in all); '
         "default: leave them as they are",
     )
     add_speculative_config(group)

@@ -6,6 +6,7 @@ import numpy as np
 
 from ernie_kernels import ops
 from ernie_kernels.doctor.case import EPS, THETA, Case, Pairs, exactly, float64
+from ernie_kernels.doctor.linear_checks import wint4_weight
 from ernie_kernels.verify import formulas
 from ernie_kernels.verify.bounds import FLOAT32, UNDERFLOW, Expected
 
@@ -30,6 +31,11 @@ def embedding(case: Case) -> Pairs:
     table, ids = case.random(11, 37), np.array([10, 0, 3, 3, 7])
     out = case.timed(lambda: ops.embedding(case.integers(ids, "int64"), case.floats(table)))
     yield out, exactly(table[ids])
+    values, pairs, scale = wint4_weight(case, 11)
+    scaled = ops.embedding(
+        case.integers(ids, "int64"), pairs, scale=case.integers(scale, "float32")
+    )  # of 38 columns: none says that the table has one less
+    yield scaled, exactly(np.pad(values * scale[:, None], ((0, 0), (0, 1)))[ids])
 
 
 def silu_and_mul(case: Case) -> Pairs:

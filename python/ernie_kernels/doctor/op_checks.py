@@ -46,15 +46,11 @@ CHECKS: dict[str, tuple[Callable[[Case], Pairs], tuple[str, ...]]] = {
     "apply_penalties": (sampling_checks.apply_penalties, ("float32",)),
     "sample": (sampling_checks.sample, ("float32",)),
 }
-# CUDA reads weights as they are, 4-bit ones of experts alone.
+# CUDA reads weights as they are.
 CPU_ONLY = {
     "linear_pack",
-    "wint8_quantize",
     "wint8_quantize_and_pack",
     "wint8_pack",
-    "wint4_linear",
-    "wint4_linear_silu_and_mul",
-    "wint4_quantize",
     "wint4_quantize_and_pack",
     "wint4_pack",
 }

@@ -107,9 +107,11 @@ class Wint8Linear:
 
 
 class Wint4Linear:
-    """A :class:`Linear` whose weight has 4 bits, one scale per output channel; on the CPU."""
+    """A :class:`Linear` whose weight has 4 bits, one scale per output channel."""
 
-    def __init__(self, weight: PackedWint4, scale: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: PackedWint4 | Tensor, scale: Tensor, bias: Tensor | None = None
+    ) -> None:
         self.weight = weight
         self.scale = scale
         self.bias = bias
@@ -118,8 +120,9 @@ class Wint4Linear:
         return ops.wint4_linear(x, self.weight, self.scale, self.bias, out=out, dtype=dtype)
 
     def silu_and_mul(self, x: Tensor, *, out: Tensor, gate_up: Tensor | None) -> Tensor:
-        del gate_up  # the room that CUDA needs
-        return ops.wint4_linear_silu_and_mul(x, self.weight, self.scale, self.bias, out=out)
+        return ops.wint4_linear_silu_and_mul(
+            x, self.weight, self.scale, self.bias, out=out, gate_up=gate_up
+        )
 
 
 class RMSNorm:

@@ -111,15 +111,15 @@ class WeightReader:
         kind = self.quantization.dense
         if kind is None:
             return Linear(self._placed(matrix), bias)
-        if kind == WINT4:
-            packed, scale = ops.wint4_quantize_and_pack(matrix)
-            self.nbytes += packed.nbytes + scale.nbytes
-            return Wint4Linear(packed, scale, bias)
         if self._device == "cpu":
-            weight, scale = ops.wint8_quantize_and_pack(matrix)
+            packs = ops.wint4_quantize_and_pack if kind == WINT4 else ops.wint8_quantize_and_pack
+            weight, scale = packs(matrix)
         else:
-            weight, scale = (t.to(self._device) for t in ops.wint8_quantize(matrix))
+            rounds = ops.wint4_quantize if kind == WINT4 else ops.wint8_quantize
+            weight, scale = (t.to(self._device) for t in rounds(matrix))
         self.nbytes += weight.nbytes + scale.nbytes
+        if kind == WINT4:
+            return Wint4Linear(weight, scale, bias)
         return Wint8Linear(weight, scale, bias, int8_activations=kind == W8A8)
 
     def _placed(self, matrix: np.ndarray) -> PackedWeight | Tensor:

@@ -26,8 +26,8 @@ def embedding(
         weight: ``[vocab_size, hidden_size]``, float32 or bfloat16, contiguous; or what
             :func:`linear_pack` makes of it (CPU only), so that a model whose head is tied to its
             embedding keeps one copy. The bare packed tensor needs ``vocab_size`` and ``out``.
-            Also int8, plain or (CPU only) as :func:`wint8_pack` makes it; and of 4 bits (CPU only),
-            uint8 ``[vocab_size, ceil(hidden_size / 2)]`` of :func:`wint4_quantize`, or as
+            Also int8, plain or (CPU only) as :func:`wint8_pack` makes it; and of 4 bits, uint8
+            ``[vocab_size, ceil(hidden_size / 2)]`` of :func:`wint4_quantize`, or (CPU only) as
             :func:`wint4_pack` makes it. ``out`` tells a plain one that hidden_size is odd.
         scale: ``[vocab_size]``, float32, contiguous; with an int8 or 4-bit ``weight`` alone.
         vocab_size: rows of the table; that of ``weight`` when omitted.
@@ -43,7 +43,6 @@ def embedding(
         ArgumentError: a shape, dtype, device or stride differs from the above, or, on the CPU,
             an id is out of range. Nothing is written then.
         DeviceError: a tensor is on a GPU that this build cannot use.
-        UnsupportedError: ``weight`` is of 4 bits and on a GPU.
 
     Source: an ordinary embedding; rows of ``embed_tokens`` in ERNIE-4.5's checkpoints.
     """

@@ -28,14 +28,13 @@ def wint4_linear(
 ) -> Tensor:
     """``out[t, n] = scale[n] * sum_k x[t, k] * weight[n, k] + bias[n]``, rounded once at the end.
 
-    The sum is taken in float32, bit for bit as :func:`linear` takes it with the weight in bfloat16.
-    A row's result does not depend on the other rows or on the number of threads. Packed and plain
-    weights give the same bits.
+    As :func:`wint8_linear` with two weights in a byte: on the CPU bit for bit :func:`linear` with
+    the weight in bfloat16.
 
     Args:
-        x: ``[num_tokens, in_features]``, float32 or bfloat16, last stride 1, on the CPU.
+        x: ``[num_tokens, in_features]``, float32 or bfloat16, last stride 1.
         weight: uint8 ``[out_features, ceil(in_features / 2)]``, contiguous, of :func:`wint4_quantize`;
-            or a :class:`PackedWint4`, several times faster.
+            or a :class:`PackedWint4` (CPU only, and several times faster there).
         scale: ``[out_features]``, float32, contiguous.
         bias: ``[out_features]``, float32 or bfloat16, contiguous, or None.
         out: where to write, ``[num_tokens, out_features]``, dtype of ``x`` or float32. Allocated
@@ -48,7 +47,6 @@ def wint4_linear(
     Raises:
         ArgumentError: a shape, dtype, device or stride differs from the above.
         DeviceError: a tensor is on a GPU that this build cannot use.
-        UnsupportedError: the tensors are not on the CPU.
 
     Source: PaddlePaddle's ``weight_only_linear`` with ``weight_dtype="int4"``.
     """
@@ -66,19 +64,18 @@ def wint4_linear_silu_and_mul(
     bias: Tensor | None = None,
     *,
     out: Tensor | None = None,
+    gate_up: Tensor | None = None,
 ) -> Tensor:
     """``silu_and_mul(wint4_linear(x, weight, scale, bias))``, bit for bit.
 
-    The projections never leave the cache.
-
     Args:
-        x: ``[num_tokens, in_features]``, float32 or bfloat16, last stride 1, on the CPU.
+        x: as of :func:`wint4_linear`.
         weight: as of :func:`wint4_linear`, with ``2 * intermediate_size`` rows, gate first, then
             up.
         scale: ``[2 * intermediate_size]``, float32, contiguous.
         bias: ``[2 * intermediate_size]``, float32 or bfloat16, contiguous, or None.
-        out: where to write, ``[num_tokens, intermediate_size]``, dtype of ``x``, last stride 1.
-            Allocated when omitted.
+        out: as of :func:`wint8_linear_silu_and_mul`.
+        gate_up: likewise: room for the projections on CUDA.
 
     Returns:
         ``out``.
@@ -86,7 +83,6 @@ def wint4_linear_silu_and_mul(
     Raises:
         ArgumentError: a shape, dtype, device or stride differs from the above.
         DeviceError: a tensor is on a GPU that this build cannot use.
-        UnsupportedError: the tensors are not on the CPU.
 
     Source: Shazeer 2020, arXiv:2002.05202.
     """
@@ -94,8 +90,9 @@ def wint4_linear_silu_and_mul(
         "wint4_linear_silu_and_mul", weight, PackedWint4, x, out, "intermediate_size"
     )
     if out is None:
-        out = _core.wint4_linear_silu_and_mul_out(x, matrix, out_features)
-    _core.wint4_linear_silu_and_mul(out, x, matrix, scale, bias)
+        out, room = _core.wint4_linear_silu_and_mul_out(x, matrix, out_features)
+        gate_up = room if gate_up is None else gate_up
+    _core.wint4_linear_silu_and_mul(out, x, matrix, scale, bias, gate_up)
     return out
 
 
@@ -107,7 +104,7 @@ def wint4_quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     two's complement; what is left over beyond an odd ``K`` is zero.
 
     Args:
-        weight: ``[out_features, in_features]``, float32 or bfloat16, last stride 1, on the CPU.
+        weight: ``[out_features, in_features]``, float32 or bfloat16, last stride 1.
 
     Returns:
         uint8 ``[out_features, ceil(in_features / 2)]``, and float32 ``[out_features]``: the scale
@@ -115,7 +112,7 @@ def wint4_quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         ArgumentError: a shape, dtype or stride differs from the above.
-        UnsupportedError: the weight is not on the CPU.
+        DeviceError: the weight is on a GPU that this build cannot use.
 
     Source: PaddlePaddle's ``weight_quantize`` with ``algo="weight_only_int4"``, by channel.
     """
@@ -146,13 +143,10 @@ def wint4_pack(weight: Tensor, in_features: int | None = None) -> PackedWint4:
 
 
 def wint4_quantize_and_pack(weight: Tensor) -> tuple[PackedWint4, Tensor]:
-    """:func:`wint4_quantize` and :func:`wint4_pack`, a few rows at a time.
-
-    Beside ``weight`` and the result it needs no memory to speak of, so that a model can be loaded
-    in little more than it takes.
+    """:func:`wint4_quantize` and :func:`wint4_pack` as :func:`wint8_quantize_and_pack` does it.
 
     Args:
-        weight: ``[out_features, in_features]``, float32 or bfloat16, last stride 1, on the CPU.
+        weight: as of :func:`wint4_quantize`, on the CPU.
 
     Returns:
         The packed weight, and its scales, float32 ``[out_features]``.

@@ -117,7 +117,7 @@ def wint8_quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     halves away from zero.
 
     Args:
-        weight: ``[out_features, in_features]``, float32 or bfloat16, last stride 1, on the CPU.
+        weight: ``[out_features, in_features]``, float32 or bfloat16, last stride 1.
 
     Returns:
         int8 ``[out_features, in_features]``, and float32 ``[out_features]``: the scale rounded to
@@ -125,7 +125,7 @@ def wint8_quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         ArgumentError: a shape, dtype or stride differs from the above.
-        UnsupportedError: the weight is not on the CPU.
+        DeviceError: the weight is on a GPU that this build cannot use.
 
     Source: PaddlePaddle's ``weight_quantize`` with ``algo="weight_only_int8"``.
     """

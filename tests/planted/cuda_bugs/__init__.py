@@ -6,8 +6,8 @@ which of them comes first.
 
 from __future__ import annotations
 
-from . import attention, elementwise, experts, gemm, graphs, moe, norm, sampling, wint8
+from . import attention, elementwise, experts, gemm, graphs, moe, norm, sampling, wint4, wint8
 
 # In the order of CAUGHT.md.
-FAMILIES = (norm, elementwise, sampling, attention, gemm, wint8, graphs, moe, experts)
+FAMILIES = (norm, elementwise, sampling, attention, gemm, wint8, wint4, graphs, moe, experts)
 CUDA_BUGS = [bug for family in FAMILIES for bug in family.BUGS]

@@ -54,8 +54,8 @@ BUGS = [
     Bug(
         "embedding: 16-byte stores whatever the address",
         EMBEDDING_CU,
-        "if (left >= kPerThread<From> && aligned16(o, row))",
-        "if (left >= kPerThread<From> && aligned16(row))",
+        "aligned16(o) && row_aligned)",
+        "row_aligned)",
         EMBEDDING,
         (MISALIGNED,),
     ),

@@ -10,6 +10,7 @@ FOLDER = "csrc/cuda/grouped_gemm/"
 WORK, WEIGHT = FOLDER + "work.cuh", FOLDER + "weight.cuh"
 NARROW, TILE = FOLDER + "narrow_kernel.cuh", FOLDER + "tile_kernel.cuh"
 NARROW_F32, CUTLASS = FOLDER + "narrow_f32.cu", FOLDER + "cutlass.cu"
+NIBBLES = "csrc/cuda/wint4/fragment.cuh"
 LAUNCHER = FOLDER + "grouped_gemm.cu"
 FUSED_MOE = "csrc/ops/fused_moe.cpp"
 # Of the units that include a header, the one that is compiled again.
@@ -118,7 +119,7 @@ BUGS = [
     ),
     Bug(
         "grouped wint4: one factor for both halves",
-        WEIGHT,
+        NIBBLES,
         "0x7d007f00",
         "0x7f007f00",
         CUDA_GROUPED,
@@ -127,7 +128,7 @@ BUGS = [
     ),
     Bug(
         "grouped wint4: upper nibbles without a sign",
-        WEIGHT,
+        NIBBLES,
         "0x00800008u",
         "0x00000008u",
         CUDA_GROUPED,
@@ -136,7 +137,7 @@ BUGS = [
     ),
     Bug(
         "grouped wint4: even weights of a word from its first byte",
-        WEIGHT,
+        NIBBLES,
         "0x4040 | kByte << 8 | kByte",
         "0x4040 | kByte << 8",
         CUDA_GROUPED,
@@ -145,7 +146,7 @@ BUGS = [
     ),
     Bug(
         "grouped wint4: rows of odd depth half a byte short",
-        WEIGHT,
+        NIBBLES,
         "(int64_t{k} + 1) / 2",
         "int64_t{k} / 2",
         CUDA_GROUPED,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from bug import EXPERTS, FUSED_MOE, WINT4, Bug
 
-GROUPED, PRODUCTS, WINT4_CPP, WINT4_ISA = (
+GROUPED, PRODUCTS, WINT4_CPP, WINT4_ISA, QUANTIZED_TILE = (
     "csrc/cpu/grouped_gemm.cpp",
     "csrc/cpu/expert_products.h",
     "csrc/cpu/wint4.cpp",
     "csrc/cpu/wint4.isa.cpp",
+    "csrc/cpu/quantized_tile.isa.h",
 )
 
 BUGS = [
@@ -125,15 +126,8 @@ BUGS = [
         FUSED_MOE,
     ),
     Bug(
-        "wint4: halves rounded towards zero",
-        WINT4_CPP,
-        "(rest >= 0.5f)",
-        "(rest > 0.5f)",
-        WINT4,
-    ),
-    Bug(
-        "wint4: scales not rounded to the weight's dtype",
-        WINT4_CPP,
+        "quantize: scales not rounded to the weight's dtype",
+        "csrc/cpu/quantized_weight.h",
         "sizeof(T) == 2 ? to_float(to_bf16(scale)) : scale",
         "scale",
         WINT4,
@@ -147,9 +141,9 @@ BUGS = [
     ),
     Bug(
         "wint4: the third pair of the last columns left out",
-        WINT4_ISA,
-        "if (left > 4) pair_step<2>",
-        "if (left > 6) pair_step<2>",
+        QUANTIZED_TILE,
+        "if (left > 4) add_pair<Format, 2>",
+        "if (left > 6) add_pair<Format, 2>",
         WINT4,
     ),
     Bug(
@@ -161,7 +155,7 @@ BUGS = [
     ),
     Bug(
         "wint4: the last pair of columns not expanded",
-        WINT4_ISA,
+        QUANTIZED_TILE,
         "if (c + 6 < k) store_pairs",
         "if (c + 8 < k) store_pairs",
         WINT4,

@@ -1,4 +1,4 @@
-"""Bugs of the int8 products."""
+"""Bugs of the int8 products, and of what they share with those of 4 bits."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from bug import WINT8, Bug
 
 BUGS = [
     Bug(
-        "wint8: halves rounded towards zero",
-        "csrc/cpu/wint8.cpp",
+        "quantize: halves rounded towards zero",
+        "csrc/ops/quantize_core.h",
         "(rest >= 0.5f)",
         "(rest > 0.5f)",
         WINT8,
     ),
     Bug(
         "wint8: up rows scaled as the gate's",
-        "csrc/cpu/wint8.cpp",
+        "csrc/cpu/scaled_linear.h",
         "scale_row(up, scale + size, columns);",
         "scale_row(up, scale, columns);",
         WINT8,
@@ -28,9 +28,9 @@ BUGS = [
     ),
     Bug(
         "wint8: last pair of columns left out",
-        "csrc/cpu/wint8.isa.cpp",
-        "if (b.k % 4 != 0) quad_step<1>",
-        "if (b.k % 4 == 1) quad_step<1>",
+        "csrc/cpu/quantized_tile.isa.h",
+        "if (left > 0) add_pair<Format, 0>",
+        "if (left > 2) add_pair<Format, 0>",
         WINT8,
     ),
     Bug(
