@@ -302,6 +302,20 @@ OPS = {
         written=frozenset({"flags", "topk_weights", "topk_ids"}),
         leading={"router_logits": (0, 1)},
     ),
+    "moe_route of banks": Op(
+        ops.moe_route,
+        lambda: {
+            "router_logits": zeros(3, 8),
+            "correction_bias": zeros(2, 4),
+            "banks": np.array([0, 1, 0], np.uint8),
+            "flags": zeros(3, dtype=np.uint8),
+            "topk_weights": zeros(3, 2),
+            "topk_ids": zeros(3, 2, dtype=np.int32),
+        },
+        scalars={"top_k": 2, "num_banks": 2},
+        written=frozenset({"flags", "topk_weights", "topk_ids"}),
+        leading={"router_logits": (0, 1)},
+    ),
     "moe_sort": Op(
         ops.moe_sort,
         lambda: moe_sort_tensors() | {"source_rows": zeros(6, dtype=np.int32)},

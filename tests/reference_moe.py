@@ -54,8 +54,8 @@ def moe_sum(values: Array) -> Array:
 def moe_route(
     logits: Array, bias: Array, top_k: int, norm_min: float = 1e-12
 ) -> tuple[Array, Array, Array]:
-    """Weights, ids and flags, to the bit."""
-    flags = ~(np.isfinite(logits).all(1) & np.isfinite(bias).all())
+    """Weights, ids and flags, to the bit. ``bias`` may have a row for each token."""
+    flags = ~(np.isfinite(logits).all(1) & np.isfinite(bias).all(-1))
     usable = np.where(flags[:, None], np.float32(0), logits)
     with np.errstate(over="ignore", under="ignore"):
         p = moe_exp(usable - usable.max(1, keepdims=True))
@@ -67,6 +67,17 @@ def moe_route(
     ids[flags] = np.arange(top_k)
     weights[flags] = np.nan
     return weights, ids, flags.astype(np.uint8)
+
+
+def moe_route_of_banks(
+    logits: Array, bias: Array, top_k: int, banks: Array, norm_min: float = 1e-12
+) -> tuple[Array, Array, Array]:
+    """The same for tokens of several banks: ``bias`` has a row for each."""
+    num_experts = bias.shape[1]
+    of_bank = banks[:, None].astype(np.int32) * num_experts
+    own = np.take_along_axis(logits, of_bank + np.arange(num_experts), 1)
+    weights, ids, flags = moe_route(own, bias[banks], top_k, norm_min)
+    return weights, ids + of_bank, flags
 
 
 def moe_sort(topk_ids: Array, num_experts: int) -> tuple[Array, Array, Array]:

@@ -54,20 +54,24 @@ void bind_route(py::module_& m) {
   m.def(
       "moe_route",
       [](TensorView topk_weights, TensorView topk_ids, std::optional<TensorView> flags,
-         TensorView router_logits, TensorView correction_bias, Number top_k,
-         Scalar<float> norm_min) {
+         TensorView router_logits, TensorView correction_bias, std::optional<TensorView> banks,
+         Number num_banks, Number top_k, Scalar<float> norm_min) {
         run(moe_route,
             {.topk_weights = topk_weights,
              .topk_ids = topk_ids,
              .flags = flags,
              .router_logits = router_logits,
              .correction_bias = correction_bias,
+             .banks = banks,
+             .num_banks = num_banks.get("moe_route", "num_banks"),
              .top_k = top_k.get("moe_route", "top_k"),
              .norm_min = norm_min.get("moe_route", "norm_min")},
-            {&topk_weights, &topk_ids, pointer_to(flags), &router_logits, &correction_bias});
+            {&topk_weights, &topk_ids, pointer_to(flags), &router_logits, &correction_bias,
+             pointer_to(banks)});
       },
       py::arg("topk_weights"), py::arg("topk_ids"), py::arg("flags"), py::arg("router_logits"),
-      py::arg("correction_bias"), py::arg("top_k"), py::arg("norm_min"));
+      py::arg("correction_bias"), py::arg("banks"), py::arg("num_banks"), py::arg("top_k"),
+      py::arg("norm_min"));
 }
 
 void bind_sort(py::module_& m) {

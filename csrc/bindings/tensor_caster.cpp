@@ -207,7 +207,7 @@ TensorView view_of(py::handle src, py::object* keep_alive) {
   }
 }
 
-Stream stream_of(std::initializer_list<const TensorView*> arguments) {
+Stream stream_of(Arguments arguments) {
   // What is no tensor, or cannot be read as one, is on no device.
   for (const TensorView* t : arguments)
     if (t != nullptr && t->device.type == DeviceType::kCuda)
@@ -215,8 +215,7 @@ Stream stream_of(std::initializer_list<const TensorView*> arguments) {
   return {};
 }
 
-StreamOrder::StreamOrder(const Stream& stream, std::initializer_list<const TensorView*> arguments)
-    : stream_(stream) {
+StreamOrder::StreamOrder(const Stream& stream, Arguments arguments) : stream_(stream) {
   if (stream.device.type != DeviceType::kCuda) return;
   for (const TensorView* t : arguments) {
     if (t == nullptr || t->device != stream.device || t->stream == stream.handle) continue;

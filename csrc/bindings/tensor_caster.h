@@ -9,6 +9,7 @@
 
 #include <initializer_list>
 #include <optional>
+#include <span>
 #include <type_traits>
 #include <vector>
 
@@ -20,8 +21,14 @@ namespace ernie::bindings {
 // `keep_alive` receives whatever must outlive the view.
 TensorView view_of(pybind11::handle src, pybind11::object* keep_alive);
 
+// The tensors of a call; null ones are skipped.
+using Arguments = std::span<const TensorView* const>;
+
 // The stream a call runs on: that of its first CUDA argument, or the one that captures it.
-Stream stream_of(std::initializer_list<const TensorView*> arguments);
+Stream stream_of(Arguments arguments);
+inline Stream stream_of(std::initializer_list<const TensorView*> arguments) {
+  return stream_of(Arguments(arguments.begin(), arguments.size()));
+}
 
 // Where arguments of two libraries meet, a call and the other streams of its device wait for each
 // other: it for what it reads, they before they read what it writes or give away what it reads. A
@@ -30,7 +37,7 @@ Stream stream_of(std::initializer_list<const TensorView*> arguments);
 class StreamOrder {
  public:
   // The call waits for the others. Throws CudaError.
-  StreamOrder(const Stream& stream, std::initializer_list<const TensorView*> arguments);
+  StreamOrder(const Stream& stream, Arguments arguments);
   // The others wait for the call. Throws CudaError.
   void let_others_wait() const;
 
@@ -42,7 +49,7 @@ class StreamOrder {
 // Calls an op without the GIL, on the stream of its arguments.
 template <class Args>
 void run(void (*op)(const Args&, const Stream&), const std::type_identity_t<Args>& args,
-         std::initializer_list<const TensorView*> arguments) {
+         Arguments arguments) {
   const Stream stream = stream_of(arguments);
   const StreamOrder order(stream, arguments);
   pybind11::gil_scoped_release release;
@@ -57,9 +64,14 @@ void run(void (*op)(const Args&, const Stream&), const std::type_identity_t<Args
   }
   order.let_others_wait();
 }
+template <class Args>
+void run(void (*op)(const Args&, const Stream&), const std::type_identity_t<Args>& args,
+         std::initializer_list<const TensorView*> arguments) {
+  run(op, args, Arguments(arguments.begin(), arguments.size()));
+}
 
 inline const TensorView* pointer_to(const std::optional<TensorView>& t) {
-  return t ? &*t : nullptr;  // stream_of skips null
+  return t ? &*t : nullptr;
 }
 
 }  // namespace ernie::bindings

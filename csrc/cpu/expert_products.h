@@ -86,6 +86,8 @@ class ExpertPanels {
 // needed.
 class GatheredFloatProduct {
  public:
+  using X = Rows;
+
   GatheredFloatProduct(const TensorView& x, const int32_t* source_rows, const ExpertWeights& w)
       : product_(kind_of(w.weight.dtype), x.dtype, w.in_features, end_of_packed(w.weight, 3)),
         panels_(w, product_.panel_bytes()),
@@ -124,20 +126,25 @@ class GatheredFloatProduct {
   const bool in_place_;
 };
 
-// Products of int8 rows. Each row of x is rounded once, however many experts it goes to.
+// Products of int8 rows. Each row of x is rounded once, however many experts it goes to; x begins
+// with row `first_row`.
 class GatheredInt8Product {
  public:
-  GatheredInt8Product(const TensorView& x, const int32_t* source_rows, const ExpertWeights& w)
+  using X = Int8Rows;
+
+  GatheredInt8Product(const Int8Rows& x, int64_t first_row, const int32_t* source_rows,
+                      const ExpertWeights& w)
       : quads_(ceil_div(w.in_features, 4)),
         end_(static_cast<const int8_t*>(end_of_packed(w.weight, 3))),
         panels_(w, quads_ * 4 * kPanelRows),
+        first_row_(first_row),
         source_rows_(source_rows),
-        x_(quantized_rows(x)) {}
+        x_(x) {}
 
   const ExpertPanels& panels() const { return panels_; }
 
   Int8Rows rows(int64_t row, int64_t rows) const {
-    if (source_rows_ == nullptr) return x_.from(row);
+    if (source_rows_ == nullptr) return x_.from(row - first_row_);
     if (rows == 1) return x_.from(source_rows_[row]);
     void* buffer = scratch(ScratchSlot::kGathered, Int8Rows::nbytes(rows, x_.groups));
     const Int8Rows gathered = Int8Rows::at(buffer, rows, x_.groups);
@@ -159,6 +166,7 @@ class GatheredInt8Product {
   const int64_t quads_;
   const int8_t* const end_;
   const ExpertPanels panels_;
+  const int64_t first_row_;
   const int32_t* source_rows_;
   const Int8Rows x_;
 };

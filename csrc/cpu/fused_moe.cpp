@@ -7,9 +7,9 @@
 namespace ernie::cpu {
 namespace {
 
-void check_ids(const FusedMoeArgs& a) {
+void check_ids(const FusedMoeArgs& a, int64_t num_experts) {
   const int32_t* ids = a.topk_ids.ptr<int32_t>();
-  const int64_t num_experts = a.gate_up.weight.size(0), top_k = a.topk_ids.size(1);
+  const int64_t top_k = a.topk_ids.size(1);
   for (int64_t i = 0; i < a.topk_ids.numel(); ++i)
     if (ids[i] < 0 || ids[i] >= num_experts)
       Check("fused_moe")
@@ -21,11 +21,11 @@ void check_ids(const FusedMoeArgs& a) {
 }  // namespace
 
 void fused_moe(const FusedMoeArgs& a, const Stream& stream) {
-  check_ids(a);
   const FusedMoeSteps steps = fused_moe_steps(a, stream.device);
+  check_ids(a, steps.sort.num_experts);
   cpu::moe_sort(steps.sort, stream);
-  cpu::grouped_linear_silu_and_mul(steps.gate_up, stream);
-  cpu::grouped_linear(steps.down, stream);
+  cpu::grouped_linear_silu_and_mul_of_banks(steps.gate_up, stream);
+  cpu::grouped_linear_of_banks(steps.down, stream);
   cpu::moe_combine(steps.combine, stream);
 }
 

@@ -36,25 +36,35 @@ struct Int8Rows {
   }
 };
 
-// All rows of x, rounded, in scratch of the calling thread.
+// Rounds `rows` rows of x, from `first` on.
 template <class T>
-Int8Rows quantized_rows_t(const TensorView& x) {
+void quantize_rows_t(const TensorView& x, int64_t first, int64_t rows, const Int8Rows& all) {
   using Fn = void (*)(const T*, int64_t, int8_t*, float*, int32_t*);
   static const auto quantize_row = ERNIE_SELECT_ISA(Fn, quantize_activations_row);
-  const int64_t rows = x.size(0), groups = ceil_div(x.size(1), kActivationGroup);
-  void* buffer = scratch(ScratchSlot::kRows, Int8Rows::nbytes(rows, groups));
-  const Int8Rows all = Int8Rows::at(buffer, rows, groups);
   parallel_for(rows, 8, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const Int8Rows to = all.from(t);
-      quantize_row(x.ptr<T>() + t * x.step(0), x.size(1), to.values, to.scale, to.sum);
+      quantize_row(x.ptr<T>() + (first + t) * x.step(0), x.size(1), to.values, to.scale, to.sum);
     }
   });
-  return all;
 }
 
+inline void quantize_rows(const TensorView& x, int64_t first, int64_t rows, const Int8Rows& to) {
+  x.dtype == DType::kF32 ? quantize_rows_t<float>(x, first, rows, to)
+                         : quantize_rows_t<bf16>(x, first, rows, to);
+}
+
+inline int64_t activation_groups(const TensorView& x) {
+  return ceil_div(x.size(1), kActivationGroup);
+}
+
+// All rows of x, rounded, in scratch of the calling thread.
 inline Int8Rows quantized_rows(const TensorView& x) {
-  return x.dtype == DType::kF32 ? quantized_rows_t<float>(x) : quantized_rows_t<bf16>(x);
+  const int64_t rows = x.size(0), groups = activation_groups(x);
+  void* buffer = scratch(ScratchSlot::kRows, Int8Rows::nbytes(rows, groups));
+  const Int8Rows all = Int8Rows::at(buffer, rows, groups);
+  quantize_rows(x, 0, rows, all);
+  return all;
 }
 
 // acc[r, 16p + i] = x[r] * panels of `quads` times four columns. `end`: behind the last panel of a

@@ -33,16 +33,29 @@ bool scores_of(const float* logits, const float* bias, int64_t n, float* p, floa
   return leaf(logits, bias, n, p, scores);
 }
 
+void check_banks(const MoeRouteArgs& a) {
+  if (!a.banks) return;
+  const uint8_t* banks = a.banks->ptr<uint8_t>();
+  for (int64_t t = 0; t < a.banks->size(0); ++t)
+    if (banks[t] >= a.num_banks)
+      Check("moe_route")
+          .fail("banks", "banks from 0 to " + std::to_string(a.num_banks - 1),
+                std::to_string(banks[t]) + " at token " + std::to_string(t));
+}
+
 // False for a row that is not finite.
-bool route_row(const MoeRouteArgs& a, const float* logits, float* weights, int32_t* ids) {
-  const int64_t n = a.router_logits.size(1), k = a.top_k;
+bool route_row(const MoeRouteArgs& a, int64_t t, float* weights, int32_t* ids) {
+  const int64_t n = a.router_logits.size(1) / a.num_banks, k = a.top_k;
+  const int64_t first = a.banks ? a.banks->ptr<uint8_t>()[t] * n : 0;
+  const float* logits = a.router_logits.ptr<float>() + t * a.router_logits.step(0) + first;
+  const float* bias = a.correction_bias.ptr<float>() + first;
   auto* keys = static_cast<uint64_t*>(
       scratch(ScratchSlot::kRows, n * static_cast<int64_t>(sizeof(uint64_t) + 2 * sizeof(float))));
   auto* p = reinterpret_cast<float*>(keys + n);
   float* scores = p + n;
-  if (!scores_of(logits, a.correction_bias.ptr<float>(), n, p, scores)) {
+  if (!scores_of(logits, bias, n, p, scores)) {
     for (int64_t j = 0; j < k; ++j) {
-      ids[j] = static_cast<int32_t>(j);
+      ids[j] = static_cast<int32_t>(first + j);
       weights[j] = moe_nan();
     }
     return false;
@@ -51,8 +64,9 @@ bool route_row(const MoeRouteArgs& a, const float* logits, float* weights, int32
   for (int64_t e = 0; e < n; ++e) keys[e] = sample_key(scores[e], static_cast<uint32_t>(e));
   std::partial_sort(keys, keys + k, keys + n, std::greater<>());
   for (int64_t j = 0; j < k; ++j) {
-    ids[j] = static_cast<int32_t>(sample_key_id(keys[j]));
-    weights[j] = p[ids[j]];
+    const uint32_t e = sample_key_id(keys[j]);
+    ids[j] = static_cast<int32_t>(first + e);
+    weights[j] = p[e];
   }
   const float divisor = std::max(sum_of(weights, k), a.norm_min);
   for (int64_t j = 0; j < k; ++j) weights[j] = weights[j] / divisor;
@@ -124,14 +138,13 @@ void combine_t(const MoeCombineArgs& a) {
 }  // namespace
 
 void moe_route(const MoeRouteArgs& a, const Stream&) {
+  check_banks(a);
   const int64_t num_tokens = a.router_logits.size(0);
-  parallel_for(num_tokens, ceil_div(kLogitsPerChunk, a.router_logits.size(1)),
+  parallel_for(num_tokens, ceil_div(kLogitsPerChunk, a.router_logits.size(1) / a.num_banks),
                [&](int64_t begin, int64_t end) {
                  for (int64_t t = begin; t < end; ++t) {
-                   const float* logits = a.router_logits.ptr<float>() + t * a.router_logits.step(0);
-                   const bool finite =
-                       route_row(a, logits, a.topk_weights.ptr<float>() + t * a.top_k,
-                                 a.topk_ids.ptr<int32_t>() + t * a.top_k);
+                   const bool finite = route_row(a, t, a.topk_weights.ptr<float>() + t * a.top_k,
+                                                 a.topk_ids.ptr<int32_t>() + t * a.top_k);
                    if (!finite && a.flags) a.flags->ptr<uint8_t>()[t] = 1;
                  }
                });

@@ -7,8 +7,8 @@ namespace ernie::cuda {
 void fused_moe(const FusedMoeArgs& a, const Stream& stream) {
   const FusedMoeSteps steps = fused_moe_steps(a, stream.device);
   cuda::moe_sort(steps.sort, stream);
-  cuda::grouped_linear_silu_and_mul(steps.gate_up, stream);
-  cuda::grouped_linear(steps.down, stream);
+  cuda::grouped_linear_silu_and_mul_of_banks(steps.gate_up, stream);
+  cuda::grouped_linear_of_banks(steps.down, stream);
   cuda::moe_combine(steps.combine, stream);
 }
 

@@ -46,10 +46,52 @@ class Cursor {
   int64_t end_ = 0;
 };
 
+// Of all banks together.
+int64_t all_experts(const FusedMoeSize& size) {
+  int64_t all = 0;
+  for (const FusedMoeSize::Bank& bank : size.banks) {
+    const int64_t n = bank.num_experts;
+    if (n < 1 || n > kMoeMaxExperts || (all += n) > kMoeMaxExperts)
+      Check(kOp).fail("num_experts", "1 to " + std::to_string(kMoeMaxExperts),
+                      std::to_string(n < 1 ? n : std::max(n, all)));
+  }
+  return all;
+}
+
+int64_t widest(const FusedMoeSize& size) {
+  int64_t width = 0;
+  for (const FusedMoeSize::Bank& bank : size.banks) width = std::max(width, bank.intermediate_size);
+  return width;
+}
+
+// The most that a product wants, of either half of any bank.
+int64_t product_bytes_of(Device device, const FusedMoeSize& size, int64_t num_rows) {
+  int64_t most = 0;
+  for (const FusedMoeSize::Bank& bank : size.banks) {
+    const GroupedLinearSize gate_up = {.num_rows = num_rows,
+                                       .num_experts = bank.num_experts,
+                                       .columns = bank.intermediate_size,
+                                       .in_features = size.hidden_size,
+                                       .x = size.hidden_states,
+                                       .weight = bank.gate_up,
+                                       .gated = true,
+                                       .gathers = true};
+    const GroupedLinearSize down = {.num_rows = num_rows,
+                                    .num_experts = bank.num_experts,
+                                    .columns = size.hidden_size,
+                                    .in_features = bank.intermediate_size,
+                                    .x = size.hidden_states,
+                                    .weight = bank.down,
+                                    .gated = false,
+                                    .gathers = false};
+    most = std::max({most, grouped_linear_workspace_size(device, gate_up),
+                     grouped_linear_workspace_size(device, down)});
+  }
+  return most;
+}
+
 Layout layout_of(Device device, const FusedMoeSize& size) {
-  if (size.num_experts < 1 || size.num_experts > kMoeMaxExperts)
-    Check(kOp).fail("num_experts", "1 to " + std::to_string(kMoeMaxExperts),
-                    std::to_string(size.num_experts));
+  const int64_t num_experts = all_experts(size);
   int64_t num_rows = 0;
   if (!checked_mul(size.num_tokens, size.top_k, &num_rows) || num_rows > INT32_MAX)
     Check(kOp).fail("topk_ids", "fewer than 2^31 entries",
@@ -57,45 +99,31 @@ Layout layout_of(Device device, const FusedMoeSize& size) {
   const int64_t itemsize = size_of(size.hidden_states);
   Cursor cursor;
   Layout l;
-  l.expert_offsets = cursor.place(size.num_experts + 1, 1, sizeof(int64_t));
+  l.expert_offsets = cursor.place(num_experts + 1, 1, sizeof(int64_t));
   l.inverse = cursor.place(num_rows, 1, sizeof(int32_t));
   l.source_rows = cursor.place(num_rows, 1, sizeof(int32_t));
-  l.sort_bytes = moe_sort_workspace_size(device, num_rows, size.num_experts);
+  l.sort_bytes = moe_sort_workspace_size(device, num_rows, num_experts);
   l.sort_workspace = cursor.place(l.sort_bytes, 1, 1);
-  l.gated = cursor.place(num_rows, size.intermediate_size, itemsize);
+  l.gated = cursor.place(num_rows, widest(size), itemsize);
   l.y = cursor.place(num_rows, size.hidden_size, itemsize);
-  const GroupedLinearSize gate_up = {.num_rows = num_rows,
-                                     .num_experts = size.num_experts,
-                                     .columns = size.intermediate_size,
-                                     .in_features = size.hidden_size,
-                                     .x = size.hidden_states,
-                                     .weight = size.gate_up,
-                                     .gated = true,
-                                     .gathers = true};
-  const GroupedLinearSize down = {.num_rows = num_rows,
-                                  .num_experts = size.num_experts,
-                                  .columns = size.hidden_size,
-                                  .in_features = size.intermediate_size,
-                                  .x = size.hidden_states,
-                                  .weight = size.down,
-                                  .gated = false,
-                                  .gathers = false};
-  l.product_bytes = std::max(grouped_linear_workspace_size(device, gate_up),
-                             grouped_linear_workspace_size(device, down));
+  l.product_bytes = product_bytes_of(device, size, num_rows);
   l.product_workspace = cursor.place(l.product_bytes, 1, 1);
   l.total = cursor.end();
   return l;
 }
 
 FusedMoeSize size_of_call(const FusedMoeArgs& a) {
-  return {.hidden_states = a.hidden_states.dtype,
-          .gate_up = a.gate_up.weight.dtype,
-          .down = a.down.weight.dtype,
-          .num_tokens = a.topk_ids.size(0),
-          .top_k = a.topk_ids.size(1),
-          .num_experts = a.gate_up.weight.size(0),
-          .hidden_size = a.hidden_states.size(1),
-          .intermediate_size = a.down.in_features};
+  FusedMoeSize size = {.hidden_states = a.hidden_states.dtype,
+                       .num_tokens = a.topk_ids.size(0),
+                       .top_k = a.topk_ids.size(1),
+                       .hidden_size = a.hidden_states.size(1),
+                       .banks = {}};
+  for (const ExpertBank& bank : a.banks)
+    size.banks.push_back({.gate_up = bank.gate_up.weight.dtype,
+                          .down = bank.down.weight.dtype,
+                          .num_experts = bank.gate_up.weight.size(0),
+                          .intermediate_size = bank.down.in_features});
+  return size;
 }
 
 TensorView matrix(char* data, DType dtype, Device device, int64_t rows, int64_t columns) {
@@ -110,6 +138,19 @@ TensorView matrix(char* data, DType dtype, Device device, int64_t rows, int64_t 
 TensorView vector(char* data, DType dtype, Device device, int64_t size) {
   return {
       .data = data, .dtype = dtype, .device = device, .rank = 1, .shape = {size}, .stride = {1}};
+}
+
+// `size` entries from `begin` on.
+TensorView part(const TensorView& vector, int64_t begin, int64_t size) {
+  TensorView t = vector;
+  t.data = vector.ptr<char>() + begin * size_of(vector.dtype);
+  t.shape[0] = size;
+  return t;
+}
+
+TensorView first_columns(TensorView matrix, int64_t columns) {
+  matrix.shape[1] = columns;
+  return matrix;
 }
 
 // Rows of hidden_states' dtype.
@@ -127,28 +168,69 @@ void check_choice(const Check& check, const char* name, const TensorView& t, DTy
   check.contiguous(name, t);
 }
 
-void check_experts(const Check& check, const FusedMoeArgs& a, const Stream& stream) {
+// What a bank's tensors are called: "w_down", or "w_down[1]" where there are several.
+struct BankNames {
+  std::string gate_up, gate_up_scale, down, down_scale;
+
+  BankNames(const FusedMoeArgs& a, size_t index) {
+    std::string at;
+    if (a.banks.size() > 1) at.append("[").append(std::to_string(index)).append("]");
+    gate_up = "w_gate_up" + at, gate_up_scale = gate_up + ".scale";
+    down = "w_down" + at, down_scale = down + ".scale";
+  }
+};
+
+// Returns the number of experts.
+int64_t check_bank(const Check& check, const FusedMoeArgs& a, size_t index, const Stream& stream) {
   const DType dtype = a.hidden_states.dtype;
   const int64_t hidden_size = a.hidden_states.size(1);
-  if (a.gate_up.in_features != hidden_size)
-    check.fail("w_gate_up", "in_features=" + std::to_string(hidden_size),
-               std::to_string(a.gate_up.in_features));
+  const auto& [gate_up, down] = a.banks[index];
+  const BankNames names(a, index);
+  const char *w_gate_up = names.gate_up.c_str(), *w_down = names.down.c_str();
+  if (gate_up.in_features != hidden_size)
+    check.fail(w_gate_up, "in_features=" + std::to_string(hidden_size),
+               std::to_string(gate_up.in_features));
   const int64_t num_experts =
-      check_expert_weights(kOp, "w_gate_up", "w_gate_up.scale", a.gate_up, dtype, stream);
-  if (a.gate_up.out_features % 2 != 0)
-    check.fail("w_gate_up", "an even number of out_features",
-               std::to_string(a.gate_up.out_features));
-  if (a.down.in_features != a.gate_up.out_features / 2 || a.down.out_features != hidden_size)
-    check.fail("w_down",
+      check_expert_weights(kOp, w_gate_up, names.gate_up_scale.c_str(), gate_up, dtype, stream);
+  if (gate_up.out_features % 2 != 0)
+    check.fail(w_gate_up, "an even number of out_features", std::to_string(gate_up.out_features));
+  if (down.in_features != gate_up.out_features / 2 || down.out_features != hidden_size)
+    check.fail(w_down,
                "out_features=" + std::to_string(hidden_size) +
-                   ", in_features=" + std::to_string(a.gate_up.out_features / 2),
-               std::to_string(a.down.out_features) + " and " + std::to_string(a.down.in_features));
-  if (check_expert_weights(kOp, "w_down", "w_down.scale", a.down, dtype, stream) != num_experts)
-    check.fail("w_down", "num_experts=" + std::to_string(num_experts),
-               "shape " + shape_string(a.down.weight));
+                   ", in_features=" + std::to_string(gate_up.out_features / 2),
+               std::to_string(down.out_features) + " and " + std::to_string(down.in_features));
+  if (check_expert_weights(kOp, w_down, names.down_scale.c_str(), down, dtype, stream) !=
+      num_experts)
+    check.fail(w_down, "num_experts=" + std::to_string(num_experts),
+               "shape " + shape_string(down.weight));
   if (a.int8_activations) {
-    check_int8_activations(kOp, "w_gate_up", a.gate_up, stream);
-    check_int8_activations(kOp, "w_down", a.down, stream);
+    check_int8_activations(kOp, w_gate_up, gate_up, stream);
+    check_int8_activations(kOp, w_down, down, stream);
+  }
+  return num_experts;
+}
+
+void check_banks(const Check& check, const FusedMoeArgs& a, const Stream& stream) {
+  if (a.banks.empty()) check.fail("w_gate_up", "one bank of experts or more", "none");
+  int64_t num_experts = 0;
+  for (size_t i = 0; i < a.banks.size(); ++i) {
+    num_experts += check_bank(check, a, i, stream);
+    if (num_experts > kMoeMaxExperts)
+      check.fail("w_gate_up", "1 to " + std::to_string(kMoeMaxExperts) + " experts in all banks",
+                 std::to_string(num_experts) + " in the first " + std::to_string(i + 1));
+  }
+}
+
+// That a tensor of the call that is written lies apart from all experts.
+void check_apart_from_banks(const Check& check, const char* name, const TensorView& written,
+                            const FusedMoeArgs& a) {
+  for (size_t i = 0; i < a.banks.size(); ++i) {
+    const auto& [gate_up, down] = a.banks[i];
+    const BankNames names(a, i);
+    check.disjoint(name, written, names.gate_up.c_str(), gate_up.weight);
+    check.disjoint(name, written, names.down.c_str(), down.weight);
+    if (gate_up.scale) check.disjoint(name, written, names.gate_up_scale.c_str(), *gate_up.scale);
+    if (down.scale) check.disjoint(name, written, names.down_scale.c_str(), *down.scale);
   }
 }
 
@@ -167,49 +249,67 @@ void check_workspace(const Check& check, const FusedMoeArgs& a, int64_t bytes) {
 
 FusedMoeSteps fused_moe_steps(const FusedMoeArgs& a, Device device) {
   const FusedMoeSize size = size_of_call(a);
-  const int64_t num_rows = size.num_tokens * size.top_k;
+  const int64_t num_rows = size.num_tokens * size.top_k, num_experts = all_experts(size);
   const Layout l = layout_of(device, size);
   char* base = a.workspace.ptr<char>();
   const TensorView expert_offsets =
-      vector(base + l.expert_offsets, DType::kI64, device, size.num_experts + 1);
+      vector(base + l.expert_offsets, DType::kI64, device, num_experts + 1);
   const TensorView inverse =
       matrix(base + l.inverse, DType::kI32, device, size.num_tokens, size.top_k);
   const TensorView source_rows = vector(base + l.source_rows, DType::kI32, device, num_rows);
   const TensorView gated =
-      matrix(base + l.gated, size.hidden_states, device, num_rows, size.intermediate_size);
+      matrix(base + l.gated, size.hidden_states, device, num_rows, widest(size));
   const TensorView y = matrix(base + l.y, size.hidden_states, device, num_rows, size.hidden_size);
-  // Of both products, one after the other.
+  // Of all products, one after the other.
   const TensorView product_workspace =
       vector(base + l.product_workspace, DType::kU8, device, l.product_bytes);
-  return {.sort = {.expert_offsets = expert_offsets,
-                   .inverse = inverse,
-                   .source_rows = source_rows,
-                   .topk_ids = a.topk_ids,
-                   .num_experts = size.num_experts,
-                   .workspace = vector(base + l.sort_workspace, DType::kU8, device, l.sort_bytes)},
-          .gate_up = {.out = gated,
-                      .x = a.hidden_states,
-                      .weight = a.gate_up,
-                      .expert_offsets = expert_offsets,
-                      .source_rows = source_rows,
-                      .int8_activations = a.int8_activations,
-                      .workspace = product_workspace},
-          .down = {.out = y,
-                   .x = gated,
-                   .weight = a.down,
-                   .expert_offsets = expert_offsets,
-                   .source_rows = std::nullopt,
-                   .int8_activations = a.int8_activations,
-                   .workspace = product_workspace},
-          .combine = {.out = a.out,
-                      .x = y,
-                      .shared = a.shared,
-                      .topk_weights = a.topk_weights,
-                      .inverse = inverse}};
+  FusedMoeSteps steps = {
+      .sort = {.expert_offsets = expert_offsets,
+               .inverse = inverse,
+               .source_rows = source_rows,
+               .topk_ids = a.topk_ids,
+               .num_experts = num_experts,
+               .workspace = vector(base + l.sort_workspace, DType::kU8, device, l.sort_bytes)},
+      .gate_up = {},
+      .down = {},
+      .combine = {.out = a.out,
+                  .x = y,
+                  .shared = a.shared,
+                  .topk_weights = a.topk_weights,
+                  .inverse = inverse}};
+  int64_t first_expert = 0;
+  for (const ExpertBank& bank : a.banks) {
+    const int64_t count = bank.gate_up.weight.size(0);
+    const TensorView offsets = part(expert_offsets, first_expert, count + 1);
+    const TensorView gated_of_bank = first_columns(gated, bank.down.in_features);
+    steps.gate_up.push_back({.out = gated_of_bank,
+                             .x = a.hidden_states,
+                             .weight = bank.gate_up,
+                             .expert_offsets = offsets,
+                             .source_rows = source_rows,
+                             .int8_activations = a.int8_activations,
+                             .workspace = product_workspace});
+    steps.down.push_back({.out = y,
+                          .x = gated_of_bank,
+                          .weight = bank.down,
+                          .expert_offsets = offsets,
+                          .source_rows = std::nullopt,
+                          .int8_activations = a.int8_activations,
+                          .workspace = product_workspace});
+    first_expert += count;
+  }
+  return steps;
 }
 
 int64_t fused_moe_workspace_size(Device device, const FusedMoeSize& size) {
-  return layout_of(device, size).total;
+  int64_t most = layout_of(device, size).total;
+  if (size.banks.size() == 1) return most;
+  FusedMoeSize alone = size;
+  for (const FusedMoeSize::Bank& bank : size.banks) {
+    alone.banks = {bank};
+    most = std::max(most, layout_of(device, alone).total);
+  }
+  return most;
 }
 
 void fused_moe(const FusedMoeArgs& a, const Stream& stream) {
@@ -224,11 +324,11 @@ void fused_moe(const FusedMoeArgs& a, const Stream& stream) {
   const Dim top_k{"top_k", a.topk_ids.size(1)};
   check_choice(check, "topk_ids", a.topk_ids, DType::kI32, num_tokens, top_k);
   check_choice(check, "topk_weights", a.topk_weights, DType::kF32, num_tokens, top_k);
-  check_experts(check, a, stream);
+  check_banks(check, a, stream);
   const TensorView* shared = pointer_to(a.shared);
   if (shared != nullptr) check_rows(check, "shared", *shared, num_tokens, hidden_size, dtype);
   check_rows(check, "out", a.out, num_tokens, hidden_size, dtype);
-  check_workspace(check, a, fused_moe_workspace_size(stream.device, size_of_call(a)));
+  check_workspace(check, a, layout_of(stream.device, size_of_call(a)).total);
 
   // In place means the very same rows; a shifted overlap would read what it has overwritten.
   const bool in_place =
@@ -237,17 +337,16 @@ void fused_moe(const FusedMoeArgs& a, const Stream& stream) {
                                                    {"hidden_states", &a.hidden_states},
                                                    {"topk_weights", &a.topk_weights},
                                                    {"topk_ids", &a.topk_ids},
-                                                   {"w_gate_up", &a.gate_up.weight},
-                                                   {"w_gate_up.scale", pointer_to(a.gate_up.scale)},
-                                                   {"w_down", &a.down.weight},
-                                                   {"w_down.scale", pointer_to(a.down.scale)},
                                                    {"shared", in_place ? nullptr : shared},
                                                    {"workspace", &a.workspace}};
   for (const Check::Named& named : all)
     if (named.second != nullptr) check.device(stream.device, {named});
   if (shared != nullptr) check.device(stream.device, {{"shared", shared}});
-  check_written(check, {"out", &a.out}, all);
-  check_written(check, {"workspace", &a.workspace}, all);
+  for (const Check::Named& written :
+       {Check::Named{"out", &a.out}, Check::Named{"workspace", &a.workspace}}) {
+    check_written(check, written, all);
+    check_apart_from_banks(check, written.first, *written.second, a);
+  }
   if (a.out.numel() == 0) return;
   dispatch(kOp, {&cpu::fused_moe, ERNIE_CUDA_FN(cuda::fused_moe)}, a, stream);
 }

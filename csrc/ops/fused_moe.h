@@ -10,12 +10,22 @@
 #pragma once
 
 #include <optional>
+#include <span>
+#include <vector>
 
 #include "core/tensor.h"
 #include "ops/grouped_gemm.h"
 #include "ops/moe.h"
 
 namespace ernie {
+
+// Experts that are kept alike. Those of a layer may be in several banks, of different kinds and
+// widths: ids count the experts of all, bank after bank. A row has the bits of a call with its own
+// bank alone, and a bank that no token chooses is not read.
+struct ExpertBank {
+  ExpertWeights gate_up;  // 2 intermediate_size x hidden_size, gate rows first
+  ExpertWeights down;     // hidden_size x intermediate_size; may be of another kind
+};
 
 struct FusedMoeArgs {
   TensorView out;  // [num_tokens, hidden_size], dtype of hidden_states, last stride 1; may
@@ -24,30 +34,35 @@ struct FusedMoeArgs {
   TensorView topk_weights;   // [num_tokens, top_k], float32, contiguous
   TensorView topk_ids;       // [num_tokens, top_k], int32, contiguous, fewer than 2^31, each in
                              // [0, num_experts)
-  ExpertWeights gate_up;     // 2 intermediate_size x hidden_size, gate rows first
-  ExpertWeights down;        // hidden_size x intermediate_size; may be of another kind
-  std::optional<TensorView> shared;  // [num_tokens, hidden_size], dtype of hidden_states, last
-                                     // stride 1
+  std::span<const ExpertBank> banks;  // one or more, of 1 to 4096 experts in all
+  std::optional<TensorView> shared;   // [num_tokens, hidden_size], dtype of hidden_states, last
+                                      // stride 1
   TensorView workspace;   // uint8, contiguous, fused_moe_workspace_size() bytes or more, at a
                           // multiple of 16 bytes
-  bool int8_activations;  // as in GroupedLinearArgs, for both products
+  bool int8_activations;  // as in GroupedLinearArgs, for all products
 };
 
-// The four steps of a call in their order, on the buffers that lie in its workspace. The first
-// product gathers its rows of hidden_states by source_rows.
+// The four steps of a call in their order, on the buffers that lie in its workspace; a product for
+// each bank. The first products gather their rows of hidden_states by source_rows.
 struct FusedMoeSteps {
   MoeSortArgs sort;
-  GroupedLinearSiluAndMulArgs gate_up;
-  GroupedLinearArgs down;
+  std::vector<GroupedLinearSiluAndMulArgs> gate_up;
+  std::vector<GroupedLinearArgs> down;
   MoeCombineArgs combine;
 };
 FusedMoeSteps fused_moe_steps(const FusedMoeArgs&, Device);
 
 struct FusedMoeSize {
-  DType hidden_states, gate_up, down;
-  int64_t num_tokens, top_k, num_experts, hidden_size, intermediate_size;
+  struct Bank {
+    DType gate_up, down;
+    int64_t num_experts, intermediate_size;
+  };
+  DType hidden_states;
+  int64_t num_tokens, top_k, hidden_size;
+  std::vector<Bank> banks;
 };
-// Throws ArgumentError where the sizes exceed 64 bits. Fewer tokens never need more.
+// Throws ArgumentError where the sizes exceed 64 bits. Fewer tokens never need more, nor does a
+// call with one of the banks alone.
 int64_t fused_moe_workspace_size(Device, const FusedMoeSize&);
 
 void fused_moe(const FusedMoeArgs&, const Stream&);

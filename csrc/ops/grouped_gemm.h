@@ -10,6 +10,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 
 #include "core/tensor.h"
 
@@ -77,13 +78,23 @@ void check_int8_activations(const char* op, const char* name, const ExpertWeight
 void grouped_linear(const GroupedLinearArgs&, const Stream&);
 void grouped_linear_silu_and_mul(const GroupedLinearSiluAndMulArgs&, const Stream&);
 
+// Products of several banks of experts, one or more, of which nothing is checked: out, x and
+// source_rows are of the rows of all, the expert_offsets of a bank go on where those of the one
+// before end, and each writes its own rows alone. All have one type of x; with source_rows, one x.
+// On the CPU they are one parallel loop.
 namespace cpu {
 void grouped_linear(const GroupedLinearArgs&, const Stream&);
 void grouped_linear_silu_and_mul(const GroupedLinearSiluAndMulArgs&, const Stream&);
+void grouped_linear_of_banks(std::span<const GroupedLinearArgs>, const Stream&);
+void grouped_linear_silu_and_mul_of_banks(std::span<const GroupedLinearSiluAndMulArgs>,
+                                          const Stream&);
 }  // namespace cpu
 namespace cuda {
 void grouped_linear(const GroupedLinearArgs&, const Stream&);
 void grouped_linear_silu_and_mul(const GroupedLinearSiluAndMulArgs&, const Stream&);
+void grouped_linear_of_banks(std::span<const GroupedLinearArgs>, const Stream&);
+void grouped_linear_silu_and_mul_of_banks(std::span<const GroupedLinearSiluAndMulArgs>,
+                                          const Stream&);
 int64_t grouped_linear_workspace_size(Device, const GroupedLinearSize&);
 }  // namespace cuda
 

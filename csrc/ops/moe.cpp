@@ -91,34 +91,48 @@ void moe_route(const MoeRouteArgs& a, const Stream& stream) {
   check.rank("router_logits", a.router_logits, 2);
   check.dtype("router_logits", a.router_logits, {DType::kF32});
   check.inner_contiguous("router_logits", a.router_logits);
-  const int64_t num_experts = a.router_logits.size(1);
-  if (num_experts < 1 || num_experts > kMoeMaxExperts)
+  const int64_t all_experts = a.router_logits.size(1);
+  if (all_experts < 1 || all_experts > kMoeMaxExperts)
     check.fail("router_logits", "1 to " + std::to_string(kMoeMaxExperts) + " experts",
                "shape " + shape_string(a.router_logits));
+  if (a.num_banks < 1 || all_experts % a.num_banks != 0)
+    check.fail("num_banks", "a divisor of the " + std::to_string(all_experts) + " experts",
+               std::to_string(a.num_banks));
+  if (a.num_banks > 1 && !a.banks)
+    check.fail("banks", "the bank of each token with num_banks=" + std::to_string(a.num_banks),
+               "none");
+  const int64_t num_experts = all_experts / a.num_banks;
   if (a.top_k < 1 || a.top_k > num_experts)
     check.fail("top_k", "a value from 1 to num_experts=" + std::to_string(num_experts),
                std::to_string(a.top_k));
   if (!(a.norm_min > 0) || std::isinf(a.norm_min))
     check.fail("norm_min", "a finite value > 0", std::to_string(a.norm_min));
   const Dim num_tokens{"num_tokens", a.router_logits.size(0)}, top_k{"top_k", a.top_k};
-  check_packed(check, "correction_bias", a.correction_bias, DType::kF32,
-               {{"num_experts", num_experts}});
+  if (a.num_banks > 1 && a.correction_bias.rank == 2)
+    check_packed(check, "correction_bias", a.correction_bias, DType::kF32,
+                 {{"num_banks", a.num_banks}, {"num_experts", num_experts}});
+  else
+    check_packed(check, "correction_bias", a.correction_bias, DType::kF32,
+                 {{"num_experts", all_experts}});
   check_packed(check, "topk_weights", a.topk_weights, DType::kF32, {num_tokens, top_k});
   check_packed(check, "topk_ids", a.topk_ids, DType::kI32, {num_tokens, top_k});
   const TensorView* flags = pointer_to(a.flags);
   if (flags != nullptr) check_packed(check, "flags", *flags, DType::kU8, {num_tokens});
+  const TensorView* banks = pointer_to(a.banks);
+  if (banks != nullptr) check_packed(check, "banks", *banks, DType::kU8, {num_tokens});
 
   const std::initializer_list<Check::Named> all = {{"topk_weights", &a.topk_weights},
                                                    {"topk_ids", &a.topk_ids},
                                                    {"flags", flags},
                                                    {"router_logits", &a.router_logits},
-                                                   {"correction_bias", &a.correction_bias}};
-  for (const Check::Named& named : all) {
-    if (named.second == nullptr) continue;
-    check.device(stream.device, {named});
-    if (named.second != &a.router_logits && named.second != &a.correction_bias)
-      check_written(check, named, all);
-  }
+                                                   {"correction_bias", &a.correction_bias},
+                                                   {"banks", banks}};
+  for (const Check::Named& named : all)
+    if (named.second != nullptr) check.device(stream.device, {named});
+  for (const Check::Named& written :
+       {Check::Named{"topk_weights", &a.topk_weights}, Check::Named{"topk_ids", &a.topk_ids},
+        Check::Named{"flags", flags}})
+    if (written.second != nullptr) check_written(check, written, all);
   if (num_tokens.size == 0) return;
   dispatch("moe_route", {&cpu::moe_route, ERNIE_CUDA_FN(cuda::moe_route)}, a, stream);
 }

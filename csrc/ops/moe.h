@@ -24,13 +24,21 @@ namespace ernie {
 // all in float32, by the arithmetic of moe_core.h: the bias chooses and never weighs. A row with a
 // logit or a bias that is not finite gets the experts 0 to k - 1 with weight NaN, and flags[t] = 1;
 // the flags of other rows stay as they are, so that one array can serve all layers of a step.
+//
+// Of several banks of E experts each, a token has one: with b = banks[t] its row is that of the
+// columns b E to b E + E - 1 alone, the bias likewise, and b E is added to its ids. What the other
+// columns hold does not matter.
 struct MoeRouteArgs {
   TensorView topk_weights;          // [num_tokens, top_k], float32, contiguous
   TensorView topk_ids;              // [num_tokens, top_k], int32, contiguous; distinct in a row
   std::optional<TensorView> flags;  // [num_tokens], uint8, contiguous
-  TensorView router_logits;         // [num_tokens, num_experts], float32, last stride 1,
-                                    // 1 <= num_experts <= 4096
-  TensorView correction_bias;       // [num_experts], float32, contiguous
+  TensorView router_logits;    // [num_tokens, num_banks * num_experts], float32, last stride 1,
+                               // 1 to 4096 columns
+  TensorView correction_bias;  // [num_banks * num_experts], of several banks also
+                               // [num_banks, num_experts]; float32, contiguous
+  std::optional<TensorView> banks;  // [num_tokens], uint8, contiguous, each below num_banks; may
+                                    // be left out of a call with one bank
+  int64_t num_banks;                // divides the columns of router_logits
   int64_t top_k;                    // 1 <= top_k <= num_experts
   float norm_min;                   // finite, > 0
 };
@@ -90,7 +98,7 @@ void moe_dispatch(const MoeDispatchArgs&, const Stream&);
 void moe_combine(const MoeCombineArgs&, const Stream&);
 }  // namespace cpu
 namespace cuda {
-// Ids and places out of range count as the nearest one in range.
+// Ids, places and banks out of range count as the nearest one in range.
 void moe_route(const MoeRouteArgs&, const Stream&);
 void moe_sort(const MoeSortArgs&, const Stream&);
 void moe_dispatch(const MoeDispatchArgs&, const Stream&);

@@ -34,7 +34,8 @@ SCALARS = {
 
 
 def seeds() -> list[Any]:
-    return [{"op": name, "edits": []} for name in OPS]
+    banks = [["w_gate_up", "banks", 3, 0], ["w_down", "banks", 3, 0]]
+    return [*({"op": name, "edits": []} for name in OPS), {"op": "fused_moe", "edits": banks}]
 
 
 def mutated(case: Any, other: Any, draw: random.Random) -> Any:
@@ -158,6 +159,7 @@ EDITS: dict[str, Callable[[np.ndarray, Any, Any], Any]] = {
     "put": filled,
     "tensor": lambda a, _, __: a,
     "pack": lambda a, _, __: a,
+    "banks": lambda a, _, __: a,
     "value": lambda a, value, _: value,
     "share": lambda a, _, __: a,
     "overlap": lambda a, _, __: a,
@@ -176,6 +178,14 @@ def packed(array: np.ndarray, way: int) -> Any:
     for index, matrix in enumerate(array):
         ek.ops.expert_weights_set(experts, index, matrix)
     return experts
+
+
+def in_banks(array: np.ndarray, first: int, way: int) -> list[Any]:
+    """Experts in two banks, of which the first has `first`; the second may be packed."""
+    if array.ndim != 3:
+        return [array]
+    banks = [np.ascontiguousarray(bank) for bank in np.split(array, [first])]
+    return banks if way % 2 == 0 else [banks[0], packed(banks[1], way // 2)]
 
 
 # ------------------------------------------------------------------------------------------ one call
@@ -197,6 +207,8 @@ class Call:
                 self.last[argument] = ek.from_numpy
             elif kind == "pack":
                 self.last[argument] = functools.partial(packed, way=first)
+            elif kind == "banks":
+                self.last[argument] = functools.partial(in_banks, first=first, way=second)
             elif kind == "value" or argument not in self.op.tensors():
                 self.arguments[argument] = first
             elif isinstance(self.arguments[argument], np.ndarray):

@@ -199,6 +199,24 @@ def case_moe_route(rng, device):
         np.testing.assert_array_equal(got.numpy().view(np.uint8), wanted.view(np.uint8))
 
 
+def case_moe_route_of_banks(rng, device):
+    tokens, num_banks, experts = extent(rng, 12), int(rng.integers(2, 5)), extent(rng, 130)
+    top_k = min(experts, int(rng.integers(1, 9)))
+    logits = reference.random(rng, (tokens, num_banks * experts), F32, 2.0)
+    bias = reference.random(rng, (num_banks, experts), F32, 0.02)
+    if rng.random() < 0.5:
+        logits[rng.integers(tokens), rng.integers(logits.shape[1])] = np.nan
+    banks = rng.integers(0, num_banks, tokens).astype(np.uint8)
+    flags = reference.ek.from_numpy(np.zeros(tokens, np.uint8), device)
+    weights, ids = ops.moe_route(
+        on(strided(rng, logits), device), on(bias, device), top_k, banks=on(banks, device),
+        num_banks=num_banks, flags=flags,
+    )  # fmt: skip
+    expected = reference_moe.moe_route_of_banks(logits, bias, top_k, banks)
+    for got, wanted in zip((weights, ids, flags), expected, strict=True):
+        np.testing.assert_array_equal(got.numpy().view(np.uint8), wanted.view(np.uint8))
+
+
 def case_moe_dispatch(rng, device):
     """A dispatch, experts that scale their rows, and the combination."""
     dtype, tokens, top_k, hidden = dtype_of(rng), extent(rng, 40), extent(rng, 9), extent(rng, 150)
@@ -250,16 +268,17 @@ def case_wint4_linear(rng, device):
 
 
 def case_fused_moe(rng, device):
-    """Experts of any kind, and of two."""
+    """Experts of any kind, and of several, in one to three banks."""
     dtype, tokens, top_k = dtype_of(rng), extent(rng, 24), extent(rng, 6)
-    hidden, width, experts = extent(rng, 150), extent(rng, 100), extent(rng, 20)
-    kinds = [
-        str(rng.choice(["bfloat16", "wint8", "wint4"] + ["float32"] * (dtype == F32)))
-        for _ in range(2)
-    ]
-    pack = device == "cpu" and rng.random() < 0.8
-    gate_up = Experts(rng, kinds[0], experts, 2 * width, hidden, pack=pack, device=device)
-    down = Experts(rng, kinds[1], experts, hidden, width, pack=pack, device=device)
+    hidden, counts = extent(rng, 150), [extent(rng, 20) for _ in range(int(rng.integers(1, 4)))]
+    kinds = ["bfloat16", "wint8", "wint4"] + ["float32"] * (dtype == F32)
+    gate_up, down = [], []
+    for count in counts:
+        width, pack = extent(rng, 100), device == "cpu" and rng.random() < 0.8
+        for side, rows, columns in ((gate_up, 2 * width, hidden), (down, hidden, width)):
+            kind = str(rng.choice(kinds))
+            side.append(Experts(rng, kind, count, rows, columns, pack=pack, device=device))
+    experts = sum(counts)
     some = rng.integers(0, experts, extent(rng, 8))  # the others are empty
     topk_ids = rng.choice(some, (tokens, top_k)).astype(np.int32)
     x = reference.random(rng, (tokens, hidden), dtype)
@@ -267,12 +286,12 @@ def case_fused_moe(rng, device):
     shared = reference.random(rng, x.shape, dtype) if rng.random() < 0.5 else None
     out = poisoned(x.shape, dtype, device)
     ops.fused_moe(
-        on(strided(rng, x), device), on(weights, device), on(topk_ids, device), gate_up.given,
-        down.given, shared=None if shared is None else on(strided(rng, shared), device), out=out,
+        on(strided(rng, x), device), on(weights, device), on(topk_ids, device),
+        [bank.given for bank in gate_up], [bank.given for bank in down],
+        shared=None if shared is None else on(strided(rng, shared), device), out=out,
     )  # fmt: skip
-    expected, magnitude = reference_moe.fused_moe(
-        x, weights, topk_ids, gate_up.matrices, down.matrices, shared
-    )
+    matrices = ([m for bank in side for m in bank.matrices] for side in (gate_up, down))
+    expected, magnitude = reference_moe.fused_moe(x, weights, topk_ids, *matrices, shared)
     reference.check(out, expected, magnitude=magnitude)
 
 
@@ -336,7 +355,8 @@ CASES = {
     "rope": (case_rope, 0.05),
     "silu_and_mul": (case_silu_and_mul, 0.05),
     "embedding": (case_embedding, 0.04),
-    "moe_route": (case_moe_route, 0.1),
+    "moe_route": (case_moe_route, 0.08),
+    "moe_route of banks": (case_moe_route_of_banks, 0.02),
     "moe_dispatch": (case_moe_dispatch, 0.08),
     "fused_moe": (case_fused_moe, 0.06),
 }

@@ -12,11 +12,11 @@ EMBEDDING = ["tests/ops/test_embedding.py"]
 WINT8 = ["tests/ops/test_wint8.py"]
 WINT4 = ["tests/ops/test_wint4.py"]
 EXPERTS = ["tests/ops/test_grouped_gemm.py"]
-FUSED_MOE = ["tests/ops/test_fused_moe.py"]
+FUSED_MOE = ["tests/ops/test_fused_moe.py", "tests/ops/test_expert_banks.py"]
 ACTIVATION = ["tests/ops/test_activation.py"]
 ROPE = ["tests/ops/test_rope.py"]
 SAMPLING = ["tests/ops/test_sampling.py"]
-MOE = ["tests/ops/test_moe.py", "tests/ops/test_moe_route.py"]
+MOE = ["tests/ops/test_moe.py", "tests/ops/test_moe_route.py", "tests/ops/test_moe_route_banks.py"]
 VISION = ["tests/ops/test_vision.py", "tests/ops/test_vision_rows.py"]
 TENSOR = ["tests/test_tensor.py"]
 PARALLEL = ["tests/test_parallel.py"]
@@ -35,7 +35,11 @@ GRID_LOOPS = ["tests/simt/test_grid_loops.py"]
 CUDA_GEMM = [*GEMM, "tests/ops/test_gemm_cuda.py"]
 CUDA_WINT8 = [*WINT8, "tests/ops/test_wint8_cuda.py"]
 CUDA_WINT4 = [*WINT4, "tests/ops/test_wint4_cuda.py"]
-CUDA_GROUPED = ["tests/ops/test_grouped_gemm_cuda.py", "tests/ops/test_fused_moe_cuda.py"]
+CUDA_GROUPED = [
+    "tests/ops/test_grouped_gemm_cuda.py",
+    "tests/ops/test_fused_moe_cuda.py",
+    "tests/ops/test_expert_banks.py",
+]
 
 
 @dataclass(frozen=True)

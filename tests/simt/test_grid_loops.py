@@ -93,6 +93,10 @@ def moe(rng, dtype):
     for num_experts in (64, 300):
         logits = tensor(reference.random(rng, (11, num_experts), F32))
         results += ops.moe_route(logits, tensor(np.zeros(num_experts, np.float32)), 5)
+        banks = tensor(rng.integers(0, 2, 11).astype(np.uint8))
+        both = tensor(reference.random(rng, (11, 2 * num_experts), F32))
+        bias = tensor(np.zeros((2, num_experts), np.float32))
+        results += ops.moe_route(both, bias, 5, banks=banks, num_banks=2)
     ids = tensor(rng.integers(0, 40, (600, 5)).astype(np.int32))  # three tiles
     results += ops.moe_sort(ids, 40)
     x = tensor(reference.random(rng, (7, 2500), dtype))

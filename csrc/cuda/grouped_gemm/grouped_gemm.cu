@@ -5,7 +5,6 @@
 #include "cuda/gemm/inputs.h"
 #include "cuda/grouped_gemm/cutlass.h"
 #include "cuda/grouped_gemm/kernels.h"
-#include "ops/activation.h"
 #include "ops/grouped_gemm.h"
 
 namespace ernie::cuda {
@@ -82,13 +81,6 @@ void launch_bf16(const GroupedOperands& p, DType weight, bool gated, const GemmC
   }
 }
 
-void apply_silu_and_mul(const TensorView& out, void* gate_up, const Stream& stream) {
-  TensorView x = out;
-  x.data = gate_up;
-  x.shape[1] = x.stride[0] = 2 * out.size(1);
-  cuda::silu_and_mul({.out = out, .x = x}, stream);
-}
-
 template <class Args>
 void launch_product(const Args& a, bool gated, const Stream& stream) {
   if (a.out.numel() == 0 || a.x.size(0) == 0) return;  // rows of no x: the contract has none
@@ -99,11 +91,8 @@ void launch_product(const Args& a, bool gated, const Stream& stream) {
   const DType weight = problem.product.weight;
   switch (config.kernel) {
     case GemmKernel::kSm80:
-    case GemmKernel::kSm90: {
-      void* sums = launch_grouped_cutlass(p, problem, config, a.workspace->data, stream_of(stream));
-      if (gated) apply_silu_and_mul(a.out, sums, stream);
-      return;
-    }
+    case GemmKernel::kSm90:
+      return launch_grouped_cutlass(p, problem, config, a.workspace->data, stream_of(stream));
     case GemmKernel::kNarrowF32:
       return launch_grouped_narrow_f32(p, weight, gated, config, stream_of(stream));
     default:
@@ -125,6 +114,15 @@ void grouped_linear(const GroupedLinearArgs& a, const Stream& stream) {
 
 void grouped_linear_silu_and_mul(const GroupedLinearSiluAndMulArgs& a, const Stream& stream) {
   launch_product(a, true, stream);
+}
+
+void grouped_linear_of_banks(std::span<const GroupedLinearArgs> banks, const Stream& stream) {
+  for (const GroupedLinearArgs& a : banks) launch_product(a, false, stream);
+}
+
+void grouped_linear_silu_and_mul_of_banks(std::span<const GroupedLinearSiluAndMulArgs> banks,
+                                          const Stream& stream) {
+  for (const GroupedLinearSiluAndMulArgs& a : banks) launch_product(a, true, stream);
 }
 
 }  // namespace ernie::cuda

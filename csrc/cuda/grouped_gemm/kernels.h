@@ -39,9 +39,8 @@ void launch_grouped_tile_wint4(const GroupedOperands&, bool gated, const GemmCon
 void launch_grouped_narrow_f32(const GroupedOperands&, DType weight, bool gated, const GemmConfig&,
                                cudaStream_t);
 
-// CUTLASS, with a workspace of grouped_workspace(problem). Returns where the sums go, with a row's
-// next to the one before unless that is p.out: without SwiGLU where gated.
-void* launch_grouped_cutlass(GroupedOperands p, const GroupedProblem& problem, const GemmConfig&,
-                             void* workspace, cudaStream_t);
+// CUTLASS, with a workspace of grouped_workspace(problem).
+void launch_grouped_cutlass(const GroupedOperands&, const GroupedProblem&, const GemmConfig&,
+                            void* workspace, cudaStream_t);
 
 }  // namespace ernie::cuda

@@ -16,10 +16,18 @@ struct RouteRows {
   uint8_t* flags;  // may be null
   const float* logits;
   const float* bias;
+  const uint8_t* banks;  // null: there is one
   int64_t stride, num_tokens;
-  int num_experts, top_k;
+  int num_banks, num_experts, top_k;  // num_experts of a bank
   float norm_min;
 };
+
+// Of the bank that row t chooses among: its first expert.
+__device__ __forceinline__ int first_expert(const RouteRows& a, int64_t t) {
+  if (a.banks == nullptr) return 0;
+  const int bank = a.banks[t];
+  return (bank < a.num_banks ? bank : a.num_banks - 1) * a.num_experts;
+}
 
 // What is larger comes first; of equal scores the lower id, which the callers see to. Above 0 for
 // every finite score.
@@ -27,11 +35,13 @@ __device__ __forceinline__ unsigned order_of(float score) {
   return static_cast<unsigned>(sample_key(score, 0) >> 32);
 }
 
-// The lanes, or threads, from `first` on in steps of `step` write the row that is not finite.
-__device__ __forceinline__ void mark_row(const RouteRows& a, int64_t t, int first, int step) {
+// The lanes, or threads, from `first` on in steps of `step` write the row that is not finite, of
+// the bank whose first expert is `expert`.
+__device__ __forceinline__ void mark_row(const RouteRows& a, int64_t t, int expert, int first,
+                                         int step) {
   for (int j = first; j < a.top_k; j += step) {
     a.weights[t * a.top_k + j] = moe_nan();
-    a.ids[t * a.top_k + j] = j;
+    a.ids[t * a.top_k + j] = expert + j;
   }
   if (first == 0 && a.flags != nullptr) a.flags[t] = 1;
 }
@@ -48,7 +58,8 @@ __global__ void __launch_bounds__(kWarpRows* kWarpSize) moe_route_warp_kernel(co
   const int lane = threadIdx.x % kWarpSize;
   const int64_t first = int64_t{blockIdx.x} * kWarpRows + threadIdx.x / kWarpSize;
   for (int64_t t = first; t < a.num_tokens; t += int64_t{gridDim.x} * kWarpRows) {
-    const float* logits = a.logits + t * a.stride;
+    const int expert0 = first_expert(a, t);
+    const float* logits = a.logits + t * a.stride + expert0;
     float p[kPerLane], bias[kPerLane];
     bool finite = true;
     float largest = -INFINITY;
@@ -56,12 +67,12 @@ __global__ void __launch_bounds__(kWarpRows* kWarpSize) moe_route_warp_kernel(co
     for (int c = 0; c < kPerLane; ++c) {
       const int e = lane + c * kWarpSize;
       p[c] = e < a.num_experts ? logits[e] : 0.f;
-      bias[c] = e < a.num_experts ? a.bias[e] : 0.f;
+      bias[c] = e < a.num_experts ? a.bias[expert0 + e] : 0.f;
       finite &= moe_is_finite(p[c]) && moe_is_finite(bias[c]);
       if (e < a.num_experts) largest = fmaxf(largest, p[c]);
     }
     if (!__all_sync(kAllLanes, finite)) {
-      mark_row(a, t, lane, kWarpSize);
+      mark_row(a, t, expert0, lane, kWarpSize);
       continue;
     }
     largest = warp_max(largest);
@@ -106,7 +117,7 @@ __global__ void __launch_bounds__(kWarpRows* kWarpSize) moe_route_warp_kernel(co
     const float divisor = fmaxf(warp_sum(kept_p), a.norm_min);
     if (lane < a.top_k) {
       a.weights[t * a.top_k + lane] = kept_p / divisor;
-      a.ids[t * a.top_k + lane] = kept_id;
+      a.ids[t * a.top_k + lane] = expert0 + kept_id;
     }
   }
 }
@@ -143,14 +154,16 @@ __global__ void __launch_bounds__(kBlockThreads)
   const int n = a.num_experts;
 
   for (int64_t t = blockIdx.x; t < a.num_tokens; t += gridDim.x) {
-    const float* logits = a.logits + t * a.stride;
+    const int expert0 = first_expert(a, t);
+    const float* logits = a.logits + t * a.stride + expert0;
+    const float* bias = a.bias + expert0;
     bool finite = true;
     for (int e = threadIdx.x; e < n; e += kBlockThreads) {
       p[e] = logits[e];
-      finite &= moe_is_finite(p[e]) && moe_is_finite(a.bias[e]);
+      finite &= moe_is_finite(p[e]) && moe_is_finite(bias[e]);
     }
     if (__syncthreads_and(finite) == 0) {
-      mark_row(a, t, static_cast<int>(threadIdx.x), kBlockThreads);
+      mark_row(a, t, expert0, static_cast<int>(threadIdx.x), kBlockThreads);
       continue;  // no barrier: so far a thread has read its own part of p alone
     }
     if (threadIdx.x < kWarpSize) {
@@ -171,7 +184,7 @@ __global__ void __launch_bounds__(kBlockThreads)
     __syncthreads();
     for (int e = threadIdx.x; e < padded_experts; e += kBlockThreads) {
       if (e < n) p[e] = p[e] / results[1];
-      keys[e] = e < n ? sample_key(p[e] + a.bias[e], static_cast<uint32_t>(e)) : 0;
+      keys[e] = e < n ? sample_key(p[e] + bias[e], static_cast<uint32_t>(e)) : 0;
     }
     __syncthreads();
     sort_descending(keys, padded_experts);
@@ -185,7 +198,7 @@ __global__ void __launch_bounds__(kBlockThreads)
     __syncthreads();
     for (int j = threadIdx.x; j < a.top_k; j += kBlockThreads) {
       const uint32_t id = sample_key_id(keys[j]);
-      a.ids[t * a.top_k + j] = static_cast<int32_t>(id);
+      a.ids[t * a.top_k + j] = expert0 + static_cast<int32_t>(id);
       a.weights[t * a.top_k + j] = p[id] / results[0];
     }
     __syncthreads();  // before the next row overwrites all this
@@ -212,9 +225,11 @@ void moe_route(const MoeRouteArgs& a, const Stream& stream) {
                           .flags = a.flags ? a.flags->ptr<uint8_t>() : nullptr,
                           .logits = a.router_logits.ptr<float>(),
                           .bias = a.correction_bias.ptr<float>(),
+                          .banks = a.banks ? a.banks->ptr<uint8_t>() : nullptr,
                           .stride = a.router_logits.step(0),
                           .num_tokens = a.router_logits.size(0),
-                          .num_experts = static_cast<int>(a.router_logits.size(1)),
+                          .num_banks = static_cast<int>(a.num_banks),
+                          .num_experts = static_cast<int>(a.router_logits.size(1) / a.num_banks),
                           .top_k = static_cast<int>(a.top_k),
                           .norm_min = a.norm_min};
   if (rows.top_k <= kWarpSize && rows.num_experts <= 2 * kWarpSize)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +17,22 @@ from ernie_kernels.verify.stored_weights import Matrix
 def moe_route(case: Case) -> Pairs:
     logits, bias = case.random(5, 7), 0.5 * case.random(7)
     weights, ids = case.timed(lambda: ops.moe_route(case.floats(logits), case.floats(bias), TOP_K))
+    yield from routed(weights, ids, logits, bias)
+    # Of two banks, where a token chooses among the experts of one.
+    both, biases, banks = case.random(5, 14), 0.5 * case.random(2, 7), np.array([0, 1, 1, 0, 1])
+    weights, ids = ops.moe_route(
+        case.floats(both),
+        case.floats(biases),
+        TOP_K,
+        banks=case.integers(banks, "uint8"),
+        num_banks=2,
+    )
+    first = 7 * banks[:, None]
+    own = np.take_along_axis(both, first + np.arange(7), 1)
+    yield from routed(weights, float64(ids) - first, own, biases[banks])
+
+
+def routed(weights: Any, ids: Any, logits: Array, bias: Array) -> Pairs:
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     chosen = np.argsort(-(p + bias), axis=-1, kind="stable")[:, :TOP_K]
@@ -80,6 +98,13 @@ def experts_of(case: Case, rows: int, columns: int) -> tuple[Array, ops.ExpertWe
     return matrices, experts
 
 
+def in_banks(experts: ops.ExpertWeights) -> list[ops.ExpertWeights]:
+    """Four experts, and then three."""
+    sizes = (experts.out_features, experts.in_features)
+    parts = (experts.weight[:4], experts.weight[4:])
+    return [ops.ExpertWeights(part, len(part), *sizes) for part in parts]
+
+
 def grouped_linear(case: Case) -> Pairs:
     """Experts with no row, with one and with several, which are gathered."""
     (ids, order), x = chosen_experts(), case.random(5, 37)
@@ -112,16 +137,9 @@ def fused_moe(case: Case) -> Pairs:
     matrices, gate_up = experts_of(case, 26, 37)
     down_matrices, down = experts_of(case, 37, 13)
     weights = np.abs(case.random(5, TOP_K))
-    out = case.timed(
-        lambda: ops.fused_moe(
-            case.floats(x),
-            case.integers(weights, "float32"),
-            case.integers(ids, "int32"),
-            gate_up,
-            down,
-            shared=case.floats(shared),
-        )
-    )
+    rows = (case.floats(x), case.integers(weights, "float32"), case.integers(ids, "int32"))
+    given = case.floats(shared)
+    out = case.timed(lambda: ops.fused_moe(*rows, gate_up, down, shared=given))
     value, bound, magnitude = shared.copy(), np.zeros_like(x), np.abs(shared)
     for t, j in np.ndindex(ids.shape):
         gate, up = np.split(matrices[ids[t, j]], 2)
@@ -132,4 +150,6 @@ def fused_moe(case: Case) -> Pairs:
         bound[t] += weights[t, j] * (y.bound + 1.01 * gated.bound @ np.abs(matrix).T)[0]
         magnitude[t] += weights[t, j] * np.abs(y.value[0])
     bound += case.bounds.unit * np.abs(value) + summation(TOP_K + 1) * magnitude + UNDERFLOW
+    yield out, Expected(value, bound)
+    out = ops.fused_moe(*rows, in_banks(gate_up), in_banks(down), shared=given)
     yield out, Expected(value, bound)

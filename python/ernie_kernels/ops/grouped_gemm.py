@@ -277,13 +277,15 @@ def grouped_linear_silu_and_mul(
     return out
 
 
-def as_experts(op: str, name: str, weight: Tensor | ExpertWeights) -> ExpertWeights:
+def as_experts(
+    op: str, name: str, weight: Tensor | ExpertWeights, *, entry_of: str = ""
+) -> ExpertWeights:
     """What a plain tensor of matrices says of itself."""
     if isinstance(weight, ExpertWeights):
         return weight
     shape = getattr(weight, "shape", None)
     if shape is None:
-        got = type(weight).__name__
+        got = entry_of + type(weight).__name__
         raise TypeError(f"{op}: {name}: expected a tensor or ExpertWeights, got {got}")
     if len(shape) != 3:
         expected = "[num_experts, out_features, in_features]"

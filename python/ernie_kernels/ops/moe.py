@@ -15,6 +15,8 @@ def moe_route(
     correction_bias: Tensor,
     top_k: int,
     *,
+    banks: Tensor | None = None,
+    num_banks: int = 1,
     norm_min: float = 1e-12,
     flags: Tensor | None = None,
     topk_weights: Tensor | None = None,
@@ -27,13 +29,21 @@ def moe_route(
     weights are ``p[ids] / max(sum(p[ids]), norm_min)``. The bias chooses and never weighs.
     Everything is float32.
 
+    Of several banks of experts, one after the other, a token has one: its result is, bit for bit,
+    that of a call with the columns of its bank alone, and the ids count the experts of all banks.
+    What the columns of other banks hold does not matter.
+
     Args:
-        router_logits: ``[num_tokens, num_experts]``, float32, last stride 1, 1 to 4096 experts. Any
-            values: a row with a logit or a bias that is NaN or infinite gets the experts 0 to
-            ``top_k - 1``, each with weight NaN.
-        correction_bias: ``[num_experts]``, float32, contiguous. ERNIE-4.5's checkpoints call it
+        router_logits: ``[num_tokens, num_banks * num_experts]``, float32, last stride 1, 1 to 4096
+            columns. Any values: a row with a logit or a bias that is NaN or infinite gets the first
+            ``top_k`` experts, each with weight NaN.
+        correction_bias: ``[num_banks * num_experts]``, of several banks also
+            ``[num_banks, num_experts]``, float32, contiguous. ERNIE-4.5's checkpoints call it
             ``e_score_correction_bias``.
         top_k: experts per token, 1 to ``num_experts``.
+        banks: ``[num_tokens]``, uint8, contiguous: the bank of each token, below ``num_banks``. May
+            be omitted where there is one.
+        num_banks: divides the columns of ``router_logits``.
         norm_min: finite, > 0. ERNIE-4.5's configs call it ``moe_norm_min``.
         flags: ``[num_tokens]``, uint8, contiguous, or None. Becomes 1 where a row is not finite and
             stays as it is elsewhere, so that one array can serve all layers of a step.
@@ -45,7 +55,8 @@ def moe_route(
         ``topk_weights`` and ``topk_ids``. The ids of a row are distinct and in range.
 
     Raises:
-        ArgumentError: a shape, dtype, device, stride or number differs from the above.
+        ArgumentError: a shape, dtype, device, stride or number differs from the above, or, on the
+            CPU, a bank is out of range. Nothing is written then.
         DeviceError: a tensor is on a GPU that this build cannot use.
 
     Source: the router of transformers' Ernie4_5_Moe, which leaves the order of equal scores open.
@@ -54,7 +65,17 @@ def moe_route(
         made = _core.moe_route_out(router_logits, top_k)
         topk_weights = made[0] if topk_weights is None else topk_weights
         topk_ids = made[1] if topk_ids is None else topk_ids
-    _core.moe_route(topk_weights, topk_ids, flags, router_logits, correction_bias, top_k, norm_min)
+    _core.moe_route(
+        topk_weights,
+        topk_ids,
+        flags,
+        router_logits,
+        correction_bias,
+        banks,
+        num_banks,
+        top_k,
+        norm_min,
+    )
     return topk_weights, topk_ids
 
 

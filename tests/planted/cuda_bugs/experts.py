@@ -266,6 +266,14 @@ BUGS = [
         (RACE, WRONG),
     ),
     Bug(
+        "grouped CUTLASS: SwiGLU of the rows of other banks too",
+        CUTLASS,
+        "return expert_rows(p.expert_offsets[0], p.expert_offsets[p.num_experts], p.num_rows);",
+        "return {0, p.num_rows};",
+        CUDA_GROUPED,
+        (UNWRITTEN, WRONG),
+    ),
+    Bug(
         "grouped CUTLASS: its pieces begin where the workspace does",
         CUTLASS,
         "kAlignment = kGroupedWorkspaceAlignment;",

@@ -59,7 +59,7 @@ BUGS = [
         "grouped: the last block of rows goes on into the next expert",
         GROUPED,
         "{e, row, std::min(size, offsets[e + 1] - row)}",
-        "{e, row, std::min(size, num_rows - row)}",
+        "{e, row, std::min(size, offsets[num_experts] - row)}",
         EXPERTS,
     ),
     Bug(
@@ -95,6 +95,34 @@ BUGS = [
         "csrc/ops/fused_moe.cpp",
         ".source_rows = std::nullopt,",
         ".source_rows = source_rows,",
+        FUSED_MOE,
+    ),
+    Bug(
+        "fused_moe: every bank has the offsets of the first",
+        "csrc/ops/fused_moe.cpp",
+        "first_expert += count;",
+        "first_expert += 0 * count;",
+        FUSED_MOE,
+    ),
+    Bug(
+        "fused_moe: rows between the products as wide as the last bank's",
+        "csrc/ops/fused_moe.cpp",
+        "width = std::max(width, bank.intermediate_size);",
+        "width = bank.intermediate_size;",
+        FUSED_MOE,
+    ),
+    Bug(
+        "fused_moe: a bank's rounded rows begin with the first of all",
+        PRODUCTS,
+        "x_.from(row - first_row_)",
+        "x_.from(row)",
+        FUSED_MOE,
+    ),
+    Bug(
+        "grouped: the blocks of a bank overwrite those of the one before",
+        GROUPED,
+        "next += rows.count;",
+        "next += rows.count / 2;",
         FUSED_MOE,
     ),
     Bug(

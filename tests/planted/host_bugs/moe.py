@@ -22,8 +22,8 @@ BUGS = [
     Bug(
         "moe route: the bias weighs",
         "csrc/cpu/moe.cpp",
-        "weights[j] = p[ids[j]];",
-        "weights[j] = scores[ids[j]];",
+        "weights[j] = p[e];",
+        "weights[j] = scores[e];",
         MOE,
     ),
     Bug(
@@ -52,6 +52,20 @@ BUGS = [
         "csrc/cpu/moe.isa.cpp",
         "for (int64_t l = 0; i + l < n; ++l)",
         "for (int64_t l = 0; i + l + 1 < n; ++l)",
+        MOE,
+    ),
+    Bug(
+        "moe route: every token has the biases of the first bank",
+        "csrc/cpu/moe.cpp",
+        "a.correction_bias.ptr<float>() + first;",
+        "a.correction_bias.ptr<float>();",
+        MOE,
+    ),
+    Bug(
+        "moe route: a row that is not finite goes to the first bank",
+        "csrc/cpu/moe.cpp",
+        "static_cast<int32_t>(first + j);",
+        "static_cast<int32_t>(j);",
         MOE,
     ),
     Bug(

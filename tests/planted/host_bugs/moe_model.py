@@ -45,8 +45,8 @@ BUGS = [
     Bug(
         "moe model: biased scores weigh",
         ROUTE,
-        "weights[j] = p[ids[j]];",
-        "weights[j] = scores[ids[j]];",
+        "weights[j] = p[e];",
+        "weights[j] = scores[e];",
         GOLDEN,
     ),
     Bug(
