@@ -53,6 +53,18 @@ def attention_workspace_size_arguments() -> dict[str, Any]:
     return arguments
 
 
+def varlen_attention_arguments() -> dict[str, Any]:
+    return {
+        "out": zeros(5, 4, 8),
+        "query": zeros(5, 4, 8),
+        "key": zeros(5, 2, 8),
+        "value": zeros(5, 2, 8),
+        "cu_seqlens": np.array([0, 3, 3, 5], np.int32),
+        "max_seqlen": 3,
+        "scale": 1.0,
+    }
+
+
 def sample_arguments() -> dict[str, Any]:
     return {
         "out": zeros(2, dtype=np.int64),
@@ -217,6 +229,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "rope_table_out": lambda: {"positions": POSITIONS, "head_dim": 8},
     "sample": sample_arguments,
+    "varlen_attention": varlen_attention_arguments,
     "set_num_threads": lambda: {"n": 1},
     "wint4_linear_out": lambda: {
         "x": zeros(3, 8), "weight": zeros(5, 4, dtype=np.uint8), "out_features": 5, "dtype": None,
