@@ -151,6 +151,10 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "bfloat16": True, "num_tokens": 8, "num_heads": 16, "num_kv_heads": 2, "head_dim": 128,
         "num_seqs": 8, "max_seqlen_q": 1, "max_seq_len": 4096, "batch_invariant": False,
     },
+    "cuda_varlen_attention_plan": lambda: {
+        "bfloat16": True, "num_tokens": 1024, "num_heads": 16, "num_kv_heads": 16, "head_dim": 80,
+        "num_segments": 1, "max_seqlen": 1024,
+    },
     "cuda_gemm_plan": lambda: {
         "num_tokens": 64, "out_features": 2048, "in_features": 1024, "capability": 90,
         "sm_count": 132,

@@ -177,7 +177,8 @@ void varlen_attention(const VarlenAttentionArgs& a, const Stream& stream) {
                std::to_string(a.max_seqlen));
   check_scale(check, a.scale);
   if (a.out.numel() == 0) return;
-  dispatch("varlen_attention", {&cpu::varlen_attention, nullptr}, a, stream);
+  dispatch("varlen_attention", {&cpu::varlen_attention, ERNIE_CUDA_FN(cuda::varlen_attention)}, a,
+           stream);
 }
 
 }  // namespace ernie

@@ -195,7 +195,9 @@ def test_a_gpu_takes_no_address_from_wrong_metadata(rng, dtype, cu_seqlens):
 
 @pytest.mark.cuda
 def test_a_gpu_refuses_rows_that_no_segment_can_have(rng):
-    message = "max_seqlen: expected the rows of 1 segments to reach num_tokens=5, got 4"
+    message = (
+        "max_seqlen: expected the rows of num_segments=1 sequences to reach num_tokens=5, got 4"
+    )
     with pytest.raises(ek.ArgumentError, match=message):
         run(batch_of(rng, [5]), "cuda", max_seqlen=4)
 
