@@ -165,9 +165,10 @@ class TiledAttention {
     int64_t rows = kTileRows;
     while (rows > kFewestTileRows && all_rows / rows < 4 * num_threads()) rows /= 2;
     const int64_t tokens = std::max<int64_t>(1, rows / s_.group);
+    // A head's tiles one after the other find its keys and values in L2.
     for (int64_t s = 0; s < q_.num_seqs(); ++s)
-      for (int64_t i = 0; i < q_.count(s); i += tokens)
-        for (int64_t h = 0; h < kv_heads; ++h)
+      for (int64_t h = 0; h < kv_heads; ++h)
+        for (int64_t i = 0; i < q_.count(s); i += tokens)
           tiles_.push_back({s, h, i, std::min(tokens, q_.count(s) - i)});
     // The longest first: what is left at the end is short.
     std::stable_sort(tiles_.begin(), tiles_.end(), [this](const Tile& x, const Tile& y) {

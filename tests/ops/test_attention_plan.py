@@ -166,6 +166,7 @@ def test_an_image_fills_the_machine():
     assert _core.cuda_varlen_attention_plan(**VISION)["grid"] == (16, 16)
     large = VISION | {"num_tokens": 5476, "max_seqlen": 5476}
     assert _core.cuda_varlen_attention_plan(**large)["tile_m"] == 128
+    assert _core.cuda_varlen_attention_plan(**large | {"head_dim": 82})["tile_m"] == 64
 
 
 def test_huge_segments_saturate():

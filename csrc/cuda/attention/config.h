@@ -46,6 +46,9 @@ inline constexpr int64_t kAttentionMinDecodeSplit = 256;
 inline constexpr int64_t kAttentionMinPrefillSplit = 1024;
 inline constexpr int64_t kAttentionMaxSplits = 128;
 inline constexpr int64_t kAttentionMaxWorkspace = int64_t{64} << 20;
+// The largest padded head_dim with tiles of 128 rows: beyond, their accumulators leave no registers
+// for the rest, which the addresses of segments are more of.
+inline constexpr int64_t kAttentionWidePages = 128, kAttentionWideSegments = 80;
 // Up to two tiles of 16 rows, the second reading of the cache comes from L2.
 inline constexpr int64_t kAttentionMaxDecodeRows = 32;
 
@@ -134,15 +137,15 @@ inline void plan_attention_float32(const AttentionShape& s, AttentionConfig* c) 
   plan_attention_tiles(s, 16, c);
 }
 
-inline void plan_attention_prefill(const AttentionShape& s, AttentionConfig* c) {
+inline void plan_attention_prefill(const AttentionShape& s, int64_t widest, AttentionConfig* c) {
   c->kernel = AttentionKernel::kPrefill;
   c->tile_n = c->padded_head_dim > 128 ? 32 : 64;
   plan_attention_tiles(s, 128, c);
-  // The wider tile reads shared memory half as often; its accumulators leave no registers for
-  // head_dim 256 nor for a second set of sums, and full tiles alone must half fill the machine.
+  // The wider tile reads shared memory half as often; it leaves no registers for a second set of
+  // sums either, and full tiles alone must half fill the machine.
   const int64_t full_tiles =
       saturating_mul(s.num_tokens, s.num_heads / s.num_kv_heads) / c->tile_m - s.num_seqs;
-  if (c->padded_head_dim > 128 || s.batch_invariant ||
+  if (c->padded_head_dim > widest || s.batch_invariant ||
       saturating_mul(std::max(full_tiles, int64_t{0}), s.num_kv_heads) < kAttentionTargetBlocks / 2)
     plan_attention_tiles(s, 64, c);
 }
@@ -165,7 +168,7 @@ inline AttentionConfig plan_attention(const AttentionShape& s) {
     c.tile_n = 64;
     plan_attention_tiles(s, 16, &c);
   } else {
-    plan_attention_prefill(s, &c);
+    plan_attention_prefill(s, kAttentionWidePages, &c);
   }
   plan_attention_splits(s, &c);
   plan_attention_grid(s, &c);
@@ -179,7 +182,8 @@ inline AttentionConfig plan_varlen_attention(const AttentionShape& s) {
   check_attention_shape("varlen_attention", s);
   AttentionConfig c{};
   c.padded_head_dim = padded_head_dim(s);
-  s.bfloat16 ? plan_attention_prefill(s, &c) : plan_attention_float32(s, &c);
+  s.bfloat16 ? plan_attention_prefill(s, kAttentionWideSegments, &c)
+             : plan_attention_float32(s, &c);
   c.num_splits = 1;
   plan_attention_grid(s, &c);
   return c;

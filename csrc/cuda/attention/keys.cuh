@@ -1,6 +1,7 @@
 // Where the keys and values of a block's kv head lie. A kernel fetches what it needs to know of a
 // key's place a step before it asks for the row.
 //
+//   kWideHeadDim                     see config.h
 //   static int64_t count(p, seq)     keys of a sequence
 //   void fetch(key)                  key, which the sequence has, opens the next rows
 //   const T* rows<T>(source, key)    its row of p.key or p.value, after fetch(); those after it, to
@@ -14,6 +15,8 @@ namespace ernie::cuda {
 
 class PagedKeys {
  public:
+  static constexpr int64_t kWideHeadDim = kAttentionWidePages;
+
   // Whatever seq_lens holds, the row of the block table covers it.
   __device__ __forceinline__ static int64_t count(const AttentionParams& p, int seq) {
     const int64_t capacity = p.num_blocks == 0 ? 0 : p.max_blocks << p.block_size_log2;
@@ -43,6 +46,8 @@ class PagedKeys {
 
 class SegmentKeys {
  public:
+  static constexpr int64_t kWideHeadDim = kAttentionWideSegments;
+
   __device__ __forceinline__ static int64_t count(const AttentionParams& p, int seq) {
     return query_sequence(p, seq).num_queries;
   }

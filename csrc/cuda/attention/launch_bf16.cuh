@@ -24,7 +24,7 @@ void launch_attention_decode(const AttentionConfig& c, const AttentionParams& p,
 template <int kHeadDim, class Keys>
 void launch_attention_prefill(const AttentionConfig& c, const AttentionParams& p,
                               cudaStream_t stream) {
-  if constexpr (kHeadDim <= 128) {
+  if constexpr (kHeadDim <= Keys::kWideHeadDim) {
     using Wide = PrefillTile<kHeadDim, 2>;
     if (c.tile_m == Wide::kRows) {
       launch(attention_prefill_kernel<kHeadDim, 2, Keys>,
