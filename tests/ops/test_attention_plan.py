@@ -177,7 +177,9 @@ def test_huge_segments_saturate():
 
 @pytest.mark.parametrize("argument", ["num_tokens", "num_kv_heads", "max_seqlen"])
 def test_plan_of_segments_refuses_what_is_no_shape(argument):
-    with pytest.raises(ek.ArgumentError, match=rf"varlen_attention: {argument}\w*: expected .*got -1"):
+    with pytest.raises(
+        ek.ArgumentError, match=rf"varlen_attention: {argument}\w*: expected .*got -1"
+    ):
         _core.cuda_varlen_attention_plan(**VISION | {argument: -1})
 
 

@@ -327,7 +327,7 @@ BUGS = [
         (BEYOND, UNWRITTEN, WRONG),
     ),
     Bug(
-        "varlen_attention: keys of the first segment for all",
+        "segments: keys of the first for all",
         KEYS,
         "(first_token_ + key) * source.token_stride",
         "int64_t{key} * source.token_stride",
@@ -336,7 +336,7 @@ BUGS = [
         HDIM64_SEGMENTS,
     ),
     Bug(
-        "varlen_attention: kv heads a token apart",
+        "segments: kv heads a token apart",
         KEYS,
         "kv_head_ * source.head_stride;",
         "kv_head_ * source.token_stride;",
@@ -345,7 +345,7 @@ BUGS = [
         HDIM64_SEGMENTS,
     ),
     Bug(
-        "varlen_attention: 16-byte copies whatever the strides are",
+        "segments: 16-byte copies whatever the strides are",
         ATTENTION_CU,
         "p.keys_aligned = rows_aligned(a.key, 16) && rows_aligned(a.value, 16);",
         "p.keys_aligned = aligned(a.key, 16) && aligned(a.value, 16);",
