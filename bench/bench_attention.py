@@ -1,4 +1,5 @@
-"""Paged attention beside torch's scaled_dot_product_attention on contiguous keys and values.
+"""Paged attention, and attention within segments, beside torch's scaled_dot_product_attention on
+contiguous keys and values; on each segment in turn where there are several.
 
 python bench/bench_attention.py [--threads 2] [--json results.jsonl]
 """
@@ -20,6 +21,10 @@ HEADS = [(16, 2), (20, 4)]
 HEAD_DIM, BLOCK_SIZE = 128, 64
 DECODE = [1024, 4096, 16384]  # tokens in the cache, one query
 PREFILL = [512, 2048]  # all tokens are queries
+# Heads and head_dim of the vision encoder; patches of each frame: an image of 448 x 448 pixels, one
+# of 1036 x 1036, eight frames of 224 x 224.
+VISION_HEADS, VISION_HEAD_DIM = 16, 80
+FRAMES = [[1024], [5476], [256] * 8]
 
 
 def cases(device: str) -> Iterator[Case]:
@@ -29,6 +34,9 @@ def cases(device: str) -> Iterator[Case]:
             yield attention_case(rng, device, heads, 1, length)
         for length in PREFILL:
             yield attention_case(rng, device, heads, length, length)
+    for dtype in (ml_dtypes.bfloat16, np.float32):
+        for lengths in FRAMES:
+            yield varlen_case(rng, device, np.dtype(dtype), lengths)
 
 
 def attention_case(rng, device, heads, num_queries, length) -> Case:
@@ -87,6 +95,49 @@ def attention_case(rng, device, heads, num_queries, length) -> Case:
         peers,
         nbytes=kv_bytes + 2 * query.nbytes,
         flops=4 * num_heads * HEAD_DIM * pairs_seen,
+        check=check,
+    )
+
+
+def varlen_case(rng, device, dtype, lengths) -> Case:
+    shape = (sum(lengths), 3 * VISION_HEADS, VISION_HEAD_DIM)
+    fused = rng.standard_normal(shape).astype(dtype)
+    parts = slice(VISION_HEADS), slice(VISION_HEADS, 2 * VISION_HEADS), slice(-VISION_HEADS, None)
+    on_device = ek.from_numpy(fused, device)
+    query, key, value = (on_device[:, part] for part in parts)
+    cu_seqlens = ek.from_numpy(np.cumsum([0, *lengths], dtype=np.int32), device)
+
+    def ours():
+        return ops.varlen_attention(
+            query, key, value, cu_seqlens=cu_seqlens, max_seqlen=max(lengths)
+        )
+
+    peers, check = {}, None
+    if has_torch():
+        import torch
+
+        heads_first = (fused[None, :, part].swapaxes(1, 2).copy() for part in parts)
+        whole = (torch_tensor(x, device) for x in heads_first)
+        segments = list(zip(*(x.split(lengths, dim=2) for x in whole), strict=True))
+
+        def theirs():
+            return [torch.nn.functional.scaled_dot_product_attention(*s) for s in segments]
+
+        peers["torch SDPA"] = theirs
+
+        def check():
+            got = ours().numpy().astype(np.float32)
+            expected = torch.cat(theirs(), dim=2)[0].transpose(0, 1).float().cpu().numpy()
+            assert np.abs(got - expected).max() < 0.05
+
+    return Case(
+        "varlen_attention",
+        f"{dtype.name}, {VISION_HEADS} heads of {VISION_HEAD_DIM}, "
+        f"{len(lengths)} x {lengths[0]} patches",
+        ours,
+        peers,
+        nbytes=fused.nbytes + query.nbytes,
+        flops=4 * VISION_HEADS * VISION_HEAD_DIM * sum(n * n for n in lengths),
         check=check,
     )
 

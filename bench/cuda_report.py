@@ -23,7 +23,7 @@ from pathlib import Path
 # Kernels that may use a stack frame or spill: bytes of each at most, and why.
 ALLOWED = {
     "rope_table_kernel": (40, 0, "cosine and sine of angles above 2^31, which no position reaches"),
-    "attention_prefill_kernel<128, 2>": (
+    "attention_prefill_kernel<128, 2, PagedKeys>": (
         8,
         4,
         "one word on sm_80, at the limit of 255 registers; 64-row tiles would read the keys twice",

@@ -54,6 +54,16 @@ def attention_tensors() -> dict[str, np.ndarray]:
     }
 
 
+def varlen_attention_tensors() -> dict[str, np.ndarray]:
+    return {
+        "query": zeros(5, 4, 8),
+        "key": zeros(5, 2, 8),
+        "value": zeros(5, 2, 8),
+        "cu_seqlens": np.array([0, 3, 3, 5], np.int32),
+        "out": zeros(5, 4, 8),
+    }
+
+
 def penalties_tensors() -> dict[str, np.ndarray]:
     return {
         "logits": zeros(2, 8),
@@ -209,6 +219,13 @@ OPS = {
         scalars={"max_seqlen_q": 3, "max_seq_len": 9},
         written=frozenset({"out"}),
         leading={"query": (0, 1, 2), "k_cache": (0, 1), "seq_lens": (0,), "block_table": (1,)},
+    ),
+    "varlen_attention": Op(
+        ops.varlen_attention,
+        varlen_attention_tensors,
+        scalars={"max_seqlen": 3},
+        written=frozenset({"out"}),
+        leading={"query": (0, 1, 2), "key": (1,)},
     ),
     "kv_cache_write": Op(
         ops.kv_cache_write,

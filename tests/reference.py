@@ -11,6 +11,7 @@ is the rounding of the result, the second what any float32 summation order may a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import ml_dtypes
 import numpy as np
@@ -226,13 +227,32 @@ def attention(
             continue
         for h in range(num_heads):
             score = scale * (k[:limit, h // group] @ q[i, h])
-            size = scale * (np.abs(k[:limit, h // group]) @ np.abs(q[i, h]))
+            size = abs(scale) * (np.abs(k[:limit, h // group]) @ np.abs(q[i, h]))
             p = np.exp(score - score.max())
             p /= p.sum()
             expected[i, h] = p @ v[:limit, h // group]
             summed[i, h] = p @ np.abs(v[:limit, h // group])
             magnitude[i, h] = (1 + np.max(size)) * summed[i, h]
     return expected, magnitude, summed
+
+
+def attention_of_sequences(
+    sequences: Iterable[tuple[Array, Array, Array]], query: Array, *, scale: float, causal: bool,
+    device: str,
+) -> tuple[Array, Array]:  # fmt: skip
+    """All sequences' results and magnitudes; ``query`` has the rows of all of them."""
+    parts, longest = [], 0
+    for q, k, v in sequences:
+        parts.append(attention(q, k, v, scale=scale, causal=causal))
+        longest = max(longest, len(k))
+    exact, magnitude, summed = (
+        np.concatenate([part[i] for part in parts] or [np.zeros(query.shape)]) for i in range(3)
+    )
+    if query.dtype == BF16 and (device == "cuda" or _core.prefers_bf16_dot()):
+        # The stated rounding of the probabilities: one unit of sum p |v|.
+        terms = max(16.0, 2.0 * longest**0.5)
+        magnitude = magnitude + UNIT[BF16] / 2.0**-24 / terms * summed
+    return exact, magnitude
 
 
 class PagedBatch:
@@ -272,25 +292,41 @@ class PagedBatch:
         }
 
     def expected(self, *, scale: float, causal: bool, device: str) -> tuple[Array, Array]:
-        parts = [
-            attention(
-                self.query[self.cu_seqlens_q[s] : self.cu_seqlens_q[s + 1]],
-                self.keys[s],
-                self.values[s],
-                scale=scale,
-                causal=causal,
-            )
-            for s in range(len(self.lengths))
-        ]
-        exact, magnitude, summed = (
-            np.concatenate([part[i] for part in parts] or [np.zeros(self.query.shape)])
-            for i in range(3)
+        queries = np.split(self.query, self.cu_seqlens_q[1:-1])
+        sequences = zip(queries, self.keys, self.values, strict=True) if self.lengths else ()
+        return attention_of_sequences(
+            sequences, self.query, scale=scale, causal=causal, device=device
         )
-        if self.query.dtype == BF16 and (device == "cuda" or _core.prefers_bf16_dot()):
-            # The stated rounding of the probabilities: one unit of sum p |v|.
-            terms = max(16.0, 2.0 * self.max_seq_len**0.5)
-            magnitude = magnitude + UNIT[BF16] / 2.0**-24 / terms * summed
-        return exact, magnitude
+
+
+class SegmentBatch:
+    """Segments one after the other, their queries, keys and values parts of one buffer."""
+
+    def __init__(self, rng, lengths, *, num_heads, num_kv_heads, head_dim, dtype, scale=1.0):
+        self.cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        self.max_seqlen = max([*lengths, 0])
+        self.ends = np.cumsum([num_heads, num_kv_heads, num_kv_heads])
+        shape = (int(self.cu_seqlens[-1]), int(self.ends[-1]), head_dim)
+        self.buffer = random(rng, shape, dtype, scale)
+        self.query, self.key, self.value = np.split(self.buffer, self.ends[:2], axis=1)
+
+    def arguments(self, device: str) -> dict:
+        buffer = ek.from_numpy(self.buffer, device)
+        first, second, last = (int(end) for end in self.ends)
+        return {
+            "query": buffer[:, :first],
+            "key": buffer[:, first:second],
+            "value": buffer[:, second:last],
+            "cu_seqlens": on(self.cu_seqlens, device),
+            "max_seqlen": self.max_seqlen,
+        }
+
+    def expected(self, *, scale: float, device: str) -> tuple[Array, Array]:
+        parts = (np.split(x, self.cu_seqlens[1:-1]) for x in (self.query, self.key, self.value))
+        sequences = zip(*parts, strict=True) if len(self.cu_seqlens) > 1 else ()
+        return attention_of_sequences(
+            sequences, self.query, scale=scale, causal=False, device=device
+        )
 
 
 def pack_linear(weight: Array) -> Array:

@@ -350,6 +350,7 @@ ROWS = {
             f"{LLM}::test_empty_batch",
             "ops/test_activation.py::test_silu_and_mul_of_nothing_is_empty",
             "ops/test_attention.py::test_empty_batch",
+            "ops/test_varlen_attention.py::test_empty_batch",
             "ops/test_embedding.py::test_embedding_of_no_tokens_is_empty",
             "ops/test_gemm.py::test_empty_extents",
             "ops/test_kv_cache.py::test_write_of_nothing_changes_nothing",
@@ -392,6 +393,7 @@ ROWS = {
             f"{ARGUMENTS}::test_what_is_no_tensor_is_a_type_error",
             f"{ARGUMENTS}::test_errors_are_the_same_when_out_is_allocated",
             "ops/test_attention.py::test_wrong_arguments_are_named",
+            "ops/test_varlen_attention.py::test_wrong_arguments_are_named",
             "ops/test_gemm.py::test_wrong_arguments_are_named",
             "ops/test_gemm.py::test_packed_widths_are_checked",
             "ops/test_wint8.py::test_wrong_arguments_are_named",
@@ -402,6 +404,7 @@ ROWS = {
         "op: id out of range",
         (
             "ops/test_attention.py::test_wrong_metadata_is_named",
+            "ops/test_varlen_attention.py::test_wrong_metadata_is_named",
             "ops/test_embedding.py::test_embedding_refuses_an_id_out_of_range_and_writes_nothing",
             "ops/test_kv_cache.py::test_write_refuses_a_slot_out_of_range_and_writes_nothing",
             "ops/test_moe.py::test_an_id_out_of_range_is_refused_and_nothing_written",

@@ -53,6 +53,18 @@ def attention_workspace_size_arguments() -> dict[str, Any]:
     return arguments
 
 
+def varlen_attention_arguments() -> dict[str, Any]:
+    return {
+        "out": zeros(5, 4, 8),
+        "query": zeros(5, 4, 8),
+        "key": zeros(5, 2, 8),
+        "value": zeros(5, 2, 8),
+        "cu_seqlens": np.array([0, 3, 3, 5], np.int32),
+        "max_seqlen": 3,
+        "scale": 1.0,
+    }
+
+
 def sample_arguments() -> dict[str, Any]:
     return {
         "out": zeros(2, dtype=np.int64),
@@ -146,6 +158,10 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "cuda_attention_plan": lambda: {
         "bfloat16": True, "num_tokens": 8, "num_heads": 16, "num_kv_heads": 2, "head_dim": 128,
         "num_seqs": 8, "max_seqlen_q": 1, "max_seq_len": 4096, "batch_invariant": False,
+    },
+    "cuda_varlen_attention_plan": lambda: {
+        "bfloat16": True, "num_tokens": 1024, "num_heads": 16, "num_kv_heads": 16, "head_dim": 80,
+        "num_segments": 1, "max_seqlen": 1024,
     },
     "cuda_gemm_plan": lambda: {
         "num_tokens": 64, "out_features": 2048, "in_features": 1024, "capability": 90,
@@ -242,6 +258,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "rope_table_out": lambda: {"positions": POSITIONS, "head_dim": 8},
     "sample": sample_arguments,
+    "varlen_attention": varlen_attention_arguments,
     "set_num_threads": lambda: {"n": 1},
     "temporal_merge": lambda: {
         "out": zeros(2, 16), "x": zeros(2, 8), "grid_thw": GRID, "merge_size": 2,

@@ -25,6 +25,13 @@ int64_t workspace_size(const TensorView& query, const TensorView& k_cache,
                                   attention_shape(query, k_cache, seq_lens, rows, keys));
 }
 
+// A query of the wrong shape is for the op itself to refuse.
+float default_scale(const TensorView& query) {
+  const bool has_head_dim = query.rank == 3 && query.size(2) > 0;
+  return has_head_dim ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(query.size(2))))
+                      : 1.0F;
+}
+
 }  // namespace
 
 void bind_attention(py::module_& m) {
@@ -34,11 +41,6 @@ void bind_attention(py::module_& m) {
          TensorView cu_seqlens_q, TensorView seq_lens, TensorView block_table,
          Scalar<int64_t> max_seqlen_q, Scalar<int64_t> max_seq_len,
          std::optional<Scalar<float>> scale, Scalar<bool> causal, TensorView workspace) {
-        // A query of the wrong shape is for the op itself to refuse.
-        const bool has_head_dim = query.rank == 3 && query.size(2) > 0;
-        const float default_scale =
-            has_head_dim ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(query.size(2))))
-                         : 1.0F;
         run(attention,
             {.out = out,
              .query = query,
@@ -49,7 +51,7 @@ void bind_attention(py::module_& m) {
              .block_table = block_table,
              .max_seqlen_q = max_seqlen_q.get("attention", "max_seqlen_q"),
              .max_seq_len = max_seq_len.get("attention", "max_seq_len"),
-             .scale = scale ? scale->get("attention", "scale") : default_scale,
+             .scale = scale ? scale->get("attention", "scale") : default_scale(query),
              .causal = causal.get("attention", "causal"),
              .workspace = workspace},
             {&out, &query, &k_cache, &v_cache, &cu_seqlens_q, &seq_lens, &block_table, &workspace});
@@ -57,6 +59,23 @@ void bind_attention(py::module_& m) {
       py::arg("out"), py::arg("query"), py::arg("k_cache"), py::arg("v_cache"),
       py::arg("cu_seqlens_q"), py::arg("seq_lens"), py::arg("block_table"), py::arg("max_seqlen_q"),
       py::arg("max_seq_len"), py::arg("scale"), py::arg("causal"), py::arg("workspace"));
+
+  m.def(
+      "varlen_attention",
+      [](TensorView out, TensorView query, TensorView key, TensorView value, TensorView cu_seqlens,
+         Scalar<int64_t> max_seqlen, std::optional<Scalar<float>> scale) {
+        run(varlen_attention,
+            {.out = out,
+             .query = query,
+             .key = key,
+             .value = value,
+             .cu_seqlens = cu_seqlens,
+             .max_seqlen = max_seqlen.get("varlen_attention", "max_seqlen"),
+             .scale = scale ? scale->get("varlen_attention", "scale") : default_scale(query)},
+            {&out, &query, &key, &value, &cu_seqlens});
+      },
+      py::arg("out"), py::arg("query"), py::arg("key"), py::arg("value"), py::arg("cu_seqlens"),
+      py::arg("max_seqlen"), py::arg("scale"));
 
   // The wrapper allocates it where the caller gives none: on the CPU it is empty, on CUDA it comes
   // from the stream's pool.

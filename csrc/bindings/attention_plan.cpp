@@ -27,18 +27,7 @@ const char* name_of(cuda::AttentionKernel kernel) {
   return "";
 }
 
-py::dict plan(bool bfloat16, int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads,
-              int64_t head_dim, int64_t num_seqs, int64_t max_seqlen_q, int64_t max_seq_len,
-              bool batch_invariant) {
-  const cuda::AttentionConfig c = cuda::plan_attention({.bfloat16 = bfloat16,
-                                                        .num_tokens = num_tokens,
-                                                        .num_heads = num_heads,
-                                                        .num_kv_heads = num_kv_heads,
-                                                        .head_dim = head_dim,
-                                                        .num_seqs = num_seqs,
-                                                        .max_seqlen_q = max_seqlen_q,
-                                                        .max_seq_len = max_seq_len,
-                                                        .batch_invariant = batch_invariant});
+py::dict plan_dict(const cuda::AttentionConfig& c) {
   py::dict d;
   d["kernel"] = name_of(c.kernel);
   d["padded_head_dim"] = c.padded_head_dim;
@@ -54,6 +43,33 @@ py::dict plan(bool bfloat16, int64_t num_tokens, int64_t num_heads, int64_t num_
   d["grid"] = py::make_tuple(c.grid_x, c.grid_y);
   d["workspace_bytes"] = c.workspace_bytes;
   return d;
+}
+
+py::dict plan(bool bfloat16, int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads,
+              int64_t head_dim, int64_t num_seqs, int64_t max_seqlen_q, int64_t max_seq_len,
+              bool batch_invariant) {
+  return plan_dict(cuda::plan_attention({.bfloat16 = bfloat16,
+                                         .num_tokens = num_tokens,
+                                         .num_heads = num_heads,
+                                         .num_kv_heads = num_kv_heads,
+                                         .head_dim = head_dim,
+                                         .num_seqs = num_seqs,
+                                         .max_seqlen_q = max_seqlen_q,
+                                         .max_seq_len = max_seq_len,
+                                         .batch_invariant = batch_invariant}));
+}
+
+py::dict varlen_plan(bool bfloat16, int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads,
+                     int64_t head_dim, int64_t num_segments, int64_t max_seqlen) {
+  return plan_dict(cuda::plan_varlen_attention({.bfloat16 = bfloat16,
+                                                .num_tokens = num_tokens,
+                                                .num_heads = num_heads,
+                                                .num_kv_heads = num_kv_heads,
+                                                .head_dim = head_dim,
+                                                .num_seqs = num_segments,
+                                                .max_seqlen_q = max_seqlen,
+                                                .max_seq_len = max_seqlen,
+                                                .batch_invariant = false}));
 }
 
 // What the formulas take from a caller that has checked it.
@@ -109,6 +125,9 @@ void bind_attention_plan(py::module_& m) {
   m.def("cuda_attention_plan", &plan, py::kw_only(), py::arg("bfloat16"), py::arg("num_tokens"),
         py::arg("num_heads"), py::arg("num_kv_heads"), py::arg("head_dim"), py::arg("num_seqs"),
         py::arg("max_seqlen_q"), py::arg("max_seq_len"), py::arg("batch_invariant"));
+  m.def("cuda_varlen_attention_plan", &varlen_plan, py::kw_only(), py::arg("bfloat16"),
+        py::arg("num_tokens"), py::arg("num_heads"), py::arg("num_kv_heads"), py::arg("head_dim"),
+        py::arg("num_segments"), py::arg("max_seqlen"));
   m.def("attention_splits", &splits, py::kw_only(), py::arg("seq_len"), py::arg("num_splits"),
         py::arg("fixed"), py::arg("minimum"));
   m.def("attention_key_limit", &key_limit, py::arg("seq_len"), py::arg("num_queries"), py::arg("i"),

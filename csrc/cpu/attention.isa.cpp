@@ -77,7 +77,7 @@ inline void transpose(F32 (&r)[4]) {
 #endif
 
 template <class T>
-void pack_keys_t(const T* keys, int64_t count, int64_t head_dim, float* out) {
+void pack_keys_t(const T* keys, int64_t stride, int64_t count, int64_t head_dim, float* out) {
   constexpr int64_t W = F32::kWidth;
   for (int64_t j = 0; j < kPanelKeys; j += W) {
     int64_t d = 0;
@@ -85,37 +85,42 @@ void pack_keys_t(const T* keys, int64_t count, int64_t head_dim, float* out) {
       F32 rows[W];
 #pragma GCC unroll 16
       for (int64_t i = 0; i < W; ++i)
-        rows[i] = j + i < count ? load(keys + (j + i) * head_dim + d) : set(0.f);
+        rows[i] = j + i < count ? load(keys + (j + i) * stride + d) : set(0.f);
       transpose(rows);
 #pragma GCC unroll 16
       for (int64_t i = 0; i < W; ++i) store(out + (d + i) * kPanelKeys + j, rows[i]);
     }
     for (; d < head_dim; ++d)
       for (int64_t i = 0; i < W; ++i)
-        out[d * kPanelKeys + j + i] = j + i < count ? load1(keys + (j + i) * head_dim + d) : 0.f;
+        out[d * kPanelKeys + j + i] = j + i < count ? load1(keys + (j + i) * stride + d) : 0.f;
   }
 }
 
 // One pair of every key after the other: the pairs of 16 keys are 32-bit words to be transposed.
-void pack_key_pairs(const bf16* keys, int64_t count, int64_t head_dim, bf16* out) {
-  int64_t d = 0;
+void pack_key_pairs(const bf16* keys, int64_t stride, int64_t count, int64_t head_dim, bf16* out) {
 #if defined(__AVX512F__)
   constexpr int64_t kWords = F32::kWidth;
-  for (; d + 2 * kWords <= head_dim; d += 2 * kWords) {
+  for (int64_t d = 0; d < head_dim; d += 2 * kWords) {
+    const int64_t words = head_dim - d < 2 * kWords ? (head_dim - d) / 2 : kWords;
+    const auto present = static_cast<__mmask16>((1u << words) - 1);
     F32 rows[kWords];
 #pragma GCC unroll 16
     for (int64_t i = 0; i < kWords; ++i)
-      rows[i] = i < count ? F32{_mm512_castsi512_ps(_mm512_loadu_si512(keys + i * head_dim + d))}
-                          : set(0.f);
+      rows[i] =
+          i < count
+              ? F32{_mm512_castsi512_ps(_mm512_maskz_loadu_epi32(present, keys + i * stride + d))}
+              : set(0.f);
     transpose(rows);
 #pragma GCC unroll 16
     for (int64_t i = 0; i < kWords; ++i)
-      _mm512_storeu_si512(out + (d / 2 + i) * 2 * kPanelKeys, _mm512_castps_si512(rows[i].v));
+      if (i < words)
+        _mm512_storeu_si512(out + (d / 2 + i) * 2 * kPanelKeys, _mm512_castps_si512(rows[i].v));
   }
-#endif
-  for (; d < head_dim; ++d)
+#else
+  for (int64_t d = 0; d < head_dim; ++d)
     for (int64_t i = 0; i < kPanelKeys; ++i)
-      out[d / 2 * 2 * kPanelKeys + 2 * i + d % 2] = i < count ? keys[i * head_dim + d] : bf16{};
+      out[d / 2 * 2 * kPanelKeys + 2 * i + d % 2] = i < count ? keys[i * stride + d] : bf16{};
+#endif
 }
 
 // Whether all lanes are finite: x - x is NaN for the others.
@@ -125,11 +130,11 @@ inline bool is_finite(F32 x) {
 }
 
 template <class T>
-bool pack_values_t(const T* values, int64_t count, int64_t head_dim, float* out,
+bool pack_values_t(const T* values, int64_t stride, int64_t count, int64_t head_dim, float* out,
                    int64_t panel_stride) {
   constexpr int64_t W = F32::kWidth;
   bool finite = true;
-  for (int64_t j = 0; j < count; ++j, values += head_dim, out += kPanelKeys) {
+  for (int64_t j = 0; j < count; ++j, values += stride, out += kPanelKeys) {
     for (int64_t d = 0; d < head_dim; d += W) {
       const F32 value = d + W <= head_dim ? load(values + d) : load_first(values + d, head_dim - d);
       finite &= is_finite(value);
@@ -266,30 +271,30 @@ void softmax_t(const SoftmaxTile& t) {
 
 }  // namespace
 
-void pack_keys(const float* keys, int64_t count, int64_t head_dim, float* out) {
-  pack_keys_t(keys, count, head_dim, out);
+void pack_keys(const float* keys, int64_t stride, int64_t count, int64_t head_dim, float* out) {
+  pack_keys_t(keys, stride, count, head_dim, out);
 }
-void pack_keys(const bf16* keys, int64_t count, int64_t head_dim, float* out) {
-  pack_keys_t(keys, count, head_dim, out);
+void pack_keys(const bf16* keys, int64_t stride, int64_t count, int64_t head_dim, float* out) {
+  pack_keys_t(keys, stride, count, head_dim, out);
 }
-void pack_keys(const bf16* keys, int64_t count, int64_t head_dim, bf16* out) {
-  pack_key_pairs(keys, count, head_dim, out);
+void pack_keys(const bf16* keys, int64_t stride, int64_t count, int64_t head_dim, bf16* out) {
+  pack_key_pairs(keys, stride, count, head_dim, out);
 }
-bool pack_values(const float* values, int64_t count, int64_t head_dim, float* out,
+bool pack_values(const float* values, int64_t stride, int64_t count, int64_t head_dim, float* out,
                  int64_t panel_stride) {
-  return pack_values_t(values, count, head_dim, out, panel_stride);
+  return pack_values_t(values, stride, count, head_dim, out, panel_stride);
 }
-bool pack_values(const bf16* values, int64_t count, int64_t head_dim, float* out,
+bool pack_values(const bf16* values, int64_t stride, int64_t count, int64_t head_dim, float* out,
                  int64_t panel_stride) {
-  return pack_values_t(values, count, head_dim, out, panel_stride);
+  return pack_values_t(values, stride, count, head_dim, out, panel_stride);
 }
-bool pack_values(const bf16* values, int64_t count, int64_t head_dim, bf16* out,
+bool pack_values(const bf16* values, int64_t stride, int64_t count, int64_t head_dim, bf16* out,
                  int64_t panel_stride) {
   bool finite = true;
   for (int64_t j = 0; j < count; j += 2)
-    finite &= pack_value_pair(values + j * head_dim,
-                              j + 1 < count ? values + (j + 1) * head_dim : nullptr, head_dim,
-                              out + j * kPanelKeys, panel_stride);
+    finite &=
+        pack_value_pair(values + j * stride, j + 1 < count ? values + (j + 1) * stride : nullptr,
+                        head_dim, out + j * kPanelKeys, panel_stride);
   return finite;
 }
 

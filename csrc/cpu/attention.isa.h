@@ -8,25 +8,28 @@
 namespace ernie::cpu {
 
 // A key tile as weights of q * k^T: out[d, j] = keys[j, d] for one panel of 16 keys, zero for
-// j >= count. The rows lie one after the other.
-ERNIE_DECLARE_ISA(void pack_keys(const float* keys, int64_t count, int64_t head_dim, float* out))
-ERNIE_DECLARE_ISA(void pack_keys(const bf16* keys, int64_t count, int64_t head_dim, float* out))
+// j >= count. Rows of keys, and of values below, are `stride` elements apart.
+ERNIE_DECLARE_ISA(void pack_keys(const float* keys, int64_t stride, int64_t count, int64_t head_dim,
+                                 float* out))
+ERNIE_DECLARE_ISA(void pack_keys(const bf16* keys, int64_t stride, int64_t count, int64_t head_dim,
+                                 float* out))
 
 // The same for products of bfloat16 pairs: out[d / 2, j, d % 2] = keys[j, d], bits unchanged.
-ERNIE_DECLARE_ISA(void pack_keys(const bf16* keys, int64_t count, int64_t head_dim, bf16* out))
+ERNIE_DECLARE_ISA(void pack_keys(const bf16* keys, int64_t stride, int64_t count, int64_t head_dim,
+                                 bf16* out))
 
 // Up to 16 values as rows of the weights of p * v, which start at out:
 // out[panel, j, i] = values[j, 16 panel + i], zero beyond head_dim; panels are `panel_stride`
 // apart. False if a value is infinite or NaN.
-ERNIE_DECLARE_ISA(bool pack_values(const float* values, int64_t count, int64_t head_dim, float* out,
-                                   int64_t panel_stride))
-ERNIE_DECLARE_ISA(bool pack_values(const bf16* values, int64_t count, int64_t head_dim, float* out,
-                                   int64_t panel_stride))
+ERNIE_DECLARE_ISA(bool pack_values(const float* values, int64_t stride, int64_t count,
+                                   int64_t head_dim, float* out, int64_t panel_stride))
+ERNIE_DECLARE_ISA(bool pack_values(const bf16* values, int64_t stride, int64_t count,
+                                   int64_t head_dim, float* out, int64_t panel_stride))
 
 // The same for products of bfloat16 pairs: out[panel, j / 2, i, j % 2] = values[j, 16 panel + i],
 // zero for j == count.
-ERNIE_DECLARE_ISA(bool pack_values(const bf16* values, int64_t count, int64_t head_dim, bf16* out,
-                                   int64_t panel_stride))
+ERNIE_DECLARE_ISA(bool pack_values(const bf16* values, int64_t stride, int64_t count,
+                                   int64_t head_dim, bf16* out, int64_t panel_stride))
 
 // The scores of a tile's rows against the same kTileKeys keys become probabilities relative to each
 // row's running maximum, in place: p[r, j] = exp(scale * s[r, j] - new maximum) for j < visible[r],

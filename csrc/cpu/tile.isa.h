@@ -69,8 +69,16 @@ inline void for_each_tile(int64_t rows, int64_t panels, const F& tile) {
   if (rows == 1)
     for (; panel + ROW_PANELS <= panels; panel += ROW_PANELS)
       tile.template operator()<1, ROW_PANELS>(0, panel);
-  for (; panel + TILE_PANELS <= panels; panel += TILE_PANELS)
+  // Five panels are three and two: one alone would wait for its sums. (Heads of 80 values have
+  // five; a vision encoder's attention takes 18.5 ms, and 20 with four and one.)
+  constexpr bool kThrees = TILE_PANELS == 4;
+  for (; panel + TILE_PANELS <= panels && !(kThrees && panels - panel == 5); panel += TILE_PANELS)
     for_each_row_tile<TILE_PANELS>(rows, panel, tile);
+  if constexpr (kThrees)
+    if (panels - panel == 5) {
+      for_each_row_tile<3>(rows, panel, tile);
+      panel += 3;
+    }
   if constexpr (TILE_PANELS > 2)
     for (; panel + 2 <= panels; panel += 2) for_each_row_tile<2>(rows, panel, tile);
   for (; panel < panels; ++panel) for_each_row_tile<1>(rows, panel, tile);

@@ -1,6 +1,8 @@
 #include "ops/attention.h"
 
 #include <cmath>
+#include <string>
+#include <utility>
 
 #include "core/batch_invariant.h"
 #include "core/check.h"
@@ -8,6 +10,39 @@
 #include "core/memory.h"
 
 namespace ernie {
+
+namespace {
+
+void check_query(const Check& check, const TensorView& query) {
+  check.rank("query", query, 3);
+  check.dtype("query", query, {DType::kF32, DType::kBF16});
+  check.inner_contiguous("query", query);
+  const int64_t head_dim = query.size(2);
+  if (head_dim < 2 || head_dim > 256 || head_dim % 2 != 0)
+    check.fail("query", "an even head_dim from 2 to 256", "shape " + shape_string(query));
+}
+
+void check_group(const Check& check, const char* kv, int64_t num_kv_heads, int64_t num_heads) {
+  if (num_kv_heads < 1 || num_heads % num_kv_heads != 0)
+    check.fail(kv, "num_kv_heads that divides num_heads=" + std::to_string(num_heads),
+               std::to_string(num_kv_heads));
+}
+
+void check_out(const Check& check, const TensorView& out, const TensorView& query) {
+  check.shape(
+      "out", out,
+      {{"num_tokens", query.size(0)}, {"num_heads", query.size(1)}, {"head_dim", query.size(2)}});
+  check.dtype("out", out, {query.dtype});
+  check.inner_contiguous("out", out);
+  check.writable("out", out);
+  check.disjoint("out", out, "query", query);
+}
+
+void check_scale(const Check& check, float scale) {
+  if (!std::isfinite(scale)) check.fail("scale", "a finite value", std::to_string(scale));
+}
+
+}  // namespace
 
 AttentionShape attention_shape(const TensorView& query, const TensorView& k_cache,
                                const TensorView& seq_lens, int64_t max_seqlen_q,
@@ -35,13 +70,8 @@ int64_t attention_workspace_size(Device device, const AttentionShape& shape) {
 
 void attention(const AttentionArgs& a, const Stream& stream) {
   const Check check("attention");
-  check.rank("query", a.query, 3);
-  const int64_t num_tokens = a.query.size(0), num_heads = a.query.size(1);
-  const int64_t head_dim = a.query.size(2);
-  check.dtype("query", a.query, {DType::kF32, DType::kBF16});
-  check.inner_contiguous("query", a.query);
-  if (head_dim < 2 || head_dim > 256 || head_dim % 2 != 0)
-    check.fail("query", "an even head_dim from 2 to 256", "shape " + shape_string(a.query));
+  check_query(check, a.query);
+  const int64_t num_tokens = a.query.size(0), head_dim = a.query.size(2);
 
   check.rank("k_cache", a.k_cache, 4);
   const int64_t num_blocks = a.k_cache.size(0), num_kv_heads = a.k_cache.size(1);
@@ -53,9 +83,7 @@ void attention(const AttentionArgs& a, const Stream& stream) {
                {"head_dim", head_dim}});
   if (block_size != 16 && block_size != 32 && block_size != 64)
     check.fail("k_cache", "block_size 16, 32 or 64", std::to_string(block_size));
-  if (num_kv_heads < 1 || num_heads % num_kv_heads != 0)
-    check.fail("k_cache", "num_kv_heads that divides num_heads=" + std::to_string(num_heads),
-               std::to_string(num_kv_heads));
+  check_group(check, "k_cache", num_kv_heads, a.query.size(1));
   check.shape("v_cache", a.v_cache,
               {{"num_blocks", num_blocks},
                {"num_kv_heads", num_kv_heads},
@@ -79,12 +107,7 @@ void attention(const AttentionArgs& a, const Stream& stream) {
   check.dtype("block_table", a.block_table, {DType::kI32});
   check.contiguous("block_table", a.block_table);
 
-  check.shape("out", a.out,
-              {{"num_tokens", num_tokens}, {"num_heads", num_heads}, {"head_dim", head_dim}});
-  check.dtype("out", a.out, {a.query.dtype});
-  check.inner_contiguous("out", a.out);
-  check.writable("out", a.out);
-  check.disjoint("out", a.out, "query", a.query);
+  check_out(check, a.out, a.query);
   check.disjoint("out", a.out, "k_cache", a.k_cache);
   check.disjoint("out", a.out, "v_cache", a.v_cache);
   check.disjoint("out", a.out, "cu_seqlens_q", a.cu_seqlens_q);
@@ -106,7 +129,7 @@ void attention(const AttentionArgs& a, const Stream& stream) {
     check.fail("max_seq_len",
                "0 to max_blocks * block_size=" + std::to_string(capacity) + " of block_table",
                std::to_string(a.max_seq_len));
-  if (!std::isfinite(a.scale)) check.fail("scale", "a finite value", std::to_string(a.scale));
+  check_scale(check, a.scale);
   check.dtype("workspace", a.workspace, {DType::kU8});
   check.contiguous("workspace", a.workspace);
   check.disjoint("out", a.out, "workspace", a.workspace);
@@ -117,6 +140,45 @@ void attention(const AttentionArgs& a, const Stream& stream) {
     check.fail("workspace", std::to_string(needed) + " bytes", std::to_string(a.workspace.numel()));
   if (a.out.numel() == 0) return;
   dispatch("attention", {&cpu::attention, ERNIE_CUDA_FN(cuda::attention)}, a, stream);
+}
+
+void varlen_attention(const VarlenAttentionArgs& a, const Stream& stream) {
+  const Check check("varlen_attention");
+  check_query(check, a.query);
+  const int64_t num_tokens = a.query.size(0);
+  check.rank("key", a.key, 3);
+  const int64_t num_kv_heads = a.key.size(1);
+  for (const auto& [name, t] : {std::pair{"key", &a.key}, {"value", &a.value}}) {
+    check.shape(name, *t,
+                {{"num_tokens", num_tokens},
+                 {"num_kv_heads", num_kv_heads},
+                 {"head_dim", a.query.size(2)}});
+    check.dtype(name, *t, {a.query.dtype});
+    check.inner_contiguous(name, *t);
+  }
+  check_group(check, "key", num_kv_heads, a.query.size(1));
+
+  check.rank("cu_seqlens", a.cu_seqlens, 1);
+  check.dtype("cu_seqlens", a.cu_seqlens, {DType::kI32});
+  check.contiguous("cu_seqlens", a.cu_seqlens);
+  if (a.cu_seqlens.size(0) < 1) check.fail("cu_seqlens", "1 value or more", "none");
+
+  check_out(check, a.out, a.query);
+  check.disjoint("out", a.out, "key", a.key);
+  check.disjoint("out", a.out, "value", a.value);
+  check.disjoint("out", a.out, "cu_seqlens", a.cu_seqlens);
+  check.device(stream.device, {{"out", &a.out},
+                               {"query", &a.query},
+                               {"key", &a.key},
+                               {"value", &a.value},
+                               {"cu_seqlens", &a.cu_seqlens}});
+  if (a.max_seqlen < 0 || a.max_seqlen > num_tokens)
+    check.fail("max_seqlen", "0 to num_tokens=" + std::to_string(num_tokens),
+               std::to_string(a.max_seqlen));
+  check_scale(check, a.scale);
+  if (a.out.numel() == 0) return;
+  dispatch("varlen_attention", {&cpu::varlen_attention, ERNIE_CUDA_FN(cuda::varlen_attention)}, a,
+           stream);
 }
 
 }  // namespace ernie

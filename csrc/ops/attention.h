@@ -1,5 +1,6 @@
-// Attention of ragged query sequences over a paged key/value cache: prefill, decode and any mixture
-// in one call. The keys and values of the query tokens are in the cache already.
+// attention: of ragged query sequences over a paged key/value cache: prefill, decode and any
+// mixture in one call. The keys and values of the query tokens are in the cache already.
+// varlen_attention: of segments that lie one after the other, without a cache; see its Args.
 //
 //   Sequence s owns query rows cu_seqlens_q[s] .. cu_seqlens_q[s+1] - 1, the LAST tokens of its
 //   seq_lens[s] tokens. Row i of n sees keys j < limit, limit = seq_len - n + i + 1 if causal, else
@@ -49,6 +50,23 @@ struct AttentionArgs {
   TensorView workspace;  // uint8, contiguous, attention_workspace_size() bytes or more
 };
 
+// Segment s owns rows cu_seqlens[s] .. cu_seqlens[s+1] - 1 of query, key and value; each of its
+// queries sees all of its keys and no other segment's. Arithmetic as above with seq_lens the
+// segments' lengths and causal false, but on CUDA keys are never split: what a row gets depends on
+// its own segment alone, with core/batch_invariant.h set or without, and no workspace is needed. A
+// segment may be empty.
+struct VarlenAttentionArgs {
+  TensorView out;         // [num_tokens, num_heads, head_dim], dtype of query, last stride 1
+  TensorView query;       // [num_tokens, num_heads, head_dim], float32 or bfloat16, last stride 1;
+                          // head_dim even, at most 256
+  TensorView key;         // [num_tokens, num_kv_heads, head_dim], dtype of query, last stride 1
+  TensorView value;       // as key; all three may be parts of one buffer
+  TensorView cu_seqlens;  // [num_segments + 1], int32, contiguous: 0, ..., num_tokens,
+                          // non-decreasing
+  int64_t max_seqlen;     // >= the longest segment
+  float scale;            // finite; head_dim^-0.5 is usual
+};
+
 // What the host knows of a call without its tensors' contents: all that a plan may depend on.
 struct AttentionShape {
   bool bfloat16;
@@ -67,12 +85,15 @@ AttentionShape attention_shape(const TensorView& query, const TensorView& k_cach
 int64_t attention_workspace_size(Device device, const AttentionShape& shape);
 
 void attention(const AttentionArgs&, const Stream&);
+void varlen_attention(const VarlenAttentionArgs&, const Stream&);
 
 namespace cpu {
 void attention(const AttentionArgs&, const Stream&);
-}
+void varlen_attention(const VarlenAttentionArgs&, const Stream&);
+}  // namespace cpu
 namespace cuda {
 void attention(const AttentionArgs&, const Stream&);
+void varlen_attention(const VarlenAttentionArgs&, const Stream&);
 int64_t attention_workspace_size(const AttentionShape& shape);
 }  // namespace cuda
 

@@ -134,6 +134,55 @@ def test_plan_refuses_what_is_no_shape(argument, value, least):
         plan(**{argument: value})
 
 
+VISION = {
+    "bfloat16": True, "num_tokens": 1024, "num_heads": 16, "num_kv_heads": 16, "head_dim": 80,
+    "num_segments": 1, "max_seqlen": 1024,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("max_seqlen", [0, 1, 5, 64, 70, 1024, 100_000])
+@pytest.mark.parametrize("num_segments", [1, 3, 200])
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("head_dim", [64, 80, 256])
+def test_segments_have_tiles_for_every_row_and_no_splits(
+    max_seqlen, num_segments, bfloat16, head_dim
+):
+    lengths = [max_seqlen] + [i % (max_seqlen + 1) for i in range(num_segments - 1)]
+    shape = {
+        "num_segments": num_segments, "num_tokens": sum(lengths), "max_seqlen": max_seqlen,
+        "bfloat16": bfloat16, "head_dim": head_dim,
+    }  # fmt: skip
+    p = _core.cuda_varlen_attention_plan(**VISION | shape)
+    assert p["kernel"] == ("prefill" if bfloat16 else "float32")
+    assert p["padded_head_dim"] == (128 if head_dim == 80 and not bfloat16 else head_dim)
+    tiles = [-(-n // p["tile_m"]) for n in lengths]
+    assert p["tiles_per_seq"] == max(tiles)
+    assert p["tile_slots"] >= (sum(tiles) if p["ragged"] else num_segments * max(tiles))
+    assert p["grid"] == (p["tile_slots"], 16)
+    assert (p["num_splits"], p["merge_in_block"], p["workspace_bytes"]) == (1, False, 0)
+
+
+def test_an_image_fills_the_machine():
+    assert _core.cuda_varlen_attention_plan(**VISION)["grid"] == (16, 16)
+    large = VISION | {"num_tokens": 5476, "max_seqlen": 5476}
+    assert _core.cuda_varlen_attention_plan(**large)["tile_m"] == 128
+    assert _core.cuda_varlen_attention_plan(**large | {"head_dim": 82})["tile_m"] == 64
+
+
+def test_huge_segments_saturate():
+    for size in (2**31, 2**40, 2**62):
+        shape = {"num_tokens": size, "num_segments": size, "max_seqlen": size}
+        assert 0 < _core.cuda_varlen_attention_plan(**VISION | shape)["grid"][0] <= INT64_MAX
+
+
+@pytest.mark.parametrize("argument", ["num_tokens", "num_kv_heads", "max_seqlen"])
+def test_plan_of_segments_refuses_what_is_no_shape(argument):
+    with pytest.raises(
+        ek.ArgumentError, match=rf"varlen_attention: {argument}\w*: expected .*got -1"
+    ):
+        _core.cuda_varlen_attention_plan(**VISION | {argument: -1})
+
+
 @pytest.mark.parametrize("num_splits", [0, -1, 1 << 40])
 def test_splits_refuse_a_number_that_no_plan_has(num_splits):
     with pytest.raises(ek.ArgumentError, match="num_splits: expected 1 to 65536"):

@@ -21,7 +21,7 @@ from ernie_kernels import ops
 
 import reference
 import reference_moe
-from reference import BF16, F32, PagedBatch, on, poisoned
+from reference import BF16, F32, PagedBatch, SegmentBatch, on, poisoned
 
 # Around every vector width, register tile and block of the kernels; drawn half of the time.
 EDGES = [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 96, 97, 127, 128,
@@ -131,6 +131,24 @@ def case_attention(rng, device):
     ops.attention(query, k_cache, v_cache, **arguments, causal=causal, scale=scale, out=out)
     expected, magnitude = batch.expected(scale=scale, causal=causal, device=device)
     reference.check(out, expected, magnitude=magnitude, terms=batch.max_seq_len)
+
+
+def case_varlen_attention(rng, device):
+    group, kv_heads = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    batch = SegmentBatch(
+        rng,
+        [int(rng.integers(0, extent(rng, 90) + 1)) for _ in range(rng.integers(1, 5))],
+        num_heads=group * kv_heads,
+        num_kv_heads=kv_heads,
+        head_dim=2 * extent(rng, 40),
+        dtype=dtype_of(rng),
+        scale=float(rng.choice([1.0, 0.1, 4.0])),
+    )
+    scale = float(rng.choice([0.05, 0.125, 1.0]))
+    out = poisoned(batch.query.shape, batch.query.dtype, device)
+    ops.varlen_attention(**batch.arguments(device), scale=scale, out=out)
+    expected, magnitude = batch.expected(scale=scale, device=device)
+    reference.check(out, expected, magnitude=magnitude, terms=max(batch.max_seqlen, 1))
 
 
 def case_rope(rng, device):
@@ -351,7 +369,8 @@ CASES = {
     "patch_embed": (case_patch_embed, 0.02),
     "temporal_merge": (case_temporal_merge, 0.01),
     "wint4_linear": (case_wint4_linear, 0.06),
-    "attention": (case_attention, 0.25),
+    "attention": (case_attention, 0.2),
+    "varlen_attention": (case_varlen_attention, 0.05),
     "rope": (case_rope, 0.05),
     "silu_and_mul": (case_silu_and_mul, 0.05),
     "embedding": (case_embedding, 0.04),

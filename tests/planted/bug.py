@@ -7,6 +7,7 @@ from dataclasses import dataclass
 NORM = ["tests/ops/test_norm.py"]
 GEMM = ["tests/ops/test_gemm.py"]
 ATTENTION = ["tests/ops/test_attention.py"]
+VARLEN_ATTENTION = ["tests/ops/test_varlen_attention.py"]
 KV_CACHE = ["tests/ops/test_kv_cache.py"]
 EMBEDDING = ["tests/ops/test_embedding.py"]
 WINT8 = ["tests/ops/test_wint8.py"]

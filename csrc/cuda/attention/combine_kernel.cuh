@@ -3,6 +3,7 @@
 // kernel is a few hundred KB of latency, not of bandwidth.
 #pragma once
 
+#include "cuda/attention/keys.cuh"
 #include "cuda/attention/output.cuh"
 #include "cuda/attention/softmax.cuh"
 
@@ -38,7 +39,7 @@ __global__ void __launch_bounds__(kCombineWarps* kWarpSize)
   const int col = static_cast<int>(item % slices) * kWarpSize + lane;
   const bool valid = col < p.head_dim;
 
-  const int64_t seq_len = key_count(p, sequence_of(p, token));
+  const int64_t seq_len = PagedKeys::count(p, sequence_of(p, token));
   const int64_t size = attention_split_size(seq_len, p.num_splits, p.split_size, p.min_split_size);
   const int num_active = static_cast<int>(attention_active_splits(seq_len, p.num_splits, size));
 

@@ -46,6 +46,9 @@ inline constexpr int64_t kAttentionMinDecodeSplit = 256;
 inline constexpr int64_t kAttentionMinPrefillSplit = 1024;
 inline constexpr int64_t kAttentionMaxSplits = 128;
 inline constexpr int64_t kAttentionMaxWorkspace = int64_t{64} << 20;
+// The largest padded head_dim with tiles of 128 rows: beyond, their accumulators leave no registers
+// for the rest, which the addresses of segments are more of.
+inline constexpr int64_t kAttentionWidePages = 128, kAttentionWideSegments = 80;
 // Up to two tiles of 16 rows, the second reading of the cache comes from L2.
 inline constexpr int64_t kAttentionMaxDecodeRows = 32;
 
@@ -106,10 +109,10 @@ inline void plan_attention_splits(const AttentionShape& s, AttentionConfig* c) {
 }
 
 // Throws ArgumentError for what is no shape: a negative extent, or no kv head.
-inline void check_attention_shape(const AttentionShape& s) {
-  const auto at_least = [](const char* name, int64_t value, int64_t least) {
+inline void check_attention_shape(const char* op, const AttentionShape& s) {
+  const auto at_least = [op](const char* name, int64_t value, int64_t least) {
     if (value < least)
-      throw ArgumentError(std::string("attention: ") + name + ": expected at least " +
+      throw ArgumentError(std::string(op) + ": " + name + ": expected at least " +
                           std::to_string(least) + ", got " + std::to_string(value));
   };
   at_least("num_tokens", s.num_tokens, 0);
@@ -121,39 +124,68 @@ inline void check_attention_shape(const AttentionShape& s) {
   at_least("max_seq_len", s.max_seq_len, 0);
 }
 
+inline int64_t padded_head_dim(const AttentionShape& s) {
+  return s.head_dim <= 64                 ? 64
+         : s.head_dim <= 80 && s.bfloat16 ? 80
+         : s.head_dim <= 128              ? 128
+                                          : 256;
+}
+
+inline void plan_attention_float32(const AttentionShape& s, AttentionConfig* c) {
+  c->kernel = AttentionKernel::kFloat32;
+  c->tile_n = 32;
+  plan_attention_tiles(s, 16, c);
+}
+
+inline void plan_attention_prefill(const AttentionShape& s, int64_t widest, AttentionConfig* c) {
+  c->kernel = AttentionKernel::kPrefill;
+  c->tile_n = c->padded_head_dim > 128 ? 32 : 64;
+  plan_attention_tiles(s, 128, c);
+  // The wider tile reads shared memory half as often; it leaves no registers for a second set of
+  // sums either, and full tiles alone must half fill the machine.
+  const int64_t full_tiles =
+      saturating_mul(s.num_tokens, s.num_heads / s.num_kv_heads) / c->tile_m - s.num_seqs;
+  if (c->padded_head_dim > widest || s.batch_invariant ||
+      saturating_mul(std::max(full_tiles, int64_t{0}), s.num_kv_heads) < kAttentionTargetBlocks / 2)
+    plan_attention_tiles(s, 64, c);
+}
+
+inline void plan_attention_grid(const AttentionShape& s, AttentionConfig* c) {
+  c->grid_x = saturating_mul(c->tile_slots, c->num_splits);
+  c->grid_y = s.num_kv_heads;
+}
+
 // Total: sizes that no memory holds saturate. Throws as check_attention_shape does.
 inline AttentionConfig plan_attention(const AttentionShape& s) {
-  check_attention_shape(s);
+  check_attention_shape("attention", s);
   AttentionConfig c{};
-  c.padded_head_dim = s.head_dim <= 64                 ? 64
-                      : s.head_dim <= 80 && s.bfloat16 ? 80
-                      : s.head_dim <= 128              ? 128
-                                                       : 256;
+  c.padded_head_dim = padded_head_dim(s);
   const int64_t rows = saturating_mul(s.max_seqlen_q, s.num_heads / s.num_kv_heads);
   if (!s.bfloat16) {
-    c.kernel = AttentionKernel::kFloat32;
-    c.tile_n = 32;
-    plan_attention_tiles(s, 16, &c);
+    plan_attention_float32(s, &c);
   } else if (rows <= kAttentionMaxDecodeRows && !s.batch_invariant) {
     c.kernel = AttentionKernel::kDecode;
     c.tile_n = 64;
     plan_attention_tiles(s, 16, &c);
   } else {
-    c.kernel = AttentionKernel::kPrefill;
-    c.tile_n = c.padded_head_dim > 128 ? 32 : 64;
-    plan_attention_tiles(s, 128, &c);
-    // The wider tile reads shared memory half as often; its accumulators leave no registers for
-    // head_dim 256 nor for a second set of sums, and full tiles alone must half fill the machine.
-    const int64_t full_tiles =
-        saturating_mul(s.num_tokens, s.num_heads / s.num_kv_heads) / c.tile_m - s.num_seqs;
-    if (c.padded_head_dim > 128 || s.batch_invariant ||
-        saturating_mul(std::max(full_tiles, int64_t{0}), s.num_kv_heads) <
-            kAttentionTargetBlocks / 2)
-      plan_attention_tiles(s, 64, &c);
+    plan_attention_prefill(s, kAttentionWidePages, &c);
   }
   plan_attention_splits(s, &c);
-  c.grid_x = saturating_mul(c.tile_slots, c.num_splits);
-  c.grid_y = s.num_kv_heads;
+  plan_attention_grid(s, &c);
+  return c;
+}
+
+// The same for segments. They have as many keys as queries: a segment long enough to be split has
+// tiles enough to fill the machine without. One kernel and no splits make a row's result its own,
+// so s.batch_invariant stays false.
+inline AttentionConfig plan_varlen_attention(const AttentionShape& s) {
+  check_attention_shape("varlen_attention", s);
+  AttentionConfig c{};
+  c.padded_head_dim = padded_head_dim(s);
+  s.bfloat16 ? plan_attention_prefill(s, kAttentionWideSegments, &c)
+             : plan_attention_float32(s, &c);
+  c.num_splits = 1;
+  plan_attention_grid(s, &c);
   return c;
 }
 

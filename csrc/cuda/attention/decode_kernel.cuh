@@ -7,6 +7,7 @@
 // at head_dim 128 a block has 70 KiB under way and two blocks fit a multiprocessor of an H200.
 #pragma once
 
+#include "cuda/attention/keys.cuh"
 #include "cuda/attention/mask.cuh"
 #include "cuda/attention/output.cuh"
 #include "cuda/attention/softmax.cuh"
@@ -32,18 +33,18 @@ struct DecodeTile {
 // Step `step` of a warp: its keys from first_key on, to a stage of its ring.
 template <int kHeadDim>
 __device__ __forceinline__ void load_decode_step(bf16* stage, const AttentionParams& p,
-                                                 PageTable& pages, int first_key, int key_end) {
+                                                 PagedKeys& source, int first_key, int key_end) {
   using Tile = DecodeTile<kHeadDim>;
   if (first_key >= key_end) return;
-  const int64_t offset = pages.offset(first_key);
+  const bf16* const keys = source.rows<bf16>(p.key, first_key);
+  const bf16* const values = source.rows<bf16>(p.value, first_key);
   const int next_key = first_key + Tile::kWarps * Tile::kKeys;
-  if (next_key < key_end) pages.fetch(next_key);
+  if (next_key < key_end) source.fetch(next_key);
   const int num_valid = min(Tile::kKeys, key_end - first_key);
-  load_rows<kHeadDim, Tile::kKeys>(stage, static_cast<const bf16*>(p.k_cache) + offset, num_valid,
-                                   p.head_dim, p.cache_aligned);
-  load_rows<kHeadDim, Tile::kKeys>(stage + Tile::kStageElements,
-                                   static_cast<const bf16*>(p.v_cache) + offset, num_valid,
-                                   p.head_dim, p.cache_aligned);
+  load_rows<kHeadDim, Tile::kKeys>(stage, keys, source.stride(p.key), num_valid, p.head_dim,
+                                   p.keys_aligned);
+  load_rows<kHeadDim, Tile::kKeys>(stage + Tile::kStageElements, values, source.stride(p.value),
+                                   num_valid, p.head_dim, p.keys_aligned);
 }
 
 template <int kHeadDim>
@@ -52,7 +53,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
   using Tile = DecodeTile<kHeadDim>;
   constexpr int kOutTiles = kHeadDim / 8;
   Work w;
-  if (!take_work<Tile::kRows>(p, w)) return;
+  if (!take_work<Tile::kRows, PagedKeys>(p, w)) return;
 
   ERNIE_DYNAMIC_SHARED(bf16, shared);
   ERNIE_SHARED(RowState, warp_states, [Tile::kWarps * Tile::kRows]);
@@ -66,11 +67,11 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
   constexpr int kStride = Tile::kWarps * Tile::kKeys;
   const int first_key = w.key_begin + warp * Tile::kKeys;
 
-  PageTable pages(p, w);
-  if (first_key < w.key_end) pages.fetch(first_key);
+  PagedKeys source(p, w);
+  if (first_key < w.key_end) source.fetch(first_key);
 #pragma unroll
   for (int step = 0; step < Tile::kStages - 1; ++step) {
-    load_decode_step<kHeadDim>(stage(step), p, pages, first_key + step * kStride, w.key_end);
+    load_decode_step<kHeadDim>(stage(step), p, source, first_key + step * kStride, w.key_end);
     cp_async_commit_group();
   }
   load_query<kHeadDim, Tile::kRows>(query_tile, p, w);
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
     cp_async_wait_group<Tile::kStages - 2>();
     __syncwarp();
     const int ahead = Tile::kStages - 1;
-    load_decode_step<kHeadDim>(stage(step + ahead), p, pages, key + ahead * kStride, w.key_end);
+    load_decode_step<kHeadDim>(stage(step + ahead), p, source, key + ahead * kStride, w.key_end);
     cp_async_commit_group();
 
     const bf16* const keys = stage(step);

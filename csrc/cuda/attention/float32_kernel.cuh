@@ -3,6 +3,7 @@
 // columns c, c + 8, ... of the sums. Splits and their merge are those of the bfloat16 kernels.
 #pragma once
 
+#include "cuda/attention/keys.cuh"
 #include "cuda/attention/output.cuh"
 #include "cuda/attention/softmax.cuh"
 
@@ -25,21 +26,17 @@ constexpr int kFloat32SharedBytes =
      Float32Tile::kRows * (Float32Tile::kKeys + 1)) *
     int{sizeof(float)};
 
-// The block copies kKeys rows of a cache; zeros beyond the last key and beyond head_dim.
-template <int kHeadDim>
-__device__ __forceinline__ void load_float32_keys(float* tile, const AttentionParams& p,
-                                                  const Work& w, const void* cache, int first_key,
+// The block copies kKeys rows of keys, or values; zeros beyond the last key and beyond head_dim.
+template <int kHeadDim, class Keys>
+__device__ __forceinline__ void load_float32_keys(float* tile, const AttentionParams& p, Keys& keys,
+                                                  const AttentionSource& source, int first_key,
                                                   int key_end) {
-  const int block_size = 1 << p.block_size_log2;
   for (int i = threadIdx.x; i < Float32Tile::kKeys * kHeadDim; i += kAttentionThreads) {
     const int row = i / kHeadDim, col = i % kHeadDim, key = first_key + row;
     float value = 0.f;
     if (key < key_end && col < p.head_dim) {
-      const int32_t block = p.block_table[w.seq * p.max_blocks + (key >> p.block_size_log2)];
-      value = static_cast<const float*>(
-          cache)[kv_cache_offset(block, w.kv_head, key & (block_size - 1), p.num_blocks,
-                                 p.num_kv_heads, block_size, p.head_dim) +
-                 col];
+      keys.fetch(key);
+      value = keys.template rows<float>(source, key)[col];
     }
     tile[row * kFloat32Stride<kHeadDim> + col] = value;
   }
@@ -58,7 +55,7 @@ __device__ __forceinline__ float row_sum(float v) {
   return v;
 }
 
-template <int kHeadDim>
+template <int kHeadDim, class Keys>
 __global__ void __launch_bounds__(kAttentionThreads)
     attention_float32_kernel(const __grid_constant__ AttentionParams p) {
   using Tile = Float32Tile;
@@ -66,12 +63,13 @@ __global__ void __launch_bounds__(kAttentionThreads)
   constexpr int kColumns = kHeadDim / Tile::kRowThreads;
   constexpr int kScores = Tile::kKeys / Tile::kRowThreads;
   Work w;
-  if (!take_work<Tile::kRows>(p, w)) return;
+  if (!take_work<Tile::kRows, Keys>(p, w)) return;
 
   ERNIE_DYNAMIC_SHARED(float, query_tile);
   float* const keys = query_tile + Tile::kRows * kStride;
   float* const values = keys + Tile::kKeys * kStride;
   float* const probs = values + Tile::kKeys * kStride;  // [kRows, kKeys + 1]
+  Keys source(p, w);
   const int row = threadIdx.x / Tile::kRowThreads, c = threadIdx.x % Tile::kRowThreads;
   const float* const my_query = query_tile + row * kStride;
   float* const my_probs = probs + row * (Tile::kKeys + 1);
@@ -104,8 +102,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
 
   for (int key = w.key_begin; key < w.key_end; key += Tile::kKeys) {
     __syncthreads();
-    load_float32_keys<kHeadDim>(keys, p, w, p.k_cache, key, w.key_end);
-    load_float32_keys<kHeadDim>(values, p, w, p.v_cache, key, w.key_end);
+    load_float32_keys<kHeadDim>(keys, p, source, p.key, key, w.key_end);
+    load_float32_keys<kHeadDim>(values, p, source, p.value, key, w.key_end);
     __syncthreads();
 
     float score[kScores] = {};

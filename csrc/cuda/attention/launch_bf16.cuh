@@ -1,4 +1,4 @@
-// Launches of the bfloat16 kernels, instantiated by one file per head_dim.
+// Launches of the bfloat16 kernels, instantiated by one file per head_dim and place of the keys.
 #pragma once
 
 #include "cuda/attention/decode_kernel.cuh"
@@ -21,20 +21,20 @@ void launch_attention_decode(const AttentionConfig& c, const AttentionParams& p,
          attention_grid(c, DecodeTile<kHeadDim>::kSharedBytes, stream), p);
 }
 
-template <int kHeadDim>
+template <int kHeadDim, class Keys>
 void launch_attention_prefill(const AttentionConfig& c, const AttentionParams& p,
                               cudaStream_t stream) {
-  if constexpr (kHeadDim <= 128) {
+  if constexpr (kHeadDim <= Keys::kWideHeadDim) {
     using Wide = PrefillTile<kHeadDim, 2>;
     if (c.tile_m == Wide::kRows) {
-      launch(attention_prefill_kernel<kHeadDim, 2>, attention_grid(c, Wide::kSharedBytes, stream),
-             p);
+      launch(attention_prefill_kernel<kHeadDim, 2, Keys>,
+             attention_grid(c, Wide::kSharedBytes, stream), p);
       return;
     }
   }
   using Tile = PrefillTile<kHeadDim, 1>;
   const int totals = c.merge_in_block ? Tile::kTotalBytes : 0;
-  launch(attention_prefill_kernel<kHeadDim, 1>,
+  launch(attention_prefill_kernel<kHeadDim, 1, Keys>,
          attention_grid(c, Tile::kSharedBytes + totals, stream), p);
 }
 

@@ -1,4 +1,4 @@
-// What every attention kernel is given, and the launchers by instantiation.
+// What every attention kernel is given, where its keys lie, and the launchers by instantiation.
 #pragma once
 
 #include "core/bf16.h"
@@ -8,13 +8,18 @@
 
 namespace ernie::cuda {
 
+// Keys, or values: a cache, whose strides its shape tells, or rows of [tokens, heads, head_dim].
+struct AttentionSource {
+  const void* data;
+  int64_t token_stride, head_stride;
+};
+
 // Shapes as in ops/attention.h, strides in elements. Rows of a kv head are its query rows times the
 // heads of its group: row r is token r / group_size, head r % group_size of the group.
 struct AttentionParams {
   void* out;
   const void* query;
-  const void* k_cache;
-  const void* v_cache;
+  AttentionSource key, value;
   const int32_t* cu_seqlens_q;
   const int32_t* seq_lens;
   const int32_t* block_table;
@@ -31,17 +36,20 @@ struct AttentionParams {
   bool causal;
   bool ragged;
   bool merge_in_block;
-  bool cache_aligned;  // rows of the caches are whole and aligned units of 16 bytes
+  bool keys_aligned;   // rows of keys and values are whole and aligned units of 16 bytes
   bool query_aligned;  // and those of the query
   bool out_aligned;    // rows of out are aligned to 4 bytes
 };
 
-// One per instantiation file.
+class PagedKeys;    // in the pages of a cache
+class SegmentKeys;  // row after row, those of a segment's queries; never with splits
+
+// One per instantiation file. Keys is one of the two above: see keys.cuh.
 template <int kHeadDim>
 void launch_attention_decode(const AttentionConfig&, const AttentionParams&, cudaStream_t);
-template <int kHeadDim>
+template <int kHeadDim, class Keys>
 void launch_attention_prefill(const AttentionConfig&, const AttentionParams&, cudaStream_t);
-template <int kHeadDim>
+template <int kHeadDim, class Keys>
 void launch_attention_float32(const AttentionConfig&, const AttentionParams&, cudaStream_t);
 // Merges the splits' partial results into out, T its element type.
 template <class T>

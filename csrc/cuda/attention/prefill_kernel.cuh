@@ -10,6 +10,7 @@
 // by shared memory, which a warp reads whole for its 16 rows.
 #pragma once
 
+#include "cuda/attention/keys.cuh"
 #include "cuda/attention/mask.cuh"
 #include "cuda/attention/output.cuh"
 #include "cuda/attention/softmax.cuh"
@@ -35,23 +36,24 @@ struct PrefillTile {
   static_assert(kAttentionSplit % kKeys == 0, "a split ends with a tile");
 };
 
-template <int kHeadDim, int kMTiles>
+template <int kHeadDim, int kMTiles, class Keys>
 __device__ __forceinline__ void load_prefill_tile(bf16* stage, const AttentionParams& p,
-                                                  PageTable& pages, int tile_key, int key_end) {
+                                                  Keys& source, int tile_key, int key_end) {
   using Tile = PrefillTile<kHeadDim, kMTiles>;
   if (tile_key >= key_end) return;
   const int warp = threadIdx.x / kWarpSize;
   const int key = tile_key + warp * Tile::kWarpKeys;
   const int num_valid = min(Tile::kWarpKeys, key_end - key);
-  // Without a valid row there is no page to ask for: zeros only.
-  const int64_t offset = num_valid > 0 ? pages.offset(key) : 0;
-  if (key + Tile::kKeys < key_end) pages.fetch(key + Tile::kKeys);
+  // Without a valid row there is no place to ask for: zeros only.
+  const int place = num_valid > 0 ? key : tile_key;
+  const bf16* const keys = source.template rows<bf16>(p.key, place);
+  const bf16* const values = source.template rows<bf16>(p.value, place);
+  if (key + Tile::kKeys < key_end) source.fetch(key + Tile::kKeys);
   bf16* const to = stage + warp * Tile::kWarpKeys * kTileStride<kHeadDim>;
-  load_rows<kHeadDim, Tile::kWarpKeys>(to, static_cast<const bf16*>(p.k_cache) + offset, num_valid,
-                                       p.head_dim, p.cache_aligned);
-  load_rows<kHeadDim, Tile::kWarpKeys>(to + Tile::kTileElements,
-                                       static_cast<const bf16*>(p.v_cache) + offset, num_valid,
-                                       p.head_dim, p.cache_aligned);
+  load_rows<kHeadDim, Tile::kWarpKeys>(to, keys, source.stride(p.key), num_valid, p.head_dim,
+                                       p.keys_aligned);
+  load_rows<kHeadDim, Tile::kWarpKeys>(to + Tile::kTileElements, values, source.stride(p.value),
+                                       num_valid, p.head_dim, p.keys_aligned);
 }
 
 // A thread's sums and its rows' states over the splits before the present one. The sums are in
@@ -100,13 +102,13 @@ class SplitTotals {
   RowState state_[2];
 };
 
-template <int kHeadDim, int kMTiles>
+template <int kHeadDim, int kMTiles, class Keys>
 __global__ void __launch_bounds__(kAttentionThreads, kHeadDim <= 128 ? 2 : 1)
     attention_prefill_kernel(const __grid_constant__ AttentionParams p) {
   using Tile = PrefillTile<kHeadDim, kMTiles>;
   constexpr int kOutTiles = kHeadDim / 8;
   Work w;
-  if (!take_work<Tile::kRows>(p, w)) return;
+  if (!take_work<Tile::kRows, Keys>(p, w)) return;
 
   ERNIE_DYNAMIC_SHARED(bf16, shared);
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
@@ -115,10 +117,10 @@ __global__ void __launch_bounds__(kAttentionThreads, kHeadDim <= 128 ? 2 : 1)
   const auto stage = [&](int step) {
     return ring + step % Tile::kStages * 2 * Tile::kTileElements;
   };
-  PageTable pages(p, w);
+  Keys source(p, w);
   const int first_own_key = w.key_begin + warp * Tile::kWarpKeys;
-  if (first_own_key < w.key_end) pages.fetch(first_own_key);
-  load_prefill_tile<kHeadDim, kMTiles>(stage(0), p, pages, w.key_begin, w.key_end);
+  if (first_own_key < w.key_end) source.fetch(first_own_key);
+  load_prefill_tile<kHeadDim, kMTiles>(stage(0), p, source, w.key_begin, w.key_end);
   cp_async_commit_group();
   load_query<kHeadDim, Tile::kRows>(query_tile, p, w);
   // The first key a row does not see stays behind its query: the main loop, which rarely asks, has
@@ -147,7 +149,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kHeadDim <= 128 ? 2 : 1)
   for (int key = w.key_begin; key < w.key_end; key += Tile::kKeys, ++step) {
     cp_async_wait_group<0>();
     __syncthreads();  // this tile is here; everybody is done with the one before
-    load_prefill_tile<kHeadDim, kMTiles>(stage(step + 1), p, pages, key + Tile::kKeys, w.key_end);
+    load_prefill_tile<kHeadDim, kMTiles>(stage(step + 1), p, source, key + Tile::kKeys, w.key_end);
     cp_async_commit_group();
     if (key >= seen_by_any) continue;  // but for the barriers, this warp has nothing left to do
 

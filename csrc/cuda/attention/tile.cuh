@@ -18,34 +18,11 @@ struct alignas(16) Bf16Unit {
   uint32_t pair[4];
 };
 
-// A page of the caches by its block table entry, fetched a step before it is needed.
-class PageTable {
- public:
-  __device__ __forceinline__ PageTable(const AttentionParams& p, const Work& w)
-      : params_(p), ids_(p.block_table + w.seq * p.max_blocks), kv_head_(w.kv_head) {}
-
-  // Key key, which the sequence has, opens the next rows.
-  __device__ __forceinline__ void fetch(int key) { id_ = ids_[key >> params_.block_size_log2]; }
-
-  // Element offset of `key`, in the page fetched last.
-  __device__ __forceinline__ int64_t offset(int key) const {
-    const int block_size = 1 << params_.block_size_log2;
-    return kv_cache_offset(id_, kv_head_, key & (block_size - 1), params_.num_blocks,
-                           params_.num_kv_heads, block_size, params_.head_dim);
-  }
-
- private:
-  const AttentionParams& params_;
-  const int32_t* ids_;
-  int kv_head_;
-  int32_t id_ = 0;
-};
-
-// A warp copies `num_valid` rows (they lie one after the other) to a tile of kRows; asynchronous,
-// part of the caller's next commit group. Other threads see it after wait_group and a barrier.
-template <int kHeadDim, int kRows>
-__device__ __forceinline__ void load_rows(bf16* tile, const bf16* rows, int num_valid, int head_dim,
-                                          bool aligned) {
+// A warp copies `num_valid` rows, `stride` apart, to a tile of kRows; asynchronous, part of the
+// caller's next commit group. Other threads see it after wait_group and a barrier.
+template <int kHeadDim, int kRows, class Stride>
+__device__ __forceinline__ void load_rows(bf16* tile, const bf16* rows, Stride stride,
+                                          int num_valid, int head_dim, bool aligned) {
   const int lane = threadIdx.x % kWarpSize;
   if (aligned) {
     constexpr int kUnits = kHeadDim / kUnit;
@@ -55,13 +32,13 @@ __device__ __forceinline__ void load_rows(bf16* tile, const bf16* rows, int num_
       const int i = first + lane, row = i / kUnits, col = i % kUnits * kUnit;
       const bool valid = row < num_valid && col < head_dim;
       cp_async_16(tile + row * kTileStride<kHeadDim> + col,
-                  valid ? rows + row * head_dim + col : rows, valid ? 16 : 0);
+                  valid ? rows + row * stride + col : rows, valid ? 16 : 0);
     }
   } else {
     for (int i = lane; i < kRows * kHeadDim; i += kWarpSize) {
       const int row = i / kHeadDim, col = i % kHeadDim;
       tile[row * kTileStride<kHeadDim> + col] =
-          row < num_valid && col < head_dim ? rows[row * head_dim + col] : bf16{0};
+          row < num_valid && col < head_dim ? rows[row * stride + col] : bf16{0};
     }
   }
 }

@@ -17,12 +17,6 @@ __device__ __forceinline__ QuerySequence query_sequence(const AttentionParams& p
   return {begin, end - begin};
 }
 
-// Whatever seq_lens holds, the row of the block table covers it.
-__device__ __forceinline__ int64_t key_count(const AttentionParams& p, int seq) {
-  const int64_t capacity = p.num_blocks == 0 ? 0 : p.max_blocks << p.block_size_log2;
-  return attention_clamp(p.seq_lens[seq], 0, capacity);
-}
-
 struct Work {
   int64_t first_token, num_queries;  // of the sequence
   int64_t first_query;               // of the tile, counted in the sequence
@@ -82,7 +76,7 @@ __device__ __forceinline__ TilePlace find_tile(const AttentionParams& p, int64_t
 }
 
 // False where the block has nothing to do, the same for all its threads.
-template <int kRows>
+template <int kRows, class Keys>
 __device__ __forceinline__ bool take_work(const AttentionParams& p, Work& w) {
   const int64_t slot = blockIdx.x / p.num_splits;
   w.split = static_cast<int>(blockIdx.x % p.num_splits);
@@ -103,7 +97,7 @@ __device__ __forceinline__ bool take_work(const AttentionParams& p, Work& w) {
   w.first_query = first_row / p.group_size;
   w.first_head = static_cast<int>(first_row % p.group_size);
 
-  const int64_t seq_len = key_count(p, place.seq);
+  const int64_t seq_len = Keys::count(p, place.seq);
   w.seq_len = static_cast<int>(seq_len);
   AttentionKeyRange keys = {0, seq_len};
   if (p.num_splits > 1) {

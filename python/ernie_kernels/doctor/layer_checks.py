@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from ernie_kernels import ops
@@ -124,3 +126,26 @@ def attention(case: Case) -> Pairs:
     result = float64(out)
     for (k, v), begin, end in zip(sequences, starts[:-1], starts[1:], strict=True):
         yield result[begin:end], case.bounds.attention(queries[begin:end], k, v)
+
+
+def varlen_attention(case: Case) -> Pairs:
+    """Segments, an empty one too, whose queries, keys and values are parts of one buffer."""
+    heads, kv_heads, head_dim = 6, 2, 24
+    starts = [0, 7, 7, 40]
+    buffer = case.random(starts[-1], heads + 2 * kv_heads, head_dim)
+    parts = np.split(buffer, [heads, heads + kv_heads], axis=1)
+    on_device = case.floats(buffer)
+    out = case.timed(
+        lambda: ops.varlen_attention(
+            on_device[:, :heads],
+            on_device[:, heads : heads + kv_heads],
+            on_device[:, heads + kv_heads :],
+            cu_seqlens=case.integers(starts, "int32"),
+            max_seqlen=33,
+        )
+    )
+    result = float64(out)
+    for begin, end in itertools.pairwise(starts):
+        if end > begin:
+            q, k, v = (part[begin:end] for part in parts)
+            yield result[begin:end], case.bounds.attention(q, k, v, causal=False)

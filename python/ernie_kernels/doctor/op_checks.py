@@ -42,6 +42,7 @@ CHECKS: dict[str, tuple[Callable[[Case], Pairs], tuple[str, ...]]] = {
     "kv_cache_write": (layer_checks.kv_cache_write, BOTH),
     "kv_cache_copy_blocks": (layer_checks.kv_cache_copy_blocks, BOTH),
     "attention": (layer_checks.attention, BOTH),
+    "varlen_attention": (layer_checks.varlen_attention, BOTH),
     "moe_route": (moe_checks.moe_route, ("float32",)),
     "moe_sort": (moe_checks.moe_sort, ("float32",)),
     "moe_dispatch": (moe_checks.moe_dispatch, BOTH),

@@ -1,7 +1,7 @@
 """The ops. One module per family; each name is also importable from here."""
 
 from ernie_kernels.ops.activation import silu_and_mul
-from ernie_kernels.ops.attention import attention
+from ernie_kernels.ops.attention import attention, varlen_attention
 from ernie_kernels.ops.embedding import embedding
 from ernie_kernels.ops.fused_moe import fused_moe, fused_moe_workspace_size
 from ernie_kernels.ops.gemm import PackedWeight, linear, linear_pack, linear_silu_and_mul
@@ -75,6 +75,7 @@ __all__ = [
     "silu_and_mul",
     "spatial_merge",
     "temporal_merge",
+    "varlen_attention",
     "wint4_linear",
     "wint4_linear_silu_and_mul",
     "wint4_pack",

@@ -1,4 +1,4 @@
-"""Attention over the paged cache. C++ contract: csrc/ops/attention.h."""
+"""Attention over the paged cache, and within segments. C++ contract: csrc/ops/attention.h."""
 
 from __future__ import annotations
 
@@ -86,4 +86,48 @@ def attention(
         causal,
         workspace,
     )
+    return out
+
+
+def varlen_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    scale: float | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Attention within segments that lie one after the other, without a mask: vision encoders.
+
+    Segment ``s`` owns rows ``cu_seqlens[s]`` to ``cu_seqlens[s + 1]``; each of its queries sees all
+    of its keys and no other segment's. ``out = softmax(scale * q kᵀ) v``, float32 inside, rounded once;
+    with bfloat16 on CUDA, and on CPUs with a fast bfloat16 dot product, probabilities are rounded to
+    bfloat16 before they multiply the values. A row's result depends on its own segment alone, on
+    CUDA too, and not on the number of threads.
+
+    Args:
+        query: ``[num_tokens, num_heads, head_dim]``, float32 or bfloat16, last stride 1; head_dim
+            even, at most 256.
+        key: ``[num_tokens, num_kv_heads, head_dim]``, dtype of ``query``, last stride 1;
+            num_kv_heads divides num_heads.
+        value: as ``key``. The three may be parts of one buffer, as a fused projection writes it.
+        cu_seqlens: ``[num_segments + 1]`` int32, from 0 to num_tokens; a segment may be empty.
+        max_seqlen: at least the longest segment, in tokens.
+        scale: of the scores; ``head_dim ** -0.5`` when omitted.
+        out: where to write, shape and dtype of ``query``. Allocated when omitted.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ArgumentError: a shape, dtype, device, stride or value differs from the above.
+        DeviceError: a tensor is on a GPU that this build cannot use.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762.
+    """
+    if out is None:
+        out = _core.empty_like(query, "varlen_attention", "query")
+    _core.varlen_attention(out, query, key, value, cu_seqlens, max_seqlen, scale)
     return out

@@ -108,9 +108,11 @@ class Bounds:
         bound = error + self.unit * np.abs(value) + 16 * FLOAT32 * size + UNDERFLOW
         return Expected(value, bound)
 
-    def attention(self, query: Array, keys: Array, values: Array) -> Expected:
+    def attention(
+        self, query: Array, keys: Array, values: Array, *, causal: bool = True
+    ) -> Expected:
         """One sequence. With bfloat16 a kernel may round the probabilities."""
-        p, sizes = formulas.probabilities(query, keys)
+        p, sizes = formulas.probabilities(query, keys, causal=causal)
         value = formulas.attend(p, values)
         summed = formulas.attend(p, np.abs(values))
         magnitude = (1 + sizes.max(-1).T[..., None]) * summed

@@ -45,12 +45,13 @@ def rotate(x: Array, angles: Array) -> Array:
     return turned
 
 
-def probabilities(query: Array, keys: Array) -> tuple[Array, Array]:
-    """Causal attention of one sequence, whose last tokens the queries are.
+def probabilities(query: Array, keys: Array, *, causal: bool = True) -> tuple[Array, Array]:
+    """Attention of one sequence, whose last tokens the queries are.
 
     Args:
         query: ``[num_queries, num_heads, head_dim]``.
         keys: ``[length, num_kv_heads, head_dim]``; head ``h`` reads ``h // (heads / kv_heads)``.
+        causal: a query sees the keys up to its own position; else all.
 
     Returns:
         Probabilities ``[num_heads, num_queries, length]``, and beside each the size of its score's
@@ -62,9 +63,10 @@ def probabilities(query: Array, keys: Array) -> tuple[Array, Array]:
     scale = head_dim**-0.5
     scores = scale * (q @ k)
     sizes = scale * (np.abs(q) @ np.abs(k))
-    future = np.triu(np.ones((num_queries, length), bool), length - num_queries + 1)
-    scores[:, future] = -np.inf
-    sizes[:, future] = 0.0
+    if causal:
+        future = np.triu(np.ones((num_queries, length), bool), length - num_queries + 1)
+        scores[:, future] = -np.inf
+        sizes[:, future] = 0.0
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True), sizes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backends import BEYOND, COPY, MISALIGNED, RACE, UNWRITTEN, WRONG
-from bug import ATTENTION, Bug
+from bug import ATTENTION, VARLEN_ATTENTION, Bug
 
 ATTENTION_CU = "csrc/cuda/attention/attention.cu"
 DECODE = "csrc/cuda/attention/decode_kernel.cuh"
@@ -13,7 +13,9 @@ COMBINE = "csrc/cuda/attention/combine_kernel.cuh"
 SOFTMAX = "csrc/cuda/attention/softmax.cuh"
 TILE = "csrc/cuda/attention/tile.cuh"
 WORK = "csrc/cuda/attention/work.cuh"
+KEYS = "csrc/cuda/attention/keys.cuh"
 HDIM64 = "csrc/cuda/attention/hdim64_bf16.cu"
+HDIM64_SEGMENTS = "csrc/cuda/attention/hdim64_segments_bf16.cu"
 
 BUGS = [
     Bug(
@@ -136,14 +138,14 @@ BUGS = [
     Bug(
         "attention: 16-byte copies whatever head_dim is",
         ATTENTION_CU,
-        "p.cache_aligned = a.k_cache.size(3) % 8 == 0 && aligned",
-        "p.cache_aligned = aligned",
+        "p.keys_aligned = a.k_cache.size(3) % 8 == 0 && aligned",
+        "p.keys_aligned = aligned",
         ATTENTION,
         (MISALIGNED,),
     ),
     Bug(
         "attention: seq_lens not held against the block table",
-        WORK,
+        KEYS,
         "return attention_clamp(p.seq_lens[seq], 0, capacity);",
         "return capacity < 0 ? 0 : p.seq_lens[seq];",
         ATTENTION,
@@ -162,8 +164,8 @@ BUGS = [
     Bug(
         "attention: states of splits laid over the sums",
         ATTENTION_CU,
-        "p.partial_out + c.num_splits * p.num_tokens *",
-        "p.partial_out + (c.num_splits - 1) * p.num_tokens *",
+        "p.partial_out + p.num_splits * p.num_tokens *",
+        "p.partial_out + (p.num_splits - 1) * p.num_tokens *",
         ATTENTION,
         (RACE,),
     ),
@@ -180,9 +182,9 @@ BUGS = [
         "prefill: the next tile is asked for before the barrier",
         PREFILL,
         "    __syncthreads();  // this tile is here; everybody is done with the one before\n"
-        "    load_prefill_tile<kHeadDim, kMTiles>(stage(step + 1), p, pages, "
+        "    load_prefill_tile<kHeadDim, kMTiles>(stage(step + 1), p, source, "
         "key + Tile::kKeys, w.key_end);\n",
-        "    load_prefill_tile<kHeadDim, kMTiles>(stage(step + 1), p, pages, "
+        "    load_prefill_tile<kHeadDim, kMTiles>(stage(step + 1), p, source, "
         "key + Tile::kKeys, w.key_end);\n"
         "    __syncthreads();\n",
         ATTENTION,
@@ -323,5 +325,31 @@ BUGS = [
         "if (col < p.head_dim) {",
         ATTENTION,
         (BEYOND, UNWRITTEN, WRONG),
+    ),
+    Bug(
+        "segments: keys of the first for all",
+        KEYS,
+        "(first_token_ + key) * source.token_stride",
+        "int64_t{key} * source.token_stride",
+        VARLEN_ATTENTION,
+        (WRONG,),
+        HDIM64_SEGMENTS,
+    ),
+    Bug(
+        "segments: kv heads a token apart",
+        KEYS,
+        "kv_head_ * source.head_stride;",
+        "kv_head_ * source.token_stride;",
+        VARLEN_ATTENTION,
+        (WRONG, BEYOND),
+        HDIM64_SEGMENTS,
+    ),
+    Bug(
+        "segments: 16-byte copies whatever the strides are",
+        ATTENTION_CU,
+        "p.keys_aligned = rows_aligned(a.key, 16) && rows_aligned(a.value, 16);",
+        "p.keys_aligned = aligned(a.key, 16) && aligned(a.value, 16);",
+        VARLEN_ATTENTION,
+        (MISALIGNED,),
     ),
 ]

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from bug import ATTENTION, Bug
+from bug import ATTENTION, VARLEN_ATTENTION, Bug
 
 BUGS = [
     Bug(
         "attention: one key too many",
-        "csrc/cpu/attention.cpp",
-        "seq_len(s) - query_len(s) + i + 1 :",
-        "seq_len(s) - query_len(s) + i + 2 :",
+        "csrc/cpu/attention_tiles.h",
+        "keys_.count(s) - q_.count(s) + i + 1 :",
+        "keys_.count(s) - q_.count(s) + i + 2 :",
         ATTENTION,
     ),
     Bug(
         "attention: key pairs swapped",
         "csrc/cpu/attention.isa.cpp",
-        "out[d / 2 * 2 * kPanelKeys + 2 * i + d % 2]",
-        "out[d / 2 * 2 * kPanelKeys + 2 * i + 1 - d % 2]",
+        "_mm512_castps_si512(rows[i].v));\n  }\n#else",
+        "_mm512_rol_epi32(_mm512_castps_si512(rows[i].v), 16));\n  }\n#else",
+        ATTENTION,
+    ),
+    Bug(
+        "attention: the last pair of a key left out",
+        "csrc/cpu/attention.isa.cpp",
+        "const auto present = static_cast<__mmask16>((1u << words) - 1);",
+        "const auto present = static_cast<__mmask16>((1u << words >> (words < kWords)) - 1);",
         ATTENTION,
     ),
     Bug(
@@ -28,9 +35,9 @@ BUGS = [
     ),
     Bug(
         "attention: hidden infinities multiplied by zero",
-        "csrc/cpu/attention.cpp",
-        "      if (finite)\n",
-        "      if (finite || key > 0)\n",
+        "csrc/cpu/attention_tiles.h",
+        "      if (finite || !q_.causal)\n",
+        "      if (finite || !q_.causal || key > 0)\n",
         ATTENTION,
     ),
     Bug(
@@ -49,9 +56,9 @@ BUGS = [
     ),
     Bug(
         "attention: wrong kv head of a group",
-        "csrc/cpu/attention.cpp",
+        "csrc/cpu/attention_tiles.h",
         "(tile.kv_head * s_.group + g) * t.step(1)",
-        "(tile.kv_head + g * a_.k_cache.size(1)) * t.step(1)",
+        "(tile.kv_head + g * keys_.num_kv_heads()) * t.step(1)",
         ATTENTION,
     ),
     Bug(
@@ -77,21 +84,21 @@ BUGS = [
     ),
     Bug(
         "attention: causal even where it should not be",
-        "csrc/cpu/attention.cpp",
-        "seq_len(s) - query_len(s) + i + 1 : seq_len(s);",
-        "seq_len(s) - query_len(s) + i + 1 : seq_len(s) - query_len(s) + i + 1;",
+        "csrc/cpu/attention_tiles.h",
+        "keys_.count(s) - q_.count(s) + i + 1 : keys_.count(s);",
+        "keys_.count(s) - q_.count(s) + i + 1 : keys_.count(s) - q_.count(s) + i + 1;",
         ATTENTION,
     ),
     Bug(
         "attention: page table ignored",
         "csrc/cpu/attention.cpp",
-        "const int64_t block = block_id(tile.seq, key / s_.block_size);",
-        "const int64_t block = key / s_.block_size;",
+        "const int64_t block = block_id(s, key / block_size_);",
+        "const int64_t block = key / block_size_;",
         ATTENTION,
     ),
     Bug(
         "attention: split length depends on the length",
-        "csrc/cpu/attention.cpp",
+        "csrc/cpu/attention_tiles.h",
         "const int64_t end = std::min(begin + kAttentionSplit, tile_limit(tile));",
         "const int64_t end = tile.tokens > 1 && split == 0 ? tile_limit(tile)"
         " : std::min(begin + kAttentionSplit, tile_limit(tile));\n"
@@ -111,5 +118,40 @@ BUGS = [
         "for (; d < head_dim; ++d)\n      for (int64_t i = 0; i < W; ++i)\n",
         "for (; d + 1 < head_dim; ++d)\n      for (int64_t i = 0; i < W; ++i)\n",
         ATTENTION,
+    ),
+    Bug(
+        "varlen_attention: keys of the first segment for all",
+        "csrc/cpu/attention.cpp",
+        "const int64_t token = queries_.first_row(s) + key;",
+        "const int64_t token = key;",
+        VARLEN_ATTENTION,
+    ),
+    Bug(
+        "varlen_attention: values lie as keys do",
+        "csrc/cpu/attention.cpp",
+        "return rows(a_.value, s, kv_head, key);",
+        "return {rows(a_.value, s, kv_head, key).first, a_.key.step(0)};",
+        VARLEN_ATTENTION,
+    ),
+    Bug(
+        "varlen_attention: causal",
+        "csrc/cpu/attention.cpp",
+        ".causal = false};",
+        ".causal = true};",
+        VARLEN_ATTENTION,
+    ),
+    Bug(
+        "varlen_attention: output may lie over the keys",
+        "csrc/ops/attention.cpp",
+        '  check.disjoint("out", a.out, "key", a.key);\n',
+        "",
+        VARLEN_ATTENTION,
+    ),
+    Bug(
+        "varlen_attention: segments that go back",
+        "csrc/cpu/attention_tiles.h",
+        'if (count(s) < 0) fail(argument, "non-decreasing values", count(s), s);',
+        "",
+        VARLEN_ATTENTION,
     ),
 ]
