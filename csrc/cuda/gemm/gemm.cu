@@ -49,6 +49,8 @@ void launch_sm90([[maybe_unused]] const GemmOperands& p, [[maybe_unused]] const 
 }  // namespace
 
 void linear(const LinearArgs& a, const Stream& stream) {
+  if (a.activation != Activation::kNone)
+    throw UnsupportedError("linear: activation: no kernel for " + to_string(stream.device));
   const DeviceGuard guard(stream.device);
   const Gpu gpu = gpu_of(stream.device.index);
   const GemmConfig config = plan_gemm(problem_of(a, gpu));
