@@ -96,24 +96,26 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t pieces = (span + kSize - 1) / kSize;  // of one head
   const int64_t items = (query.num_heads + key.num_heads) * pieces;
   const int64_t step = int64_t{gridDim.y} * kThreads;
-  for (int64_t t = blockIdx.x; t < num_tokens; t += gridDim.x) {
-    for (int64_t item = int64_t{blockIdx.y} * kThreads + threadIdx.x; item < items; item += step) {
-      const int64_t head = item / pieces, i = (item - head * pieces) * kSize;
-      T* x = head < query.num_heads
-                 ? query.data + t * query.token_stride + head * query.head_stride
-                 : key.data + t * key.token_stride + (head - query.num_heads) * key.head_stride;
+  for (int64_t item = int64_t{blockIdx.y} * kThreads + threadIdx.x; item < items; item += step) {
+    const int64_t head = item / pieces, i = (item - head * pieces) * kSize;
+    const bool is_query = head < query.num_heads;
+    T* const first = is_query ? query.data + head * query.head_stride
+                              : key.data + (head - query.num_heads) * key.head_stride;
+    const int64_t token_stride = is_query ? query.token_stride : key.token_stride;
+    const int left = left_of(span, i);
+    for (int64_t t = blockIdx.x; t < num_tokens; t += gridDim.x) {
+      T* x = first + t * token_stride + i;
       const float* angles = table + t * head_dim + i;
-      const int left = left_of(span, i);
       if constexpr (kPairing == Pairing::kHalves) {
-        if (left >= kSize && aligned16(x + i, x + i + span, angles, angles + span))
-          rotate_halves<true>(x + i, angles, span, left);
+        if (left >= kSize && aligned16(x, x + span, angles, angles + span))
+          rotate_halves<true>(x, angles, span, left);
         else
-          rotate_halves<false>(x + i, angles, span, left);
+          rotate_halves<false>(x, angles, span, left);
       } else {
-        if (left >= kSize && aligned16(x + i, angles))
-          rotate<true>(x + i, angles, left);
+        if (left >= kSize && aligned16(x, angles))
+          rotate<true>(x, angles, left);
         else
-          rotate<false>(x + i, angles, left);
+          rotate<false>(x, angles, left);
       }
     }
   }
