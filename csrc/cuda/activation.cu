@@ -38,8 +38,8 @@ __device__ __forceinline__ void for_each_piece(int64_t num_tokens, int64_t size,
     for (int64_t i = first; i < size; i += step) piece(t, i);
 }
 
-// Memory-bound: reads x once, writes out once. expf is within 2 ulp, where the CPU's own is within
-// 1.5: the last bit of out may differ between the backends.
+// Memory-bound: reads x once, writes out once. expf and the division differ from the CPU's by an
+// ulp or two: the last bit of out may differ between the backends.
 template <class T>
 __global__ void __launch_bounds__(kThreads, kResidentBlocks)
     silu_and_mul_kernel(T* out, const T* x, int64_t out_stride, int64_t x_stride,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ernie_kernels as ek
+import reference_vision
 from ernie_kernels import _core, ops
 from simt import control
 
@@ -222,7 +223,7 @@ def test_every_kernel_activates_its_sums(rng, tokens, features, depth, out):
     y = poisoned((tokens, features), out, "cuda")
     arguments = (on(array, "cuda") for array in (x, weight, bias))
     ops.linear(*arguments, activation=activation, out=y)
-    expected, magnitude = reference.activated_linear(x, weight, bias, activation)
+    expected, magnitude = reference_vision.activated_linear(x, weight, bias, activation)
     reference.check(y, expected, magnitude=magnitude, terms=depth)
 
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import ernie_kernels as ek
+import reference_vision
 from ernie_kernels import ops
 
 import reference
@@ -138,7 +141,7 @@ def test_mrope_table_turns_each_pair_by_its_axis(
 
     assert ops.mrope_table(on(positions, device), head_dim, **arguments, out=out) is out
 
-    assert is_correctly_rounded(out, reference.mrope_table(positions, head_dim, **arguments))
+    assert is_correctly_rounded(out, reference_vision.mrope_table(positions, head_dim, **arguments))
 
 
 def test_mrope_table_of_equal_positions_is_the_text_table(device):
@@ -169,7 +172,7 @@ def test_rope_2d_table_holds_y_then_x(device, rng, num_tokens, head_dim):
 
     assert ops.rope_2d_table(on(positions, device), head_dim, out=out) is out
 
-    assert is_correctly_rounded(out, reference.rope_2d_table(positions, head_dim, 10000.0))
+    assert is_correctly_rounded(out, reference_vision.rope_2d_table(positions, head_dim, 10000.0))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -191,7 +194,7 @@ def test_rope_2d_matches_reference(
     assert result[0] is rotated[0]
     assert result[1] is rotated[1]
     for x, before in zip(rotated, (query, key), strict=True):
-        expected, magnitude = reference.rope_2d(before, reference.f64(table))
+        expected, magnitude = reference_vision.rope_2d(before, reference.f64(table))
         reference.check(x, expected, magnitude=magnitude, terms=2)
 
 
@@ -206,7 +209,7 @@ def test_rope_2d_rotates_heads_of_one_buffer(device, rng, begin):
 
     ops.rope_2d(fused[:, :4, heads], fused[:, 4:8, heads], table)
 
-    expected, magnitude = reference.rope_2d(before[:, :8, heads], reference.f64(table))
+    expected, magnitude = reference_vision.rope_2d(before[:, :8, heads], reference.f64(table))
     after = fused.numpy()
     reference.check(np.ascontiguousarray(after[:, :8, heads]), expected, magnitude=magnitude)
     after[:, :8, heads] = before[:, :8, heads]
@@ -291,3 +294,44 @@ def test_tables_of_several_axes_name_the_wrong_argument():
         ops.rope_2d(query, query.copy(), np.ones((2, 4), np.float32))
     with pytest.raises(ek.ArgumentError, match="rope_2d: key: expected memory apart from query"):
         ops.rope_2d(query, query, np.ones((2, 8), np.float32))
+
+
+def transformers_config(head_dim: int, rope_type: str, theta: float):
+    parameters = {"rope_type": rope_type, "rope_theta": theta}
+    return SimpleNamespace(
+        head_dim=head_dim, max_position_embeddings=512, rope_parameters=parameters
+    )
+
+
+@pytest.mark.oracle
+def test_the_turns_of_media_and_patches_are_those_of_transformers(rng):
+    torch = pytest.importorskip("torch")
+    modeling = pytest.importorskip("transformers.models.ernie4_5_vl_moe.modeling_ernie4_5_vl_moe")
+    query, key = (reference.random(rng, (9, heads, 128), F32) for heads in (4, 2))
+    positions = rng.integers(0, 300, (3, 9))
+    embedding = modeling.Ernie4_5_VLMoeTextRotaryEmbedding(
+        transformers_config(128, "default", THETA)
+    )
+    expected = modeling.apply_rotary_pos_emb(
+        *(torch.from_numpy(x.copy()) for x in (query, key)),
+        *(angles[0] for angles in embedding(torch.empty(0), torch.from_numpy(positions)[:, None])),
+    )
+    table = ops.mrope_table(positions, 128, theta=THETA)
+    for ours, theirs in zip(
+        ops.rope(query, key, None, theta=THETA, table=table), expected, strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-4)
+
+    query, key = (reference.random(rng, (9, 3, 80), F32) for _ in range(2))
+    grid = rng.integers(0, 64, (2, 9))
+    embedding = modeling.Ernie4_5_VLMoeVisionRotaryEmbedding(
+        transformers_config(80, "axial", 10000.0)
+    )
+    expected = modeling.apply_rotary_pos_emb_vision(
+        *(torch.from_numpy(x.copy()) for x in (query, key)),
+        *embedding(torch.empty(0), torch.from_numpy(grid.T.copy())),
+    )
+    for ours, theirs in zip(
+        ops.rope_2d(query, key, ops.rope_2d_table(grid, 80)), expected, strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-4)

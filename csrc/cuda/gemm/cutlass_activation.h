@@ -20,9 +20,13 @@ struct Activate<cutlass::Array<float, kCount>> {
   using Arguments = Activate<float>::Arguments;
 
   CUTLASS_DEVICE Values operator()(Values values, const Arguments& arguments) const {
-    const bool is_gelu = arguments.activation == Activation::kGelu;
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) values[i] = is_gelu ? gelu(values[i]) : quick_gelu(values[i]);
+    if (arguments.activation == Activation::kGelu) {
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < kCount; ++i) values[i] = gelu(values[i]);
+    } else {
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < kCount; ++i) values[i] = quick_gelu(values[i]);
+    }
     return values;
   }
 };
