@@ -366,12 +366,22 @@ def silu_and_mul(x: Array) -> Array:
 # ------------------------------------------------------------------------------------------ rope
 
 
+def frequencies(pairs: int, theta: float) -> Array:
+    return (float(theta) ** (-np.arange(pairs) / pairs)).astype(np.float32)
+
+
+def angles(positions: Array, frequency: Array) -> Array:
+    """In float32, as the ops' headers say: [tokens, pairs]."""
+    return f64(positions.astype(np.float32) * frequency)
+
+
+def interleaved(angle: Array) -> Array:
+    """Cosine and sine of each pair, themselves not rounded: [tokens, 2 pairs]."""
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1).reshape(len(angle), -1)
+
+
 def rope_table(positions: Array, head_dim: int, theta: float) -> Array:
-    """Cosine and sine of the float32 angles, themselves not rounded: [tokens, head_dim]."""
-    exponent = -2.0 * np.arange(head_dim // 2) / head_dim
-    frequency = (float(theta) ** exponent).astype(np.float32)
-    angle = f64(positions.astype(np.float32)[:, None] * frequency)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=-1).reshape(len(positions), -1)
+    return interleaved(angles(positions[:, None], frequencies(head_dim // 2, theta)))
 
 
 def rope(x: Array, table: Array) -> tuple[Array, Array]:

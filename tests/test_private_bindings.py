@@ -146,6 +146,10 @@ def patches_arguments() -> dict[str, Any]:
 POSITIONS = np.arange(3)
 # One good call of every function that takes a number; the numbers in it are then replaced.
 CALLS: dict[str, Callable[[], dict[str, Any]]] = {
+    "add_layer_norm": lambda: {
+        "out": zeros(3, 8), "residual": zeros(3, 8), "x": zeros(3, 8), "weight": zeros(8),
+        "bias": zeros(8), "eps": 1e-6,
+    },
     "add_rms_norm": lambda: {
         "out": zeros(3, 8), "residual": zeros(3, 8), "x": zeros(3, 8), "weight": zeros(8),
         "eps": 1e-5,
@@ -222,6 +226,9 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "block": 3, "kv_head": 1, "row": 5, "num_blocks": 4, "num_kv_heads": 2, "block_size": 16,
         "head_dim": 8,
     },
+    "layer_norm": lambda: {
+        "out": zeros(3, 8), "x": zeros(3, 8), "weight": zeros(8), "bias": zeros(8), "eps": 1e-6,
+    },
     "linear_out": lambda: {
         "x": zeros(3, 8), "weight": zeros(5, 8), "out_features": 5, "dtype": None,
     },
@@ -242,6 +249,11 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "first": 2, "first_source": 5, "frames": 4, "frame_rows": 6, "row": 9, "part": 1,
         "temporal_size": 2,
     },
+    "mrope_table": lambda: {
+        "out": zeros(3, 8), "positions": np.array([POSITIONS] * 3), "head_dim": 8,
+        "theta": 10000.0, "freq_allocation": 2,
+    },
+    "mrope_table_out": lambda: {"positions": np.array([POSITIONS] * 3), "head_dim": 8},
     "patch_embed": lambda: patches_arguments() | {
         "out": zeros(8, 5), "weight": zeros(5, 27), "levels": zeros(3, 256), "patches": None,
     },
@@ -253,6 +265,11 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "philox": lambda: {"counter": [1, 2, 3, 4], "key": [5, 6]},
     "rms_norm": lambda: {"out": zeros(3, 8), "x": zeros(3, 8), "weight": zeros(8), "eps": 1e-5},
+    "rope_2d_table": lambda: {
+        "out": zeros(3, 8), "positions": np.array([POSITIONS] * 2), "head_dim": 8,
+        "theta": 10000.0,
+    },
+    "rope_2d_table_out": lambda: {"positions": np.array([POSITIONS] * 2), "head_dim": 8},
     "rope_table": lambda: {
         "out": zeros(3, 8), "positions": POSITIONS, "head_dim": 8, "theta": 10000.0,
     },

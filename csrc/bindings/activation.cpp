@@ -20,6 +20,13 @@ void bind_activation(py::module_& m) {
       "silu_and_mul",
       [](TensorView out, TensorView x) { run(silu_and_mul, {.out = out, .x = x}, {&out, &x}); },
       py::arg("out"), py::arg("x"));
+  m.def(
+      "gelu", [](TensorView out, TensorView x) { run(gelu, {.out = out, .x = x}, {&out, &x}); },
+      py::arg("out"), py::arg("x"));
+  m.def(
+      "quick_gelu",
+      [](TensorView out, TensorView x) { run(quick_gelu, {.out = out, .x = x}, {&out, &x}); },
+      py::arg("out"), py::arg("x"));
 }
 
 }  // namespace ernie::bindings

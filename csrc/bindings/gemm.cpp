@@ -1,12 +1,22 @@
 #include "ops/gemm.h"
 
 #include "bindings/linear_outputs.h"
+#include "io/file.h"
 
 namespace py = pybind11;
 
 namespace ernie::bindings {
 
 namespace {
+
+Activation activation_named(const std::optional<Scalar<std::string>>& activation) {
+  if (!activation) return Activation::kNone;
+  const std::string name = activation->get("linear", "activation");
+  if (name == "gelu") return Activation::kGelu;
+  if (name == "quick_gelu") return Activation::kQuickGelu;
+  throw ArgumentError("linear: activation: expected gelu, quick_gelu or None, got " +
+                      io::quoted(name));
+}
 
 // The tensor to pack into, out_features, in_features.
 py::tuple linear_pack_out(const TensorView& weight) {
@@ -27,11 +37,18 @@ void bind_gemm(py::module_& m) {
   m.def("linear_pack_out", &linear_pack_out, py::arg("weight"));
   m.def(
       "linear",
-      [](TensorView out, TensorView x, TensorView weight, std::optional<TensorView> bias) {
-        run(linear, {.out = out, .x = x, .weight = weight, .bias = bias},
+      [](TensorView out, TensorView x, TensorView weight, std::optional<TensorView> bias,
+         const std::optional<Scalar<std::string>>& activation) {
+        run(linear,
+            {.out = out,
+             .x = x,
+             .weight = weight,
+             .bias = bias,
+             .activation = activation_named(activation)},
             {&out, &x, &weight, pointer_to(bias)});
       },
-      py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("bias") = py::none());
+      py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("bias") = py::none(),
+      py::arg("activation") = py::none());
   m.def(
       "linear_silu_and_mul",
       [](TensorView out, TensorView x, TensorView weight, std::optional<TensorView> bias,

@@ -68,7 +68,8 @@ void bind_gemm_plan(py::module_& m) {
       "cuda_gemm_plan",
       [](int64_t num_tokens, int64_t out_features, int64_t in_features, const std::string& x,
          const std::string& weight, const std::string& out, bool inputs_aligned,
-         bool outputs_aligned, bool invariant, bool has_cutlass, int capability, int sm_count) {
+         bool outputs_aligned, bool activated, bool invariant, bool has_cutlass, int capability,
+         int sm_count) {
         return dict_of(cuda::plan_gemm({.num_tokens = num_tokens,
                                         .out_features = out_features,
                                         .in_features = in_features,
@@ -77,6 +78,7 @@ void bind_gemm_plan(py::module_& m) {
                                         .out = dtype_named(out, "out"),
                                         .inputs_aligned = inputs_aligned,
                                         .outputs_aligned = outputs_aligned,
+                                        .activated = activated,
                                         .batch_invariant = invariant,
                                         .has_cutlass = has_cutlass,
                                         .capability = capability,
@@ -85,8 +87,8 @@ void bind_gemm_plan(py::module_& m) {
       py::arg("num_tokens"), py::arg("out_features"), py::arg("in_features"),
       py::arg("x") = "bfloat16", py::arg("weight") = "bfloat16", py::arg("out") = "bfloat16",
       py::arg("inputs_aligned") = true, py::arg("outputs_aligned") = true,
-      py::arg("batch_invariant") = false, py::arg("has_cutlass") = true, py::arg("capability") = 90,
-      py::arg("sm_count") = 132);
+      py::arg("activated") = false, py::arg("batch_invariant") = false,
+      py::arg("has_cutlass") = true, py::arg("capability") = 90, py::arg("sm_count") = 132);
   m.def(
       "cuda_wint_plan",
       [](int64_t num_tokens, int64_t out_features, int64_t in_features, const std::string& x,

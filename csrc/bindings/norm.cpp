@@ -27,6 +27,33 @@ void bind_norm(py::module_& m) {
             {&out, &residual, &x, &weight});
       },
       py::arg("out"), py::arg("residual"), py::arg("x"), py::arg("weight"), py::arg("eps"));
+  m.def(
+      "layer_norm",
+      [](TensorView out, TensorView x, TensorView weight, TensorView bias, Scalar<float> eps) {
+        run(layer_norm,
+            {.out = out,
+             .x = x,
+             .weight = weight,
+             .bias = bias,
+             .eps = eps.get("layer_norm", "eps")},
+            {&out, &x, &weight, &bias});
+      },
+      py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"));
+  m.def(
+      "add_layer_norm",
+      [](TensorView out, TensorView residual, TensorView x, TensorView weight, TensorView bias,
+         Scalar<float> eps) {
+        run(add_layer_norm,
+            {.out = out,
+             .residual = residual,
+             .x = x,
+             .weight = weight,
+             .bias = bias,
+             .eps = eps.get("add_layer_norm", "eps")},
+            {&out, &residual, &x, &weight, &bias});
+      },
+      py::arg("out"), py::arg("residual"), py::arg("x"), py::arg("weight"), py::arg("bias"),
+      py::arg("eps"));
 }
 
 }  // namespace ernie::bindings

@@ -56,11 +56,17 @@ template <class B, class T>
 void finish_t(const LinearArgs& a, const float* acc, int64_t acc_stride, int64_t row, int64_t rows,
               int64_t column, int64_t columns) {
   using FinishFn = void (*)(const float*, const B*, T*, int64_t);
+  using ActivateFn = void (*)(const float*, const B*, T*, int64_t, Activation);
   static const auto finish = ERNIE_SELECT_ISA(FinishFn, finish_row);
+  static const auto finish_and_activate = ERNIE_SELECT_ISA(ActivateFn, finish_activated);
   const B* bias = a.bias ? a.bias->ptr<B>() + column : nullptr;
-  for (int64_t r = 0; r < rows; ++r)
-    finish(acc + r * acc_stride, bias, a.out.ptr<T>() + (row + r) * a.out.step(0) + column,
-           columns);
+  for (int64_t r = 0; r < rows; ++r, acc += acc_stride) {
+    T* out = a.out.ptr<T>() + (row + r) * a.out.step(0) + column;
+    if (a.activation == Activation::kNone)
+      finish(acc, bias, out, columns);
+    else
+      finish_and_activate(acc, bias, out, columns, a.activation);
+  }
 }
 
 void finish(const LinearArgs& a, const float* acc, int64_t acc_stride, int64_t row, int64_t rows,

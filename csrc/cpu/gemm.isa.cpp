@@ -1,7 +1,7 @@
 // Compiled once per CPU tier; see core/isa.h. No std::, no allocation, no TensorView in here.
 #include "cpu/gemm.isa.h"
 
-#include "cpu/silu.isa.h"
+#include "cpu/activation_functions.isa.h"
 #include "cpu/tile.isa.h"
 
 namespace ernie::cpu::ERNIE_ISA {
@@ -127,12 +127,26 @@ inline void gemm_t(const GemmBlock& b) {
   });
 }
 
-template <class B, class T>
-void finish_row_t(const float* acc, const B* bias, T* out, int64_t n) {
+// What f makes of acc + bias, a register at a time.
+template <class B, class T, class F>
+inline void finish_by(const float* acc, const B* bias, T* out, int64_t n, const F& f) {
   for_each_register(n, [&](int64_t i, int64_t m) {
     const F32 sum = load_n(acc + i, m);
-    store_n(out + i, bias == nullptr ? sum : add(sum, load_n(bias + i, m)), m);
+    store_n(out + i, f(bias == nullptr ? sum : add(sum, load_n(bias + i, m))), m);
   });
+}
+
+template <class B, class T>
+void finish_row_t(const float* acc, const B* bias, T* out, int64_t n) {
+  finish_by(acc, bias, out, n, [](F32 sum) { return sum; });
+}
+
+template <class B, class T>
+void finish_activated_t(const float* acc, const B* bias, T* out, int64_t n, Activation activation) {
+  if (activation == Activation::kGelu)
+    finish_by(acc, bias, out, n, [](F32 sum) { return gelu(sum); });
+  else
+    finish_by(acc, bias, out, n, [](F32 sum) { return quick_gelu(sum); });
 }
 
 template <class B, class T>
@@ -195,6 +209,23 @@ void finish_row(const float* acc, const bf16* bias, float* out, int64_t n) {
 }
 void finish_row(const float* acc, const bf16* bias, bf16* out, int64_t n) {
   finish_row_t(acc, bias, out, n);
+}
+
+void finish_activated(const float* acc, const float* bias, float* out, int64_t n,
+                      Activation activation) {
+  finish_activated_t(acc, bias, out, n, activation);
+}
+void finish_activated(const float* acc, const float* bias, bf16* out, int64_t n,
+                      Activation activation) {
+  finish_activated_t(acc, bias, out, n, activation);
+}
+void finish_activated(const float* acc, const bf16* bias, float* out, int64_t n,
+                      Activation activation) {
+  finish_activated_t(acc, bias, out, n, activation);
+}
+void finish_activated(const float* acc, const bf16* bias, bf16* out, int64_t n,
+                      Activation activation) {
+  finish_activated_t(acc, bias, out, n, activation);
 }
 
 void finish_silu_and_mul(const float* gate, const float* up, const float* gate_bias,

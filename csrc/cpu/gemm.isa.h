@@ -4,6 +4,7 @@
 
 #include "core/bf16.h"
 #include "core/isa.h"
+#include "ops/activation_core.h"
 
 namespace ernie::cpu {
 
@@ -41,6 +42,16 @@ ERNIE_DECLARE_ISA(void finish_row(const float* acc, const float* bias, float* ou
 ERNIE_DECLARE_ISA(void finish_row(const float* acc, const float* bias, bf16* out, int64_t n))
 ERNIE_DECLARE_ISA(void finish_row(const float* acc, const bf16* bias, float* out, int64_t n))
 ERNIE_DECLARE_ISA(void finish_row(const float* acc, const bf16* bias, bf16* out, int64_t n))
+
+// out[i] = round(activation(acc[i] + bias[i])); bias may be null, the activation is one.
+ERNIE_DECLARE_ISA(void finish_activated(const float* acc, const float* bias, float* out, int64_t n,
+                                        Activation activation))
+ERNIE_DECLARE_ISA(void finish_activated(const float* acc, const float* bias, bf16* out, int64_t n,
+                                        Activation activation))
+ERNIE_DECLARE_ISA(void finish_activated(const float* acc, const bf16* bias, float* out, int64_t n,
+                                        Activation activation))
+ERNIE_DECLARE_ISA(void finish_activated(const float* acc, const bf16* bias, bf16* out, int64_t n,
+                                        Activation activation))
 
 // out[i] = round(silu(round(gate[i] + gate_bias[i])) * round(up[i] + up_bias[i])); both biases or
 // none may be null.

@@ -9,44 +9,52 @@ namespace {
 constexpr int64_t kRowsPerChunk = 8;
 
 template <class T>
-using NormFn = void (*)(const T*, const T*, T*, int64_t, float);
-
-template <class T>
 T* row_of(const TensorView& t, int64_t row) {
   return t.ptr<T>() + row * t.step(0);
 }
 
-template <class T>
-void rms_norm_t(const RmsNormArgs& a) {
-  static const auto norm = ERNIE_SELECT_ISA(NormFn<T>, rms_norm_row);
-  parallel_for(a.x.size(0), kRowsPerChunk, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t)
-      norm(row_of<T>(a.x, t), a.weight.ptr<T>(), row_of<T>(a.out, t), a.x.size(1), a.eps);
-  });
+// The norm that has a bias is layer_norm.
+template <class T, class Args>
+void norm_row(const Args& a, const T* x, T* y) {
+  const T* weight = a.weight.template ptr<T>();
+  if constexpr (requires { a.bias; }) {
+    using NormFn = void (*)(const T*, const T*, const T*, T*, int64_t, float);
+    static const auto norm = ERNIE_SELECT_ISA(NormFn, layer_norm_row);
+    norm(x, weight, a.bias.template ptr<T>(), y, a.x.size(1), a.eps);
+  } else {
+    using NormFn = void (*)(const T*, const T*, T*, int64_t, float);
+    static const auto norm = ERNIE_SELECT_ISA(NormFn, rms_norm_row);
+    norm(x, weight, y, a.x.size(1), a.eps);
+  }
 }
 
-template <class T>
-void add_rms_norm_t(const AddRmsNormArgs& a) {
+template <class T, class Args>
+void norm_rows(const Args& a) {
   using AddFn = void (*)(const T*, T*, int64_t);
   static const auto add = ERNIE_SELECT_ISA(AddFn, add_row);
-  static const auto norm = ERNIE_SELECT_ISA(NormFn<T>, rms_norm_row);
   parallel_for(a.x.size(0), kRowsPerChunk, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      T* residual = row_of<T>(a.residual, t);
-      add(row_of<T>(a.x, t), residual, a.x.size(1));
-      norm(residual, a.weight.ptr<T>(), row_of<T>(a.out, t), a.x.size(1), a.eps);
+      const T* x = row_of<T>(a.x, t);
+      if constexpr (requires { a.residual; }) {
+        T* residual = row_of<T>(a.residual, t);
+        add(x, residual, a.x.size(1));
+        x = residual;
+      }
+      norm_row(a, x, row_of<T>(a.out, t));
     }
   });
 }
 
+template <class Args>
+void norm(const Args& a) {
+  a.x.dtype == DType::kBF16 ? norm_rows<bf16>(a) : norm_rows<float>(a);
+}
+
 }  // namespace
 
-void rms_norm(const RmsNormArgs& a, const Stream&) {
-  a.x.dtype == DType::kBF16 ? rms_norm_t<bf16>(a) : rms_norm_t<float>(a);
-}
-
-void add_rms_norm(const AddRmsNormArgs& a, const Stream&) {
-  a.x.dtype == DType::kBF16 ? add_rms_norm_t<bf16>(a) : add_rms_norm_t<float>(a);
-}
+void rms_norm(const RmsNormArgs& a, const Stream&) { norm(a); }
+void add_rms_norm(const AddRmsNormArgs& a, const Stream&) { norm(a); }
+void layer_norm(const LayerNormArgs& a, const Stream&) { norm(a); }
+void add_layer_norm(const AddLayerNormArgs& a, const Stream&) { norm(a); }
 
 }  // namespace ernie::cpu

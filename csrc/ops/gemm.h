@@ -1,11 +1,11 @@
-// Linear layer: out[t, n] = round(sum_k x[t, k] * weight[n, k] + bias[n]).
+// Linear layer: out[t, n] = round(activation(sum_k x[t, k] * weight[n, k] + bias[n])).
 //
-// The sum is taken in float32 and rounded once. On the CPU k ascends, with one accumulator per
-// output (the tier with bfloat16 dot products adds two products at a time); a row's result does not
-// depend on the other rows, on how they are split or on the number of threads; products with a
-// bfloat16 weight may treat denormal inputs and sums as zero. On CUDA the order depends on the
-// shape, number of rows included, unless core/batch_invariant.h is set (cuda/gemm/config.h tells
-// the orders).
+// The activation is none, or one of ops/activation.h, of the float32 sum. The sum is taken in
+// float32 and rounded once. On the CPU k ascends, with one accumulator per output (the tier with
+// bfloat16 dot products adds two products at a time); a row's result does not depend on the other
+// rows, on how they are split or on the number of threads; products with a bfloat16 weight may
+// treat denormal inputs and sums as zero. On CUDA the order depends on the shape, number of rows
+// included, unless core/batch_invariant.h is set (cuda/gemm/config.h tells the orders).
 //
 // The weight is [out_features, in_features], or its packed form: a panel of 16 output rows after
 // the other, so that one vector register holds the same k of 16 outputs.
@@ -19,6 +19,7 @@
 #include <optional>
 
 #include "core/tensor.h"
+#include "ops/activation_core.h"
 
 namespace ernie {
 
@@ -28,6 +29,7 @@ struct LinearArgs {
   TensorView weight;  // [out_features, in_features], float32 or bfloat16, contiguous; or packed
                       // (CPU). A float32 weight wants a float32 x.
   std::optional<TensorView> bias;  // [out_features], dtype of weight, contiguous
+  Activation activation = Activation::kNone;
 };
 
 // The first half of a SwiGLU MLP: gate and up projection, the weight's first and second half of

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import ernie_kernels as ek
+import reference_vision
 from ernie_kernels import ops
 
 import reference
@@ -72,6 +73,74 @@ def test_silu_and_mul_reads_and_writes_strided_rows(device, rng):
     expected = np.zeros((5, 20))
     expected[:, 3:19] = reference.silu_and_mul(x.numpy()[:, 4:36])
     reference.check(wide, expected, magnitude=np.abs(expected))
+
+
+BY_NAME = pytest.mark.parametrize("name", reference_vision.ACTIVATIONS)
+
+
+@BY_NAME
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("num_tokens", [1, 9])
+@pytest.mark.parametrize("size", [1, 3, 16, 31, 1000, 4097, 9000])
+def test_activation_matches_reference(device, rng, name, dtype, num_tokens, size):
+    x = reference.random(rng, (num_tokens, size), dtype, scale=3.0)
+    out = poisoned(x.shape, dtype, device)
+
+    assert getattr(ops, name)(on(x, device), out=out) is out
+
+    expected, magnitude = reference_vision.ACTIVATIONS[name](x)
+    reference.check(out, expected, magnitude=magnitude)
+
+
+@BY_NAME
+def test_every_bfloat16_is_within_one_ulp(device, name):
+    x = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16).view(BF16)[None]
+
+    out = getattr(ops, name)(on(x, device)).numpy()
+
+    expected, _ = reference_vision.ACTIVATIONS[name](x)
+    # As torch's float64: NaN for minus infinity, which the formula multiplies by zero.
+    infinite = np.isinf(reference.f64(x))
+    assert np.isnan(expected[infinite & (reference.f64(x) < 0)]).all()
+    np.testing.assert_array_equal(np.isnan(reference.f64(out)), np.isnan(expected))
+    finite = ~np.isnan(expected)
+    rounded = expected.astype(np.float32).astype(BF16)
+    assert np.abs(order(out[finite]) - order(rounded[finite])).max() <= 1
+
+
+@BY_NAME
+def test_float32_values_far_below_zero_keep_their_precision(device, name):
+    x = -np.linspace(0, 70 if name == "quick_gelu" else 16, 4001, dtype=np.float32)[None]
+    out = reference.f64(getattr(ops, name)(on(x, device)))
+    expected, magnitude = reference_vision.ACTIVATIONS[name](x)
+    assert np.all(np.abs(out - expected) <= 16 * 2.0**-24 * magnitude + 2.0**-149)
+
+
+@BY_NAME
+def test_an_activation_works_in_place_and_in_strided_rows(device, rng, name):
+    before = reference.random(rng, (5, 60), BF16)
+    wide = ek.from_numpy(before, device)
+    x = wide[:, 3:51]
+    assert getattr(ops, name)(x, out=x) is x
+    alone = getattr(ops, name)(on(before[:, 50:51].copy(), device)).numpy()
+    after = wide.numpy()
+    np.testing.assert_array_equal(after[:, 50:51].view(np.uint16), alone.view(np.uint16))
+    expected, magnitude = reference_vision.ACTIVATIONS[name](before[:, 3:51])
+    reference.check(np.ascontiguousarray(after[:, 3:51]), expected, magnitude=magnitude)
+    after[:, 3:51] = before[:, 3:51]
+    np.testing.assert_array_equal(after.view(np.uint16), before.view(np.uint16))
+
+
+@BY_NAME
+def test_an_activation_names_the_wrong_argument(name):
+    op, x = getattr(ops, name), np.ones((4, 8), np.float32)
+    with pytest.raises(ek.ArgumentError, match=f"^{name}: out: expected memory apart from x"):
+        op(x[:-1], out=x[1:])
+    with pytest.raises(ek.ArgumentError, match=rf"^{name}: out: expected shape .*size=8"):
+        op(x, out=x[:, :7].copy())
+    with pytest.raises(ek.ArgumentError, match=f"^{name}: x: expected 2 dimensions"):
+        op(x[0])
+    assert op(np.ones((0, 8), np.float32)).shape == (0, 8)
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (3, 0)])

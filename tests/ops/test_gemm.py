@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import ernie_kernels as ek
+import reference_vision
 from ernie_kernels import ops
 
 import reference
@@ -43,6 +44,28 @@ def test_linear_matches_reference(device, rng, shape, dtypes, packed):
 
     expected, magnitude = reference.linear(x, weight, bias)
     reference.check(out, expected, magnitude=magnitude, terms=in_features)
+
+
+@EITHER_PACKED
+@pytest.mark.parametrize("activation", reference_vision.ACTIVATIONS)
+@pytest.mark.parametrize("dtypes", DTYPES, ids=ids)
+@pytest.mark.parametrize("shape", [(1, 37, 19), (5, 64, 48), (7, 130, 33), (70, 40, 70)], ids=str)
+def test_linear_activates_its_sums(device, rng, shape, dtypes, activation, packed):
+    num_tokens, in_features, out_features = shape
+    x = reference.random(rng, (num_tokens, in_features), dtypes[0])
+    weight = reference.random(rng, (out_features, in_features), dtypes[1], 0.3)
+    bias = reference.random(rng, (out_features,), dtypes[1]) if out_features % 2 else None
+    given = given_weight(weight, ops.linear_pack, packed, device)
+    out = poisoned((num_tokens, out_features), dtypes[2], device)
+    arguments = on(x, device), given, given_bias(bias, device)
+
+    assert ops.linear(*arguments, activation=activation, out=out) is out
+
+    expected, magnitude = reference_vision.activated_linear(x, weight, bias, activation)
+    reference.check(out, expected, magnitude=magnitude, terms=in_features)
+    if dtypes[2] == F32:  # then nothing is rounded before the op
+        sums = ops.linear(*arguments, dtype="float32")
+        np.testing.assert_array_equal(out.numpy(), getattr(ops, activation)(sums).numpy())
 
 
 @EITHER_PACKED
@@ -137,9 +160,12 @@ def test_wrong_arguments_are_named(device):
         ("x: expected float32, got bfloat16", lambda: ops.linear(on(x.astype(BF16), device), on(weight, device))),
         ("dtype: expected", lambda: ops.linear(on(x, device), on(weight, device), dtype="float7")),
         ("out: expected float32", lambda: ops.linear(on(x, device), on(weight, device), dtype="bfloat16")),
+        ('activation: expected gelu, quick_gelu or None, got .relu.', lambda: ops.linear(on(x, device), on(weight, device), activation="relu")),
     ]:  # fmt: skip
         with pytest.raises(ek.ArgumentError, match=f"linear: {message}"):
             bad()
+    with pytest.raises(TypeError, match="linear: activation: expected a string, got int"):
+        ops.linear(on(x, device), on(weight, device), activation=1)
     with pytest.raises(TypeError, match="linear: x: expected a tensor"):
         ops.linear("x", weight)
 

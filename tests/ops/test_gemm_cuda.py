@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ernie_kernels as ek
+import reference_vision
 from ernie_kernels import _core, ops
 from simt import control
 
@@ -42,6 +43,12 @@ def test_plan_covers_the_output_and_fits(dtypes, invariant, capability):
         assert p["token_blocks"] * p["feature_blocks"] < 2**31
         assert p["shared_bytes"] <= 99 << 10  # what every GPU from 8.0 on has
         assert p["threads"] in (128, 256, 384)
+        activated = plan(
+            tokens, features, depth, activated=True, batch_invariant=invariant, **kwargs
+        )
+        if activated["kernel"] in CUTLASS:
+            assert out == "bfloat16"
+            assert activated["tile_features"] == 128
         assert (x == "float32") == p["kernel"].endswith("f32")
         if p["kernel"].startswith(("narrow", "tile_bf16")):
             assert p["slice"] % 32 == 0
@@ -75,6 +82,22 @@ def test_plan_of_model_shapes(tokens, features, depth, out, h200, a100):
     for capability, sm_count, want in ((90, 132, h200), (80, 108, a100)):
         got = plan(tokens, features, depth, out=out, capability=capability, sm_count=sm_count)
         assert got["text"].startswith(want + " stages")
+
+
+# The vision tower's fc1 and the resampler: tiles whose epilogue another warpgroup's products hide.
+@pytest.mark.parametrize(
+    ("tokens", "features", "depth", "out", "h200", "a100"),
+    [
+        (16, 5120, 1280, "bfloat16", "narrow_bf16 16x8x0", "narrow_bf16 16x8x0"),
+        (4096, 5120, 1280, "bfloat16", "sm90 64x128x64", "sm80 128x128x32"),
+        (1024, 5120, 5120, "bfloat16", "sm90 64x128x64", "sm80 128x128x32"),
+        (4096, 5120, 1280, "float32", "tile_bf16 128x128x32", "tile_bf16 128x128x32"),
+    ],
+)
+def test_plan_of_activated_model_shapes(tokens, features, depth, out, h200, a100):
+    for capability, sm_count, want in ((90, 132, h200), (80, 108, a100)):
+        kwargs = {"capability": capability, "sm_count": sm_count, "activated": True}
+        assert plan(tokens, features, depth, out=out, **kwargs)["text"].startswith(want + " stages")
 
 
 @pytest.mark.parametrize("dtypes", DTYPES, ids="-".join)
@@ -186,6 +209,21 @@ def test_linear_bf16_on_every_kernel(rng, tokens, features, depth, out, bias):
     y = poisoned((tokens, features), out, "cuda")
     ops.linear(on(x, "cuda"), on(weight, "cuda"), None if b is None else on(b, "cuda"), out=y)
     expected, magnitude = reference.linear(x, weight, b)
+    reference.check(y, expected, magnitude=magnitude, terms=depth)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("out", [BF16, F32], ids=str)
+@pytest.mark.parametrize(("tokens", "features", "depth"), control.smaller(BF16_CASES, SIMT_CASES))
+def test_every_kernel_activates_its_sums(rng, tokens, features, depth, out):
+    activation = "gelu" if out == BF16 else "quick_gelu"
+    x = reference.random(rng, (tokens, depth), BF16)
+    weight = reference.random(rng, (features, depth), BF16, 0.1)
+    bias = reference.random(rng, (features,), BF16)
+    y = poisoned((tokens, features), out, "cuda")
+    arguments = (on(array, "cuda") for array in (x, weight, bias))
+    ops.linear(*arguments, activation=activation, out=y)
+    expected, magnitude = reference_vision.activated_linear(x, weight, bias, activation)
     reference.check(y, expected, magnitude=magnitude, terms=depth)
 
 

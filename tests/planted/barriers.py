@@ -51,6 +51,7 @@ UNITS = {
     "common.cuh": "norm.cu",
     "attention/decode_kernel.cuh": "attention/hdim64_bf16.cu",
     "attention/prefill_kernel.cuh": "attention/hdim64_bf16.cu",
+    "gemm/output.cuh": "gemm/tile_bf16.cu",
     "gemm/pipeline.cuh": "gemm/tile_bf16.cu",
     "wint8/narrow_kernel.cuh": "wint8/narrow_bf16.cu",
     "grouped_gemm/work.cuh": "grouped_gemm/narrow_bf16.cu",

@@ -21,7 +21,7 @@ def tensor(array: np.ndarray) -> ek.Tensor:
     return ek.from_numpy(array, "cuda")
 
 
-def rms_norm(rng, dtype):
+def norms(rng, dtype):
     """Rows of a warp each, and of a block each, which shares its partial sums from row to row."""
     results = []
     for hidden_size in (40, 1100, 4200):
@@ -29,11 +29,14 @@ def rms_norm(rng, dtype):
         weight = tensor(reference.random(rng, (hidden_size,), dtype))
         results.append(ops.rms_norm(tensor(x), weight))
         results += ops.add_rms_norm(tensor(x), tensor(x[::-1].copy()), weight)
+        results.append(ops.layer_norm(tensor(x), weight, weight))
+        results += ops.add_layer_norm(tensor(x), tensor(x[::-1].copy()), weight, weight)
     return results
 
 
-def silu_and_mul(rng, dtype):
-    return [ops.silu_and_mul(tensor(reference.random(rng, (7, 2 * 5000), dtype)))]
+def activations(rng, dtype):
+    x = tensor(reference.random(rng, (7, 2 * 5000), dtype))
+    return [ops.silu_and_mul(x), ops.gelu(x), ops.quick_gelu(x)]
 
 
 def embedding(rng, dtype):
@@ -45,7 +48,13 @@ def rope(rng, dtype):
     query, key = (tensor(reference.random(rng, (7, n, 128), dtype)) for n in (40, 4))
     positions = tensor(np.arange(7) * 11)
     ops.rope(query, key, positions, theta=10000.0)
-    return [query, key, ops.rope_table(positions, 1200, theta=10000.0)]
+    tables = [
+        ops.rope_table(positions, 1200, theta=10000.0),
+        ops.mrope_table(tensor(np.arange(21).reshape(3, 7)), 1200, theta=10000.0),
+        ops.rope_2d_table(tensor(np.arange(14).reshape(2, 7)), 1200),
+    ]
+    ops.rope_2d(query, key, ops.rope_2d_table(tensor(np.arange(14).reshape(2, 7)), 128))
+    return [query, key, *tables]
 
 
 def kv_cache(rng, dtype):
@@ -118,7 +127,7 @@ def vision(rng, dtype):
     return [patches, merged, ops.scatter_rows(x, rows, out)]
 
 
-BOTH = [rms_norm, silu_and_mul, embedding, rope, kv_cache, moe, vision]
+BOTH = [norms, activations, embedding, rope, kv_cache, moe, vision]
 CASES = [(walk, dtype) for walk in BOTH for dtype in (F32, BF16)]
 CASES += [(apply_penalties, F32), (sample, F32)]
 

@@ -43,6 +43,7 @@ struct GemmProblem {
   DType x = DType::kBF16, weight = DType::kBF16, out = DType::kBF16;
   bool inputs_aligned = true;   // rows of x and weight start at 16 bytes; in_features is 8n
   bool outputs_aligned = true;  // rows of out and the bias likewise; out_features is 8n
+  bool activated = false;       // an activation of the sums
   bool batch_invariant = false;
   bool has_cutlass = true;  // the build has its kernels
   int capability = 90;      // 10 * major + minor
@@ -126,12 +127,13 @@ inline GemmConfig tile_f32(const GemmProblem& p) {
 }
 
 // A 128 x 256 tile is four of 64 x 128 and, by analysis, takes the time of three: it is taken when
-// its waves over the GPU end sooner. stages 0: CUTLASS takes as many as fit.
+// its waves over the GPU end sooner. An activation is computed while another warpgroup multiplies,
+// as only the small tile does. stages 0: CUTLASS takes as many as fit.
 inline GemmConfig sm90(const GemmProblem& p) {
   const GemmConfig large = tiled(p, GemmKernel::kSm90, 128, 256, 64, 0, 384);
   const GemmConfig small = tiled(p, GemmKernel::kSm90, 64, 128, 64, 0, 384);
   const auto waves = [&](const GemmConfig& c) { return ceil_div(c.blocks(), p.sm_count); };
-  return p.out == DType::kBF16 && 3 * waves(large) <= waves(small) ? large : small;
+  return p.out == DType::kBF16 && !p.activated && 3 * waves(large) <= waves(small) ? large : small;
 }
 
 inline GemmConfig sm80(const GemmProblem& p) {
@@ -141,9 +143,9 @@ inline GemmConfig sm80(const GemmProblem& p) {
 inline GemmConfig bf16(const GemmProblem& p) {
   const bool sliced =
       !p.has_cutlass || p.batch_invariant || !p.inputs_aligned || p.in_features == 0;
-  // The sm_80 kernel takes its bias in the dtype of out.
-  const bool cutlass =
-      !sliced && p.outputs_aligned && (p.capability == 90 || p.out == DType::kBF16);
+  // The sm_80 kernel takes its bias in the dtype of out; those with activations write bfloat16.
+  const bool cutlass = !sliced && p.outputs_aligned &&
+                       ((p.capability == 90 && !p.activated) || p.out == DType::kBF16);
   if (!cutlass) return p.num_tokens <= 64 ? narrow_bf16(p) : tile_bf16(p);
   if (p.num_tokens <= 32) return narrow_bf16(p);
   const GemmConfig tile = p.capability == 90 ? sm90(p) : sm80(p);

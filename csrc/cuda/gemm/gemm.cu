@@ -31,16 +31,26 @@ GemmProblem problem_of(const LinearArgs& a, const Gpu& gpu) {
           .out = a.out.dtype,
           .inputs_aligned = k % 8 == 0 && rows_aligned(a.x) && aligned(a.weight),
           .outputs_aligned = n % 8 == 0 && rows_aligned(a.out) && (!a.bias || aligned(*a.bias)),
+          .activated = a.activation != Activation::kNone,
           .batch_invariant = batch_invariant(),
           .has_cutlass = kHasCutlass,
           .capability = usable_capability(gpu.capability),
           .sm_count = gpu.sm_count};
 }
 
+void launch_sm80([[maybe_unused]] const GemmOperands& p, [[maybe_unused]] int sm_count,
+                 [[maybe_unused]] cudaStream_t stream) {
+  if constexpr (kHasCutlass)
+    (p.activation == Activation::kNone ? launch_sm80_128x128_bf16
+                                       : launch_sm80_128x128_bf16_activated)(p, sm_count, stream);
+}
+
 void launch_sm90([[maybe_unused]] const GemmOperands& p, [[maybe_unused]] const GemmConfig& c,
                  [[maybe_unused]] int sm_count, [[maybe_unused]] cudaStream_t stream) {
 #if ERNIE_CUDA_SM90A
   if (p.out_is_f32) return launch_sm90_64x128_f32(p, sm_count, stream);
+  if (p.activation != Activation::kNone)
+    return launch_sm90_64x128_bf16_activated(p, sm_count, stream);
   if (c.tile_features == 256) return launch_sm90_128x256_bf16(p, sm_count, stream);
   launch_sm90_64x128_bf16(p, sm_count, stream);
 #endif
@@ -62,7 +72,8 @@ void linear(const LinearArgs& a, const Stream& stream) {
                        .x_stride = a.x.step(0),
                        .out_stride = a.out.step(0),
                        .bias_is_f32 = a.weight.dtype == DType::kF32,
-                       .out_is_f32 = a.out.dtype == DType::kF32};
+                       .out_is_f32 = a.out.dtype == DType::kF32,
+                       .activation = a.activation};
   switch (config.kernel) {
     case GemmKernel::kNarrowBf16:
       return launch_narrow_bf16(p, config, stream_of(stream));
@@ -73,8 +84,7 @@ void linear(const LinearArgs& a, const Stream& stream) {
     case GemmKernel::kTileF32:
       return launch_tile_f32(p, a.weight.dtype, config, stream_of(stream));
     case GemmKernel::kSm80:
-      if constexpr (kHasCutlass) launch_sm80_128x128_bf16(p, gpu.sm_count, stream_of(stream));
-      return;
+      return launch_sm80(p, gpu.sm_count, stream_of(stream));
     case GemmKernel::kSm90:
       return launch_sm90(p, config, gpu.sm_count, stream_of(stream));
   }

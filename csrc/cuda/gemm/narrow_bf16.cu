@@ -1,6 +1,7 @@
 #include "cuda/common.cuh"
 #include "cuda/gemm/fragment.cuh"
 #include "cuda/gemm/kernels.h"
+#include "cuda/gemm/output.cuh"
 
 namespace ernie::cuda {
 namespace {
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(32 * kGemmSlices, kTokenTiles == 1 ? 3 : 2)
     float sum = 0.f;
 #pragma unroll
     for (int s = 0; s < kGemmSlices; ++s) sum += partial[s * kTokens * kFeatures + i];
-    store_output<bf16>(p, to_token, to_feature, sum);
+    store_activated<bf16>(p, to_token, to_feature, sum);
   }
 }
 

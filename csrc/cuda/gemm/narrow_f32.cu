@@ -1,5 +1,6 @@
 #include "cuda/common.cuh"
 #include "cuda/gemm/kernels.h"
+#include "cuda/gemm/output.cuh"
 
 namespace ernie::cuda {
 namespace {
@@ -92,7 +93,7 @@ __global__ void __launch_bounds__(32 * kGemmSlices)
     float sum = 0.f;
 #pragma unroll
     for (int s = 0; s < kGemmSlices; ++s) sum += partial[s * kTokens * kFeatures + i];
-    store_output<W>(p, to_token, to_feature, sum);
+    store_activated<W>(p, to_token, to_feature, sum);
   }
 }
 

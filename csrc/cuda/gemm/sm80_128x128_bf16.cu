@@ -1,37 +1,13 @@
-#include <cutlass/cutlass.h>
 #include <cutlass/epilogue/thread/linear_combination.h>
-#include <cutlass/gemm/device/gemm_universal.h>
 
-#include "cuda/gemm/cutlass_status.h"
-#include "cuda/gemm/kernels.h"
+#include "cuda/gemm/sm80_gemm.cuh"
 
 namespace ernie::cuda {
 
-// linear on Ampere and newer by CUTLASS's multistage kernel: cp.async brings tiles of x and the
-// weight four stages deep, four warps multiply 64 x 64 each with mma.m16n8k16. Bound by the tensor
-// cores once tiles fill the GPU. Needs no workspace.
 void launch_sm80_128x128_bf16(const GemmOperands& p, int, cudaStream_t stream) {
-  using Element = cutlass::bfloat16_t;
-  constexpr int kAlignment = 8;  // elements: 16 bytes
-  using Gemm = cutlass::gemm::device::GemmUniversal<
-      Element, cutlass::layout::RowMajor, Element, cutlass::layout::ColumnMajor, Element,
-      cutlass::layout::RowMajor, float, cutlass::arch::OpClassTensorOp, cutlass::arch::Sm80,
-      cutlass::gemm::GemmShape<128, 128, 32>, cutlass::gemm::GemmShape<64, 64, 32>,
-      cutlass::gemm::GemmShape<16, 8, 16>,
-      cutlass::epilogue::thread::LinearCombination<Element, kAlignment, float, float>,
-      cutlass::gemm::threadblock::GemmIdentityThreadblockSwizzle<8>, 4, kAlignment, kAlignment>;
-
-  // The bias is a source matrix whose rows are all the same: stride 0.
-  const float beta = p.bias != nullptr ? 1.f : 0.f;
-  const typename Gemm::Arguments args(cutlass::gemm::GemmUniversalMode::kGemm, {p.m, p.n, p.k},
-                                      /*split_k_slices=*/1, {1.f, beta}, p.x, p.weight, p.bias,
-                                      p.out, /*batch strides=*/0, 0, 0, 0, p.x_stride, int64_t{p.k},
-                                      /*bias=*/int64_t{0}, p.out_stride);
-  Gemm gemm;
-  check_cutlass(Gemm::can_implement(args));
-  if (Gemm::get_workspace_size(args) != 0) check_cutlass(cutlass::Status::kErrorWorkspaceNull);
-  check_cutlass(gemm.initialize(args, nullptr, stream));
-  check_cutlass(gemm.run(stream));
+  using Output = cutlass::epilogue::thread::LinearCombination<cutlass::bfloat16_t, kSm80Alignment,
+                                                              float, float>;
+  launch_sm80_128x128<Output>(p, {1.f, p.bias != nullptr ? 1.f : 0.f}, stream);
 }
 
 }  // namespace ernie::cuda

@@ -18,14 +18,18 @@
 
 namespace ernie::cuda {
 
-template <class Out, class Tile, class Cluster, class MainloopSchedule, class EpilogueSchedule>
+// beta is 0 and the source void: out = accumulator + bias.
+template <class Out>
+using AddBias =
+    cutlass::epilogue::fusion::LinCombPerColBias<Out, float, cutlass::bfloat16_t, void, float>;
+
+template <class Out, class Tile, class Cluster, class MainloopSchedule, class EpilogueSchedule,
+          class Fusion = AddBias<Out>>
 struct Sm90Gemm {
   using Element = cutlass::bfloat16_t;
   static constexpr int kAlignment = 8;  // elements: 16 bytes
   static constexpr int kOutAlignment = 16 / sizeof(Out);
 
-  // beta is 0 and the source void: out = accumulator + bias.
-  using Fusion = cutlass::epilogue::fusion::LinCombPerColBias<Out, float, Element, void, float>;
   using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
       cutlass::epilogue::collective::EpilogueTileAuto, float, float, void,
@@ -51,6 +55,7 @@ struct Sm90Gemm {
          {int64_t{p.k}, {}, {}}},
         {{}, nullptr, {}, static_cast<Out*>(p.out), {p.out_stride, {}, {}}}};
     args.epilogue.thread.bias_ptr = static_cast<const Element*>(p.bias);
+    if constexpr (Fusion::IsEltActSupported) args.epilogue.thread.activation = {p.activation};
     args.hw_info.sm_count = sm_count;
     Gemm gemm;
     check_cutlass(Gemm::can_implement(args));

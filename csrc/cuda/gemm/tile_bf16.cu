@@ -1,6 +1,7 @@
 #include "cuda/common.cuh"
 #include "cuda/gemm/fragment.cuh"
 #include "cuda/gemm/kernels.h"
+#include "cuda/gemm/output.cuh"
 #include "cuda/gemm/pipeline.cuh"
 
 namespace ernie::cuda {
@@ -77,17 +78,18 @@ __global__ void __launch_bounds__(2 * kTile)
         }
       });
 
+  static_assert(kTile * kTile <= kStages * kStageChunks * 4, "the stages hold a tile of floats");
+  store_tile<bf16, kTile>(
+      p, token0, feature0, reinterpret_cast<float*>(stages), [&](const auto& store) {
 #pragma unroll
-  for (int t = 0; t < kTokenTiles; ++t)
+        for (int t = 0; t < kTokenTiles; ++t)
 #pragma unroll
-    for (int f = 0; f < kFeatureTiles; ++f)
+          for (int f = 0; f < kFeatureTiles; ++f)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int token = token0 + warp_token + 16 * t + quad + 8 * (i / 2);
-        const int feature = feature0 + warp_feature + 8 * f + 2 * chunk + i % 2;
-        if (token < p.m && feature < p.n)
-          store_output<bf16>(p, token, feature, sums.total[t][f][i]);
-      }
+            for (int i = 0; i < 4; ++i)
+              store(warp_token + 16 * t + quad + 8 * (i / 2),
+                    warp_feature + 8 * f + 2 * chunk + i % 2, sums.total[t][f][i]);
+      });
 }
 
 }  // namespace

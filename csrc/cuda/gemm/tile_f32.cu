@@ -1,5 +1,6 @@
 #include "cuda/common.cuh"
 #include "cuda/gemm/kernels.h"
+#include "cuda/gemm/output.cuh"
 
 namespace ernie::cuda {
 namespace {
@@ -64,8 +65,9 @@ __device__ __forceinline__ void load_row(float (&to)[kCount], const float* from)
 // of the issue slots spent on shared memory.
 template <class W, bool kAligned>
 __global__ void __launch_bounds__(kThreads) tile_f32_kernel(GemmOperands p, int token_blocks) {
-  ERNIE_SHARED(float, x_tiles, [2 * kTileK * kPitch]);
-  ERNIE_SHARED(float, weight_tiles, [2 * kTileK * kPitch]);
+  ERNIE_SHARED(float, tiles, [4 * kTileK * kPitch]);
+  static_assert(kTile * kTile <= 4 * kTileK * kPitch, "room for a tile of outputs");
+  float *x_tiles = tiles, *weight_tiles = tiles + 2 * kTileK * kPitch;
 
   const int token0 = static_cast<int>(blockIdx.x % token_blocks) * kTile;
   const int feature0 = static_cast<int>(blockIdx.x / token_blocks) * kTile;
@@ -101,13 +103,12 @@ __global__ void __launch_bounds__(kThreads) tile_f32_kernel(GemmOperands p, int 
     }
   }
 
+  store_tile<W, kTile>(p, token0, feature0, tiles, [&](const auto& store) {
 #pragma unroll
-  for (int t = 0; t < kTokens; ++t)
+    for (int t = 0; t < kTokens; ++t)
 #pragma unroll
-    for (int f = 0; f < kFeatures; ++f) {
-      const int token = token0 + my_token + t, feature = feature0 + my_feature + f;
-      if (token < p.m && feature < p.n) store_output<W>(p, token, feature, acc[t][f]);
-    }
+      for (int f = 0; f < kFeatures; ++f) store(my_token + t, my_feature + f, acc[t][f]);
+  });
 }
 
 // ------------------------------------------------------------------------------------- launcher

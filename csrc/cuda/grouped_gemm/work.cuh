@@ -1,9 +1,9 @@
 // What a block works on, and what becomes of its sums.
 #pragma once
 
+#include "cuda/activation_functions.cuh"
 #include "cuda/common.cuh"
 #include "cuda/grouped_gemm/kernels.h"
-#include "cuda/silu.cuh"
 #include "cuda/vector.cuh"
 
 namespace ernie::cuda {

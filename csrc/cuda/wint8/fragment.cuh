@@ -8,7 +8,7 @@
 #pragma once
 
 #include "cuda/gemm/fragment.cuh"
-#include "cuda/gemm/kernels.h"
+#include "cuda/gemm/output.cuh"
 #include "cuda/wint8/config.h"
 
 namespace ernie::cuda {

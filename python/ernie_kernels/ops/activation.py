@@ -30,3 +30,55 @@ def silu_and_mul(x: Tensor, *, out: Tensor | None = None) -> Tensor:
         out = _core.silu_and_mul_out(x)
     _core.silu_and_mul(out, x)
     return out
+
+
+def gelu(x: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The exact GELU: ``out[t, i] = x[t, i] * (1 + erf(x[t, i] / sqrt(2))) / 2``.
+
+    Computed in float32, rounded once to ``x.dtype``; values far below zero keep their relative
+    precision. As the formula, it gives NaN for minus infinity.
+
+    Args:
+        x: ``[num_tokens, size]``, float32 or bfloat16, last stride 1.
+        out: where to write, same shape and dtype as ``x``, last stride 1; may be ``x``. Allocated
+            when omitted.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ArgumentError: a shape, dtype, device or stride differs from the above.
+        DeviceError: a tensor is on a GPU that this build cannot use.
+
+    Source: Hendrycks & Gimpel 2016, arXiv:1606.08415.
+    """
+    if out is None:
+        out = _core.empty_like(x, "gelu", "x")
+    _core.gelu(out, x)
+    return out
+
+
+def quick_gelu(x: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """``out[t, i] = x[t, i] * sigmoid(1.702 * x[t, i])``, ``sigmoid(v) = 1 / (1 + exp(-v))``.
+
+    Computed in float32, rounded once to ``x.dtype``; values far below zero keep their relative
+    precision. As the formula, it gives NaN for minus infinity.
+
+    Args:
+        x: ``[num_tokens, size]``, float32 or bfloat16, last stride 1.
+        out: where to write, same shape and dtype as ``x``, last stride 1; may be ``x``. Allocated
+            when omitted.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ArgumentError: a shape, dtype, device or stride differs from the above.
+        DeviceError: a tensor is on a GPU that this build cannot use.
+
+    Source: Hendrycks & Gimpel 2016, arXiv:1606.08415, section 2: its cheaper approximation.
+    """
+    if out is None:
+        out = _core.empty_like(x, "quick_gelu", "x")
+    _core.quick_gelu(out, x)
+    return out

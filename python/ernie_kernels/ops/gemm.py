@@ -23,12 +23,13 @@ def linear(
     weight: Tensor | PackedWeight,
     bias: Tensor | None = None,
     *,
+    activation: str | None = None,
     out: Tensor | None = None,
     dtype: str | None = None,
 ) -> Tensor:
-    """``out[t, n] = sum_k x[t, k] * weight[n, k] + bias[n]``, summed in float32, rounded once.
+    """``out[t, n] = activation(sum_k x[t, k] * weight[n, k] + bias[n])``.
 
-    A row's result does not depend on the other rows or on the number of threads. Packed and plain
+    Summed in float32, activated in float32, rounded once. A row's result does not depend on the other rows or on the number of threads. Packed and plain
     weights give the same bits.
 
     Args:
@@ -36,6 +37,8 @@ def linear(
         weight: ``[out_features, in_features]``, contiguous, float32 (then ``x`` is too) or
             bfloat16; or a :class:`PackedWeight` (CPU only, and several times faster there).
         bias: ``[out_features]``, dtype of the weight, or None.
+        activation: None, or the name of the op that is applied to the sums: ``"gelu"`` or
+            ``"quick_gelu"``.
         out: where to write, ``[num_tokens, out_features]``, dtype of ``x`` or float32. Allocated
             when omitted.
         dtype: of the allocated ``out``: that of ``x`` (default) or ``"float32"``.
@@ -53,7 +56,7 @@ def linear(
     matrix, out_features = matrix_of("linear", weight, PackedWeight, x, out)
     if out is None:
         out = _core.linear_out(x, matrix, out_features, dtype)
-    _core.linear(out, x, matrix, bias)
+    _core.linear(out, x, matrix, bias, activation)
     return out
 
 

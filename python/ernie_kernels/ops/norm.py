@@ -61,3 +61,70 @@ def add_rms_norm(
         out = _core.empty_like(x, "add_rms_norm", "x")
     _core.add_rms_norm(out, residual, x, weight, eps)
     return out, residual
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-6, out: Tensor | None = None
+) -> Tensor:
+    """Normalisation by mean and variance over the last dimension.
+
+    ``out[t, h] = (x[t, h] - mean) / sqrt(variance + eps) * weight[h] + bias[h]`` with
+    ``mean = mean_h(x[t, h])`` and ``variance = mean_h((x[t, h] - mean)**2)``, in two passes:
+    float32 inside, rounded once to ``x.dtype``.
+
+    Args:
+        x: ``[num_tokens, hidden_size]``, float32 or bfloat16, last stride 1.
+        weight: ``[hidden_size]``, dtype of ``x``.
+        bias: ``[hidden_size]``, dtype of ``x``.
+        eps: added to the variance; > 0. 1e-6 in ERNIE-4.5's vision tower and resampler.
+        out: where to write, same shape and dtype as ``x``; may be ``x``. Allocated when omitted.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ArgumentError: a shape, dtype, device, stride or value differs from the above.
+        DeviceError: a tensor is on a GPU that this build cannot use.
+
+    Source: Ba et al. 2016, arXiv:1607.06450.
+    """
+    if out is None:
+        out = _core.empty_like(x, "layer_norm", "x")
+    _core.layer_norm(out, x, weight, bias, eps)
+    return out
+
+
+def add_layer_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    eps: float = 1e-6,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Add to the residual stream, then normalise it: one pass over memory.
+
+    ``residual = round(residual + x)``, in place; ``out = layer_norm(residual, weight, bias)``.
+
+    Args:
+        x: ``[num_tokens, hidden_size]``, float32 or bfloat16, last stride 1.
+        residual: same shape and dtype as ``x``; read and written.
+        weight: ``[hidden_size]``, dtype of ``x``.
+        bias: ``[hidden_size]``, dtype of ``x``.
+        eps: added to the variance; > 0.
+        out: where to write, same shape and dtype as ``x``; may be ``x``. Allocated when omitted.
+
+    Returns:
+        ``(out, residual)``.
+
+    Raises:
+        ArgumentError: a shape, dtype, device, stride or value differs from the above.
+        DeviceError: a tensor is on a GPU that this build cannot use.
+
+    Source: as :func:`layer_norm`; pre-norm residual layers as in ERNIE-4.5's vision tower.
+    """
+    if out is None:
+        out = _core.empty_like(x, "add_layer_norm", "x")
+    _core.add_layer_norm(out, residual, x, weight, bias, eps)
+    return out, residual

@@ -5,6 +5,8 @@ Rows are tokens; matrices are ``[out_features, in_features]``.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +17,11 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
 
 
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias
+
+
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     return x @ weight.T if bias is None else x @ weight.T + bias
 
@@ -22,6 +29,15 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 def silu(x: Array) -> Array:
     with np.errstate(over="ignore"):  # exp(800) is infinite and silu(-800) is 0
         return x / (1 + np.exp(-x))
+
+
+def gelu(x: Array) -> Array:
+    # By erfc, which keeps what 1 + erf would cancel below zero; numpy has neither.
+    return 0.5 * x * np.vectorize(math.erfc, otypes=[np.float64])(-x / math.sqrt(2))
+
+
+def quick_gelu(x: Array) -> Array:
+    return silu(1.702 * x) / 1.702
 
 
 def rope_angles(positions: npt.NDArray[np.int64], head_dim: int, theta: float) -> Array:
@@ -43,6 +59,13 @@ def rotate(x: Array, angles: Array) -> Array:
     turned[..., 0::2] = even * cos - odd * sin
     turned[..., 1::2] = odd * cos + even * sin
     return turned
+
+
+def rotate_halves(x: Array, angles: Array) -> Array:
+    """Turn the pairs ``(x[i], x[head_dim / 2 + i])`` of ``[num_tokens, num_heads, head_dim]``."""
+    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
+    first, second = np.split(x, 2, axis=-1)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
 def probabilities(query: Array, keys: Array, *, causal: bool = True) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ FRAGMENT = "csrc/cuda/gemm/fragment.cuh"
 GEMM_CU = "csrc/cuda/gemm/gemm.cu"
 NARROW_BF16 = "csrc/cuda/gemm/narrow_bf16.cu"
 NARROW_F32 = "csrc/cuda/gemm/narrow_f32.cu"
+OUTPUT = "csrc/cuda/gemm/output.cuh"
 PIPELINE = "csrc/cuda/gemm/pipeline.cuh"
 TILE_BF16 = "csrc/cuda/gemm/tile_bf16.cu"
 TILE_F32 = "csrc/cuda/gemm/tile_f32.cu"
@@ -148,11 +149,30 @@ BUGS = [
     ),
     Bug(
         "tile_f32: features that are not there are written",
-        TILE_F32,
-        "if (token < p.m && feature < p.n) store_output",
-        "if (token < p.m) store_output",
+        OUTPUT,
+        "if (token0 + token < p.m && feature0 + feature < p.n)",
+        "if (token0 + token < p.m)",
         CUDA_GEMM,
         (BEYOND, RACE),
+        TILE_F32,
+    ),
+    Bug(
+        "tile_bf16: activated features that are not there are written",
+        OUTPUT,
+        "if (token < p.m && feature < p.n) store_activated",
+        "if (token < p.m) store_activated",
+        CUDA_GEMM,
+        (BEYOND, RACE),
+        TILE_BF16,
+    ),
+    Bug(
+        "linear: a kernel activates before the bias",
+        OUTPUT,
+        "const float output = output_of<W>(p, sum, terms_of<W>(p, feature));",
+        "const float output = output_of<W>(p, activate(p.activation, sum), terms_of<W>(p, feature));",
+        CUDA_GEMM,
+        (WRONG,),
+        NARROW_BF16,
     ),
     Bug(
         "tile_f32: threads without a part of the next step skip the barrier",

@@ -50,6 +50,20 @@ BUGS = [
         GEMM,
     ),
     Bug(
+        "linear: activation before the bias",
+        "csrc/cpu/gemm.isa.cpp",
+        "f(bias == nullptr ? sum : add(sum, load_n(bias + i, m)))",
+        "bias == nullptr ? f(sum) : add(f(sum), load_n(bias + i, m))",
+        GEMM,
+    ),
+    Bug(
+        "linear: one activation for another",
+        "csrc/bindings/gemm.cpp",
+        'if (name == "gelu") return Activation::kGelu;',
+        'if (name == "gelu") return Activation::kQuickGelu;',
+        GEMM,
+    ),
+    Bug(
         "linear_silu_and_mul: up rows from the panel's first",
         "csrc/cpu/gemm_blocks.h",
         "finish(gate, up + skip,",

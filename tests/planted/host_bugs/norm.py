@@ -22,8 +22,29 @@ BUGS = [
     Bug(
         "norm: tail left out of the sum",
         "csrc/cpu/norm.isa.cpp",
-        "for (; i < n; ++i) sum_sq += load1(x + i) * load1(x + i);",
-        "for (; i + 1 < n; ++i) sum_sq += load1(x + i) * load1(x + i);",
+        "for (int64_t k = 0; k < m; ++k) total += terms[k];",
+        "for (int64_t k = 0; k + 1 < m; ++k) total += terms[k];",
+        NORM,
+    ),
+    Bug(
+        "norm: zeros beyond a row's end counted in the variance",
+        "csrc/cpu/norm.isa.cpp",
+        "for (int64_t k = 0; k < m; ++k) total += terms[k];",
+        "for (int64_t k = 0; k < W; ++k) total += terms[k];",
+        NORM,
+    ),
+    Bug(
+        "norm: variance about zero",
+        "csrc/cpu/norm.isa.cpp",
+        "const F32 centred = sub(v, mean);",
+        "const F32 centred = v;",
+        NORM,
+    ),
+    Bug(
+        "norm: residual and bias may overlap",
+        "csrc/ops/norm.cpp",
+        'check.disjoint("residual", a.residual, "bias", a.bias);',
+        "(void)0;",
         NORM,
     ),
     Bug(
@@ -36,7 +57,7 @@ BUGS = [
     Bug(
         "norm: overlap of out and x not refused",
         "csrc/ops/norm.cpp",
-        'check.disjoint("out", out, "x", x);',
+        'check.disjoint("out", a.out, "x", a.x);',
         "(void)0;",
         NORM,
     ),
