@@ -7,9 +7,7 @@ host, whatever the device of the rest.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeVar
 
 from ernie_kernels import _core
 from ernie_kernels._core import Tensor
@@ -17,7 +15,10 @@ from ernie_kernels.errors import ArgumentError
 from ernie_kernels.ops.gemm import PackedWeight
 from ernie_kernels.ops.packed import check_width
 
-Rows = TypeVar("Rows", Tensor, np.ndarray)
+if TYPE_CHECKING:
+    import numpy as np
+
+Rows = TypeVar("Rows", Tensor, "np.ndarray")
 
 
 def image_patches(
