@@ -297,12 +297,12 @@ def test_the_workspace_is_what_the_experts_ask_for(tmp_path, device, dtype, stor
         experts = llm.model.model.layers[-1].mlp
         for num_tokens in (1, 60, workspace.max_tokens):
             buffers = workspace.rows(num_tokens)
+            banks = (
+                [[each.weight, each.scale, each.out_features, each.in_features]]
+                for each in (experts.gate_up_proj, experts.down_proj)
+            )
             wanted = _core.fused_moe_workspace(
-                buffers.hidden_states,
-                buffers.of_experts.topk_ids,
-                experts.gate_up_proj.weight,
-                experts.down_proj.weight,
-                experts.down_proj.in_features,
+                buffers.hidden_states, buffers.of_experts.topk_ids, *banks
             )
             assert len(wanted) <= len(buffers.of_experts.workspace)
         assert len(wanted) == len(buffers.of_experts.workspace)
