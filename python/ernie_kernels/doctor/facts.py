@@ -25,6 +25,7 @@ REQUIRED = {
 }
 OPTIONAL = {
     "Pillow": "11",
+    "av": "14",
     "pytest": "8",
     "pytest-timeout": "2.3",
     "hypothesis": "6.100",
