@@ -47,7 +47,7 @@ BUGS = [
     ),
     Bug(
         "wint4 with float32 x: rows as long as their columns",
-        "csrc/cuda/gemm/kernels.h",
+        "csrc/cuda/gemm/output.cuh",
         "feature * elements_of<W>(p.k)",
         "int64_t{feature} * p.k",
         CUDA_WINT4,
