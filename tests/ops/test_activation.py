@@ -132,6 +132,16 @@ def test_an_activation_works_in_place_and_in_strided_rows(device, rng, name):
 
 
 @BY_NAME
+def test_an_activation_writes_off_16_bytes(device, rng, name):
+    x = reference.random(rng, (5, 48), BF16)
+    wide = ek.from_numpy(np.zeros((5, 64), BF16), device)
+    getattr(ops, name)(on(x, device), out=wide[:, 1:49])
+    expected = np.zeros((5, 64), BF16)
+    expected[:, 1:49] = getattr(ops, name)(on(x, device)).numpy()
+    np.testing.assert_array_equal(wide.numpy().view(np.uint16), expected.view(np.uint16))
+
+
+@BY_NAME
 def test_an_activation_names_the_wrong_argument(name):
     op, x = getattr(ops, name), np.ones((4, 8), np.float32)
     with pytest.raises(ek.ArgumentError, match=f"^{name}: out: expected memory apart from x"):

@@ -178,7 +178,7 @@ def test_rope_2d_table_holds_y_then_x(device, rng, num_tokens, head_dim):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("num_tokens", "num_heads", "num_kv_heads", "head_dim"),
-    [(1, 1, 1, 2), (3, 2, 1, 12), (5, 3, 2, 30), (7, 16, 16, 80), (50, 4, 1, 64)],
+    [(1, 1, 1, 2), (3, 2, 1, 12), (4, 2, 1, 24), (5, 3, 2, 30), (7, 16, 16, 80), (50, 4, 1, 64)],
 )
 def test_rope_2d_matches_reference(
     device, rng, dtype, num_tokens, num_heads, num_kv_heads, head_dim
