@@ -55,8 +55,13 @@ __device__ __forceinline__ float row_sum(float v) {
   return v;
 }
 
+// Blocks that shall fit: left alone, ptxas takes two more of the smaller heads, and spills on
+// sm_80.
+template <int kHeadDim>
+constexpr int kFloat32Blocks = kHeadDim <= 128 ? 6 : 4;
+
 template <int kHeadDim, class Keys>
-__global__ void __launch_bounds__(kAttentionThreads)
+__global__ void __launch_bounds__(kAttentionThreads, kFloat32Blocks<kHeadDim>)
     attention_float32_kernel(const __grid_constant__ AttentionParams p) {
   using Tile = Float32Tile;
   constexpr int kStride = kFloat32Stride<kHeadDim>;

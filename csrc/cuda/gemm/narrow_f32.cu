@@ -32,13 +32,17 @@ __device__ __forceinline__ void load_floats(float (&to)[8], const Nibbles* row, 
   load_nibble_values<kAligned>(to, row, k, end);
 }
 
+// Blocks that shall fit: left alone, ptxas takes two of the wide ones, and spills on sm_80.
+template <int kFeatureTiles>
+constexpr int kNarrowF32Blocks = kFeatureTiles == 4 ? 1 : 0;
+
 // linear for few tokens with float32 x. A block owns 8 tokens by 8 * kFeatureTiles features; warp s
 // sums slice s of K, where the four lanes of a quad take alternate 16 bytes of a weight row. An
 // output is then 32 chains of FMA, added in a fixed order: over the quad, then over the slices.
 //
 // Bound by memory for up to 8 tokens (each weight byte is read once), by L1 above.
 template <class W, int kFeatureTiles, bool kAligned>
-__global__ void __launch_bounds__(32 * kGemmSlices)
+__global__ void __launch_bounds__(32 * kGemmSlices, kNarrowF32Blocks<kFeatureTiles>)
     narrow_f32_kernel(GemmOperands p, int slice_length, int token_blocks) {
   constexpr int kTokens = 8, kFeatures = 8 * kFeatureTiles;
   constexpr int kVec = std::is_same_v<W, Nibbles> ? 8 : 16 / sizeof(W);
