@@ -20,6 +20,7 @@ FOLDER = "models/test_checkpoint_folder.py"
 WEIGHTS = "models/test_weight_errors.py"
 CONFIG = "models/test_config.py"
 MOE_CONFIG = "models/test_moe_config.py"
+VL_CONFIG = "models/test_vl_config.py"
 MOE_LOADING = "models/test_moe_loading.py"
 TOKENIZER = "test_tokenizer.py"
 MALFORMED_TOKENIZER = "test_malformed_tokenizers.py"
@@ -174,6 +175,8 @@ ROWS = {
             f"{CONFIG}::test_row_26_wrong_type",
             f"{CONFIG}::test_row_26_malformed_file",
             f"{CONFIG}::test_row_26_missing_file",
+            f"{VL_CONFIG}::test_row_26_missing_key_of_the_tower",
+            f"{VL_CONFIG}::test_row_26_wrong_type",
         ),
     ),
     27: Row(
@@ -181,6 +184,8 @@ ROWS = {
         (
             f"{CONFIG}::test_row_27_dimension_out_of_range",
             f"{CONFIG}::test_row_27_dimension_one_is_never_a_crash",
+            f"{VL_CONFIG}::test_row_27_dimension_out_of_range",
+            f"{VL_CONFIG}::test_row_27_width_out_of_range",
         ),
     ),
     28: Row(
@@ -188,6 +193,8 @@ ROWS = {
         (
             f"{CONFIG}::test_row_28_contradiction",
             f"{MOE_CONFIG}::test_row_28_contradiction",
+            f"{VL_CONFIG}::test_row_28_contradiction",
+            f"{VL_CONFIG}::test_row_28_token_ids_beyond_the_vocabulary",
         ),
     ),
     29: Row(
@@ -203,12 +210,17 @@ ROWS = {
         (
             f"{CONFIG}::test_row_30_unsupported_value",
             f"{MOE_CONFIG}::test_row_30_unsupported_value",
-            f"{CONFIG}::test_row_30_known_but_not_runnable_architecture",
+            f"{VL_CONFIG}::test_row_30_unsupported_value",
+            f"{VL_CONFIG}::test_row_30_known_but_not_runnable_architecture",
         ),
     ),
     31: Row(
         "config: number that is not usable",
-        (f"{CONFIG}::test_row_31_number_not_usable", f"{CONFIG}::test_row_31_nested_theta"),
+        (
+            f"{CONFIG}::test_row_31_number_not_usable",
+            f"{CONFIG}::test_row_31_nested_theta",
+            f"{VL_CONFIG}::test_row_31_numbers_of_the_tower",
+        ),
     ),
     32: Row(
         "tokenizer malformed",

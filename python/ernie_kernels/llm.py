@@ -94,6 +94,11 @@ class LLM:
         """Use :meth:`from_pretrained`, which checks the arguments."""
         self.device = device
         self.config = load_config(folder)
+        if self.config.vision is not None:
+            raise UnsupportedError(
+                f"config.json: this version reads {self.config.architecture} and says what it takes "
+                "(ernie-kernels fit), but cannot run it; load a model of text alone"
+            )
         check_quantization_of(self.config, quantization)
         self.tokenizer = load_tokenizer(folder, self.config.vocab_size)
         self._chat_template = (

@@ -320,7 +320,7 @@ def test_what_is_no_size(capfd, released, text):
         (["."], "'config.json': is missing"),
         (["text.txt"], "'text.txt': not valid JSON at line 1, column 1"),
         (["dense.json"], "'dense.json': hidden_size: missing"),
-        (["vision.json"], "architecture ernie4_5_vl_moe is known but this version cannot run it"),
+        (["vision.json"], "'vision.json': moe_intermediate_size: expected a list of two widths"),
         (["0.3B.json", "--bandwidth", "0"], "--bandwidth: expected GB/s above 0, got 0.0"),
         (["0.3B.json", "--bandwidth", "nan"], "--bandwidth: expected GB/s above 0, got nan"),
         (["0.3B.json", "--bandwidth", "fast"], "invalid float value: 'fast'"),

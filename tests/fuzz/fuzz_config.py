@@ -11,21 +11,24 @@ from typing import Any
 from mutation import json_text_changed
 
 from ernie_kernels.errors import ConfigError
-from ernie_kernels.models.config import ARCHITECTURES, DTYPES, load_config
-from ernie_kernels.models.config_reader import EXPERT_RANGES, SIZE_RANGES
+from ernie_kernels.models.architectures import ARCHITECTURES
+from ernie_kernels.models.config import DTYPES, load_config
+from ernie_kernels.models.config_reader import EXPERT_RANGES, SIZE_RANGES, VISION_RANGES
 from ernie_kernels.models.memory_plan import plan_memory
-from released_configs import ERNIE_21B, ERNIE_300B
+from released_configs import ERNIE_21B, ERNIE_300B, ERNIE_VL_28B, as_nested
 from tiny_checkpoint import BASE
 
 ALLOWED = (ConfigError,)
 FILES = ("config.json", "generation_config.json")
 FOLDER = tempfile.TemporaryDirectory()
 WORDS = [
-    *SIZE_RANGES, *EXPERT_RANGES, *DTYPES, "architectures", "model_type", "rope_theta", "rope_parameters",
+    *SIZE_RANGES, *EXPERT_RANGES, *VISION_RANGES, *DTYPES, "architectures", "model_type", "rope_theta", "rope_parameters",
     "rope_scaling", "rope_type", "default", "linear", "gelu", "quantization_config", "quant_method",
     "wint4", "layer_types", "full_attention", "sliding_window", "mlp_layer_types", "sparse", "auto_map",
     "moe_use_aux_free", "moe_gate_act", "softmax", "moe_norm_min", "num_experts", "n_group",
-    "eos_token_id", "torch_dtype", "head_dim", "compression_ratio",
+    "eos_token_id", "torch_dtype", "head_dim", "compression_ratio", "text_config", "vision_config",
+    "rope_3d", "mrope_section", "im_patch_id", "image_token_id", "video_end_token_id", "mlp_ratio",
+    "embed_dim", "patch_size", "axial", "quick_gelu", "pixel_hidden_size",
     *(name for row in ARCHITECTURES for name in (*row.class_names, *row.model_types)),
 ]  # fmt: skip
 
@@ -40,6 +43,8 @@ def seeds() -> list[Any]:
         {**BASE, "dtype": "bfloat16", "eos_token_id": 2, "auto_map": {"a": "b"}},
         ERNIE_21B,
         {**ERNIE_300B, "num_hidden_layers": 4, "mlp_layer_types": ["dense"] * 3 + ["sparse"]},
+        {**ERNIE_VL_28B, "num_hidden_layers": 3},
+        as_nested({**ERNIE_VL_28B, "num_hidden_layers": 3}),
     ]
     return [
         {"config.json": json.dumps(config), "generation_config.json": generation}
@@ -73,7 +78,16 @@ def run(case: Any) -> None:
         assert 0 <= plan.top_k <= plan.num_experts <= 4096
     has_experts = any(plan.mlp == "moe" for plan in config.layers)
     assert config.correction_bias == has_experts
-    assert config.architecture == "ernie4_5_moe" or not has_experts
+    assert config.architecture != "ernie4_5" or not has_experts
+    has_vision = config.architecture == "ernie4_5_vl_moe"
+    assert (config.vision is not None) == (config.media_tokens is not None) == has_vision
+    if config.vision is not None and config.media_tokens is not None:
+        assert config.vision.head_dim * config.vision.num_heads == config.vision.hidden_size
+        assert 1 <= config.freq_allocation <= config.head_dim // 2
+        ids = config.media_tokens.placeholders | config.media_tokens.around
+        assert all(0 <= i < config.vocab_size for i in ids)
+    for plan in config.layers:
+        assert len(plan.bank_widths) == (1 + has_vision if plan.mlp == "moe" else 0)
     plan = plan_memory(config)
     assert plan.weight_bytes >= plan.read_bytes_per_token > 0
     ids = (config.bos_token_id, config.pad_token_id, *config.eos_token_ids)

@@ -338,18 +338,6 @@ def test_row_30_unsupported_value(tmp_path, words, changes):
     refuse(tmp_path, *words, **changes)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"architectures": ["Ernie4_5_VLMoeForConditionalGeneration"], "model_type": ABSENT},
-        {"architectures": ABSENT, "model_type": "ernie4_5_moe_vl"},
-    ],
-)
-def test_row_30_known_but_not_runnable_architecture(tmp_path, changes):
-    words = "this version cannot run it; it runs Ernie4_5ForCausalLM, Ernie4_5_ForCausalLM, Ernie4_5_Moe"
-    refuse(tmp_path, words, **changes)
-
-
 # ------------------------------------------------------------------ row 31: not finite, not positive
 
 

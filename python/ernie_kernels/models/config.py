@@ -1,25 +1,27 @@
 """The configuration of a checkpoint: ``config.json`` and ``generation_config.json``.
 
-A model variant is data: a row of ``ARCHITECTURES`` that turns the file into one plan per layer.
+A model variant is data: a row of :mod:`.architectures` that turns the file into one plan per layer.
 Every key is either used, known to change nothing, or refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_kernels.checkpoint_file import quoted, read_json
 from ernie_kernels.errors import ConfigError
-from ernie_kernels.models.config_keys import DENSE_KEYS, MOE_KEYS, KeyRules, check_other_keys
+from ernie_kernels.models.architectures import find_architecture
+from ernie_kernels.models.config_keys import check_other_keys
 from ernie_kernels.models.config_reader import ConfigReader
-from ernie_kernels.models.layer_plan import (
-    Experts,
-    LayerPlan,
-    dense_layers,
-    moe_layers,
-    num_mtp_layers,
+from ernie_kernels.models.layer_plan import LayerPlan, num_mtp_layers
+from ernie_kernels.models.rope_config import freq_allocation, rope_theta, rope_theta_3d
+from ernie_kernels.models.vision_config import (
+    MediaTokens,
+    VisionConfig,
+    media_tokens,
+    vision_config,
+    with_text_config,
 )
 
 CONFIG_FILE = "config.json"
@@ -27,14 +29,13 @@ GENERATION_CONFIG_FILE = "generation_config.json"
 
 DTYPES = ("bfloat16", "float16", "float32")
 ACTIVATIONS = ("silu",)
-ROPE_TYPES = ("default",)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """A checked configuration. Field names are those of ``config.json`` where it has them."""
 
-    architecture: str  # a name of ARCHITECTURES
+    architecture: str  # a name of architectures.ARCHITECTURES
     vocab_size: int  # rows of the embedding; the tokenizer may have fewer entries
     hidden_size: int
     intermediate_size: int  # of the dense MLP
@@ -61,129 +62,13 @@ class ModelConfig:
     norm_min: float  # least sum that the weights of a token's experts are divided by
     correction_bias: bool  # the checkpoint has an e_score_correction_bias beside every router
     num_nextn_predict_layers: int  # multi-token prediction modules in the checkpoint
-
-
-# ---------------------------------------------------------------------------------- architectures
-
-
-LayerPlanner = Callable[[ConfigReader], tuple[tuple[LayerPlan, ...], Experts]]
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """A model variant: the names that select it, and how its layers follow from the file.
-
-    ``layers`` is None for a variant that is known but that this version cannot run.
-    """
-
-    name: str
-    class_names: tuple[str, ...]  # as in "architectures"
-    model_types: tuple[str, ...]
-    layers: LayerPlanner | None
-    keys: KeyRules = DENSE_KEYS
-
-
-# Each class has two spellings: that of transformers and that of Baidu's own files.
-ARCHITECTURES = (
-    Architecture(
-        "ernie4_5",
-        ("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"),
-        ("ernie4_5",),
-        dense_layers,
-    ),
-    Architecture(
-        "ernie4_5_moe",
-        ("Ernie4_5_MoeForCausalLM", "Ernie4_5_MoEForCausalLM"),
-        ("ernie4_5_moe",),
-        moe_layers,
-        MOE_KEYS,
-    ),
-    Architecture(
-        "ernie4_5_vl_moe",
-        (
-            "Ernie4_5_VLMoeForConditionalGeneration",
-            "Ernie4_5_VL_MoeForConditionalGeneration",
-            "Ernie4_5_VLMoEForConditionalGeneration",
-        ),
-        ("ernie4_5_vl_moe", "ernie4_5_moe_vl"),
-        None,
-    ),
-)
-
-
-def _find_architecture(reader: ConfigReader) -> tuple[Architecture, LayerPlanner]:
-    by_class = {name: row for row in ARCHITECTURES for name in row.class_names}
-    by_type = {name: row for row in ARCHITECTURES for name in row.model_types}
-    supported = ", ".join(name for row in ARCHITECTURES if row.layers for name in row.class_names)
-
-    classes, model_type = reader.values.get("architectures"), reader.values.get("model_type")
-    if model_type is not None and not isinstance(model_type, str):
-        raise reader.fail("model_type", "a string", model_type)
-    if classes is not None:
-        if not isinstance(classes, list) or len(classes) != 1 or not isinstance(classes[0], str):
-            raise reader.fail("architectures", "a list of one class name", classes)
-        if classes[0] not in by_class:
-            raise reader.fail("architectures", f"one of {supported}", classes[0])
-        found = by_class[classes[0]]
-        # A model_type that names no known variant is redundant beside the class; one that names
-        # another variant is a contradiction.
-        if by_type.get(model_type or "", found) is not found:
-            raise ConfigError(
-                f"{reader.file}: architectures is {quoted(classes[0])} but model_type is "
-                f"{quoted(model_type)}, another model; correct one of them"
-            )
-    elif model_type is not None:
-        if model_type not in by_type:
-            types = ", ".join(t for row in ARCHITECTURES if row.layers for t in row.model_types)
-            raise reader.fail("model_type", f"one of {types}", model_type)
-        found = by_type[model_type]
-    else:
-        raise ConfigError(
-            f"{reader.file}: architectures: missing, and model_type too; expected one of {supported}"
-        )
-    if found.layers is None:
-        raise ConfigError(
-            f"{reader.file}: architecture {found.name} is known but this version cannot run it; "
-            f"it runs {supported}"
-        )
-    return found, found.layers
+    # Of a vision-language model; None, and 0, in one of text alone.
+    vision: VisionConfig | None = None
+    media_tokens: MediaTokens | None = None
+    freq_allocation: int = 0  # pairs of the rotary embedding that turn with time
 
 
 # --------------------------------------------------------------------------------------- the file
-
-
-def _rope_theta(reader: ConfigReader) -> float:
-    """The rotary base, from ``rope_theta`` or the nested spelling of transformers 5.
-
-    Scaling of any kind is refused, in ``rope_parameters`` and in the older ``rope_scaling``.
-    """
-    values = dict(reader.values)
-    nested_theta = None
-    for key in ("rope_parameters", "rope_scaling"):
-        nested = values.get(key)
-        if nested is None:
-            continue
-        if not isinstance(nested, dict):
-            raise reader.fail(key, "an object or null", nested)
-        inner = ConfigReader(nested, f"{reader.file}: {key}")
-        for name in ("rope_type", "type"):
-            inner.choice(name, ROPE_TYPES, "default")
-        for name, value in nested.items():
-            if name == "rope_theta":
-                nested_theta = inner.positive(name, 0.0)
-            elif name == "partial_rotary_factor":
-                if type(value) not in (int, float) or value != 1:
-                    raise inner.fail(name, "1.0", value)
-            elif name not in ("rope_type", "type"):
-                raise inner.fail(quoted(name), "no such key for rope_type default", value)
-    # 500000 is what every released ERNIE-4.5 uses and the documented default of transformers.
-    theta = reader.positive("rope_theta", 500000.0 if nested_theta is None else nested_theta)
-    if nested_theta is not None and theta != nested_theta:
-        raise ConfigError(
-            f"{reader.file}: rope_theta is {theta!r} but the nested rope_theta is "
-            f"{nested_theta!r}; remove one of them"
-        )
-    return theta
 
 
 def _dtype(reader: ConfigReader) -> str | None:
@@ -240,7 +125,7 @@ def load_config(folder: Path) -> ModelConfig:
     """
     folder = Path(folder)
     reader = ConfigReader(read_json(folder / CONFIG_FILE), CONFIG_FILE)
-    generation = reader
+    generation = None
     if (folder / GENERATION_CONFIG_FILE).exists():
         values = read_json(folder / GENERATION_CONFIG_FILE)
         generation = ConfigReader(values, GENERATION_CONFIG_FILE)
@@ -249,20 +134,25 @@ def load_config(folder: Path) -> ModelConfig:
 
 def load_config_file(path: Path) -> ModelConfig:
     """The same of one file of any name, whatever lies beside it."""
-    reader = ConfigReader(read_json(path), quoted(path.name))
-    return _checked(reader, reader)
+    return _checked(ConfigReader(read_json(path), quoted(path.name)), None)
 
 
-def _checked(reader: ConfigReader, generation: ConfigReader) -> ModelConfig:
-    architecture, plan_layers = _find_architecture(reader)
+def _checked(reader: ConfigReader, generation: ConfigReader | None) -> ModelConfig:
+    architecture = find_architecture(reader)
+    has_vision = architecture.has_vision
+    if has_vision:
+        reader = with_text_config(reader)
     check_other_keys(reader, architecture.name, architecture.keys)
-    layers, experts = plan_layers(reader)
+    layers, experts = architecture.layers(reader)
     vocab_size = reader.size("vocab_size")
     heads = reader.size("num_attention_heads")
     kv_heads_is_null = "num_key_value_heads" in reader.values
+    head_dim = _head_dim(reader)
 
     def source(key: str) -> ConfigReader:
-        return generation if generation.values.get(key) is not None else reader
+        if generation is None or generation.values.get(key) is None:
+            return reader
+        return generation
 
     config = ModelConfig(
         architecture=architecture.name,
@@ -274,11 +164,11 @@ def _checked(reader: ConfigReader, generation: ConfigReader) -> ModelConfig:
         num_key_value_heads=reader.size(
             "num_key_value_heads", default=heads if kv_heads_is_null else None
         ),
-        head_dim=_head_dim(reader),
+        head_dim=head_dim,
         hidden_act=reader.choice("hidden_act", ACTIVATIONS, "silu"),
         max_position_embeddings=reader.size("max_position_embeddings", default=131072),
         rms_norm_eps=reader.positive("rms_norm_eps", 1e-5),
-        rope_theta=_rope_theta(reader),
+        rope_theta=rope_theta_3d(reader) if has_vision else rope_theta(reader),
         tie_word_embeddings=reader.boolean("tie_word_embeddings", True),
         use_bias=reader.boolean("use_bias", False),
         dtype=_dtype(reader),
@@ -293,6 +183,9 @@ def _checked(reader: ConfigReader, generation: ConfigReader) -> ModelConfig:
         norm_min=experts.norm_min,
         correction_bias=experts.num_experts > 0,
         num_nextn_predict_layers=num_mtp_layers(reader),
+        vision=vision_config(reader) if has_vision else None,
+        media_tokens=media_tokens(reader, vocab_size) if has_vision else None,
+        freq_allocation=freq_allocation(reader, head_dim) if has_vision else 0,
     )
     _check_relations(config, reader.file)
     return config

@@ -24,7 +24,7 @@ _USED_KEYS = frozenset(SIZE_RANGES) | {
 }  # fmt: skip
 
 # Bookkeeping, training and back-end switches that every released file may carry: no effect here.
-_HARMLESS_KEYS = frozenset({
+HARMLESS_KEYS = frozenset({
     "_name_or_path", "transformers_version", "paddlenlp_version", "use_cache", "initializer_range",
     "output_attentions", "output_hidden_states", "return_dict", "is_encoder_decoder", "id2label",
     "label2id", "problem_type", "chunk_size_feed_forward", "torchscript", "pruned_heads", "tie_encoder_decoder",
@@ -111,6 +111,40 @@ MOE_KEYS = KeyRules(
 )  # fmt: skip
 
 
+# Of the whole of a vision-language model, the nested text keys among them.
+VL_KEYS = KeyRules(
+    used=MOE_KEYS.used | frozenset({
+        "vision_config", "rope_3d", "freq_allocation", "im_patch_id", "image_token_id",
+        "video_token_id", "image_start_token_id", "image_end_token_id", "video_start_token_id",
+        "video_end_token_id", "spatial_conv_size", "temporal_conv_size", "pixel_hidden_size",
+    }),
+    # How training treats the modalities.
+    harmless=MOE_KEYS.harmless | frozenset({
+        "modality_detach", "max_text_id", "moe_use_size_all2all", "moe_layer_feed_fake_token",
+        "moe_group_origin", "moe_rank", "moe_world_size",
+    }),
+    neutral={
+        **(MOE_KEYS.neutral or {}),
+        "multimodel_experts": (True,),
+        "use_temporal_conv": (True,),
+        "mm_vocab_size": (0,),  # entries of a second embedding
+        # Names of the choice by modality, and for the PT files the default of that choice.
+        "moe_use_hard_gate": (True, False),
+    },
+)  # fmt: skip
+# Of the object vision_config.
+TOWER_KEYS = KeyRules(
+    used=frozenset({
+        "depth", "num_heads", "in_channels", "patch_size", "spatial_merge_size",
+        "temporal_merge_size", "mlp_ratio", "embed_dim", "in_chans", "layer_norm_eps",
+    }),
+    harmless=frozenset({
+        "attn_implementation", "attn_sep", "pp_data_balance", "vit_first_fwd_bsz",
+        "vit_num_recompute_layers", "tensor_parallel_degree",
+    }),
+)  # fmt: skip
+
+
 def check_other_keys(reader: ConfigReader, architecture: str, rules: KeyRules) -> None:
     """Refuse what would change a result, and warn once of what is not known.
 
@@ -118,7 +152,7 @@ def check_other_keys(reader: ConfigReader, architecture: str, rules: KeyRules) -
         ConfigError: a key asks for something that is not supported.
     """
     neutral_values = {**_NEUTRAL_VALUES, **(rules.neutral or {})}
-    known = _USED_KEYS | _HARMLESS_KEYS | rules.used | rules.harmless
+    known = _USED_KEYS | HARMLESS_KEYS | rules.used | rules.harmless
     unknown = []
     for key, value in reader.values.items():
         if value is None or key in known:

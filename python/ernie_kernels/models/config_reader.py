@@ -33,6 +33,13 @@ EXPERT_RANGES = {
     "num_nextn_predict_layers": (0, 16),
     "multi_token_pred_depth": (0, 16),
 }
+# Of the keys that only models with a vision tower have.
+VISION_RANGES = {
+    "depth": (1, 1024),
+    "num_heads": (1, 1024),
+    "freq_allocation": (1, 256),
+}
+_RANGES = SIZE_RANGES | EXPERT_RANGES | VISION_RANGES
 
 
 class ConfigReader:
@@ -45,6 +52,22 @@ class ConfigReader:
     def fail(self, key: str, expected: str, got: object) -> ConfigError:
         return ConfigError(f"{self.file}: {key}: expected {expected}, got {quoted(got)}")
 
+    def under_one_name(self, other_names: Mapping[str, str]) -> ConfigReader:
+        """The same object, with what is there under another name under its own.
+
+        Raises:
+            ConfigError: both names are there, with values that differ.
+        """
+        values = dict(self.values)
+        for other, name in other_names.items():
+            value = values.pop(other, None)
+            if value is None:
+                continue
+            if values.get(name) not in (None, value):
+                raise ConfigError(f"{self.file}: {other} and {name} differ; remove one of them")
+            values[name] = value
+        return ConfigReader(values, self.file)
+
     def _get(self, key: str, default: Any) -> Any:
         value = self.values.get(key)  # null is how writers spell "the default"
         return default if value is None else value
@@ -52,7 +75,7 @@ class ConfigReader:
     def size(self, key: str, default: int | None = None) -> int:
         """An integer inside its range above; ``default`` stands for an absent or null key."""
         value = self.values.get(key)
-        low, high = SIZE_RANGES[key] if key in SIZE_RANGES else EXPERT_RANGES[key]
+        low, high = _RANGES[key]
         if value is None and default is not None:
             value = default
         elif key not in self.values:

@@ -6,8 +6,8 @@ else asks for the name of a variant.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from ernie_kernels.checkpoint_file import quoted
 from ernie_kernels.errors import ConfigError
@@ -40,13 +40,25 @@ class LayerPlan:
     A ``"moe"`` layer has a router (float32 ``[num_experts, hidden_size]``, and a correction bias
     ``[num_experts]`` that chooses and never weighs), ``num_experts`` SwiGLU experts of which each
     token takes ``top_k``, and one SwiGLU of ``shared_intermediate_size`` that every token takes.
+
+    In a vision-language model there is a second bank, with a router of its own and as many experts,
+    of ``vision_intermediate_size``: a token chooses in one bank only.
     """
 
     mlp: Literal["dense", "moe"]
     intermediate_size: int  # width of the dense MLP, or of one expert
-    num_experts: int = 0  # 0 in a dense layer
+    num_experts: int = 0  # of each bank; 0 in a dense layer
     top_k: int = 0  # experts that a token takes
     shared_intermediate_size: int = 0  # width of all shared experts together; 0: there are none
+    vision_intermediate_size: int = 0  # width of one expert of the vision bank; 0: there is none
+
+    @property
+    def bank_widths(self) -> tuple[int, ...]:
+        """Widths of the experts of each bank, the text's first; none in a dense layer."""
+        if self.mlp == "dense":
+            return ()
+        text, vision = self.intermediate_size, self.vision_intermediate_size
+        return (text, vision) if vision else (text,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +106,64 @@ def moe_layers(reader: ConfigReader) -> tuple[tuple[LayerPlan, ...], Experts]:
     return tuple(moe if has_experts else dense for has_experts in sparse), experts
 
 
+def vl_moe_layers(reader: ConfigReader) -> tuple[tuple[LayerPlan, ...], Experts]:
+    """Those of a vision-language model, whose layers with experts have two banks of them.
+
+    ``moe_intermediate_size`` is a list of the two widths, text and vision. The other keys of experts
+    are one number for both banks, or a list of it twice; but layers have experts from the lower of
+    two ``moe_layer_start_index`` to the higher of two ``moe_layer_end_index``.
+
+    Raises:
+        ConfigError: as of :func:`moe_layers`.
+    """
+    values = dict(reader.under_one_name(_OTHER_NAMES).values)
+    widths = values.get("moe_intermediate_size")
+    if not isinstance(widths, list) or len(widths) != 2:
+        raise reader.fail("moe_intermediate_size", "a list of two widths, text and vision", widths)
+    for key in ("moe_num_experts", "moe_k", "moe_num_shared_experts"):
+        both = _by_bank(reader, key, values.get(key))
+        if any(each != both[0] for each in both):
+            raise ConfigError(
+                f"{reader.file}: {key}: expected the same number for both banks, got "
+                f"{' and '.join(map(quoted, both))}"
+            )
+        if key in values:
+            values[key] = both[0]
+    start_key, end_key, _ = _LAYER_RULE
+    starts, ends = (_bounds(reader, key) for key in (start_key, end_key))
+    if starts:
+        values[start_key] = min(starts)
+    if ends:
+        values[end_key] = -1 if -1 in ends else max(ends)  # -1 is the last layer
+    text, vision = (
+        ConfigReader({"moe_intermediate_size": width}, reader.file).size("moe_intermediate_size")
+        for width in widths
+    )
+    layers, experts = moe_layers(
+        ConfigReader({**values, "moe_intermediate_size": text}, reader.file)
+    )
+    both_banks = (
+        replace(plan, vision_intermediate_size=vision) if plan.mlp == "moe" else plan
+        for plan in layers
+    )
+    return tuple(both_banks), experts
+
+
+def _by_bank(reader: ConfigReader, key: str, value: Any) -> list[Any]:
+    """One value, or the entries of a list of two, text and vision."""
+    if not isinstance(value, list):
+        return [value]
+    if len(value) not in (1, 2):
+        raise reader.fail(key, "an integer, or a list of two, text and vision", value)
+    return value
+
+
+def _bounds(reader: ConfigReader, key: str) -> list[int]:
+    """Of the layers with experts, what is there of text and vision."""
+    given = [value for value in _by_bank(reader, key, reader.values.get(key)) if value is not None]
+    return [ConfigReader({key: value}, reader.file).size(key) for value in given]
+
+
 def num_mtp_layers(reader: ConfigReader) -> int:
     """Multi-token prediction modules in the checkpoint; generating without them is exact."""
     keys = ("num_nextn_predict_layers", "multi_token_pred_depth")
@@ -105,14 +175,7 @@ def num_mtp_layers(reader: ConfigReader) -> int:
 
 def _plain(reader: ConfigReader) -> ConfigReader:
     """The keys under one name each, and lists of one entry as that entry."""
-    values = dict(reader.values)
-    for other, name in _OTHER_NAMES.items():
-        value = values.get(other)
-        if value is None:
-            continue
-        if values.get(name) not in (None, value):
-            raise ConfigError(f"{reader.file}: {other} and {name} differ; remove one of them")
-        values[name] = value
+    values = dict(reader.under_one_name(_OTHER_NAMES).values)
     for key in _LISTS_OF_ONE:
         value = values.get(key)
         if isinstance(value, list) and len(value) == 1:
