@@ -174,7 +174,7 @@ def as_nested(flat: dict[str, Any]) -> dict[str, Any]:
         "vision_config": {
             **{key: tower[key] for key in ("depth", "hidden_size", "hidden_act", "num_heads")},
             "in_channels": 3,
-            "intermediate_size": tower["hidden_size"] * tower["mlp_ratio"],
+            "intermediate_size": int(tower["hidden_size"] * tower["mlp_ratio"]),
             "model_type": "ernie4_5_vl_moe_vision",
             "patch_size": 14,
             "rms_norm_eps": 1e-06,

@@ -21,10 +21,16 @@ from ernie_kernels.cli.fit_report import (
     this_machine,
 )
 from ernie_kernels.models.config import load_config_file
-from released_configs import ERNIE_0_3B, ERNIE_21B, ERNIE_300B
+from released_configs import ERNIE_0_3B, ERNIE_21B, ERNIE_300B, ERNIE_VL_28B, ERNIE_VL_424B
 from tiny_checkpoint import write_checkpoint
 
-RELEASED = {"0.3B": ERNIE_0_3B, "21B": ERNIE_21B, "300B": ERNIE_300B}
+RELEASED = {
+    "0.3B": ERNIE_0_3B,
+    "21B": ERNIE_21B,
+    "300B": ERNIE_300B,
+    "VL-28B": ERNIE_VL_28B,
+    "VL-424B": ERNIE_VL_424B,
+}
 
 
 @pytest.fixture
@@ -58,12 +64,25 @@ def test_a_table_of_the_21b(capfd, released):
     assert lines[-1] == "  ernie-kernels chat --model-path DIR --quantization wint4"
 
 
+def test_layers_of_a_vision_language_model(capfd, released):
+    code, out, err = run(capfd, "fit", released("VL-28B"), "--memory", "64GB")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[2] == (
+        "  layers 1-27: 64 text experts of width 1536 and 64 vision experts of width 512, 6 for each "
+        "token, and shared ones of width 3072 together"
+    )
+    assert lines[3] == "  and a vision tower with its resampler: 774.7 M parameters"
+
+
 @pytest.mark.parametrize(
     ("model", "parameters", "active", "layers", "values"),
     [
         ("0.3B", 0.361e9, 0.361e9, ["dense"] * 18, 9216),
         ("21B", 21.825e9, 3.35e9, ["dense"] + ["moe"] * 27, 28672),
         ("300B", 299.5e9, 47.9e9, ["dense"] * 3 + ["moe"] * 51, 110592),
+        ("VL-28B", 29.40e9, 3.35e9, ["dense"] + ["moe"] * 27, 28672),
+        ("VL-424B", 423.5e9, 47.9e9, ["dense"] * 3 + ["moe"] * 51, 110592),
     ],
 )
 def test_json_of_released_models(capfd, released, model, parameters, active, layers, values):

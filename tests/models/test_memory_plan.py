@@ -11,21 +11,26 @@ from ernie_kernels import _core
 from ernie_kernels.models.config import load_config
 from ernie_kernels.models.memory_plan import (
     LOADING_BYTES,
-    count_parameters,
     kv_bytes_per_token,
     plan_memory,
-    weights_of,
     workspace_nbytes,
 )
+from ernie_kernels.models.model_weights import count_parameters, weights_of
 from ernie_kernels.models.quantization import QUANTIZATIONS, Quantization
 from ernie_kernels.models.workspace import Workspace
 from ernie_kernels.runner.capacity import available_memory_for_cache
 from ernie_kernels.runner.model_runner import kv_cache_bytes_per_block
 from mtp_checkpoint import write_mtp_checkpoint
-from released_configs import ERNIE_0_3B, ERNIE_21B, ERNIE_300B
+from released_configs import ERNIE_0_3B, ERNIE_21B, ERNIE_300B, ERNIE_VL_28B, ERNIE_VL_424B
 from tiny_checkpoint import MOE_SHAPES, write_checkpoint
 
-RELEASED = {"0.3B": ERNIE_0_3B, "21B": ERNIE_21B, "300B": ERNIE_300B}
+RELEASED = {
+    "0.3B": ERNIE_0_3B,
+    "21B": ERNIE_21B,
+    "300B": ERNIE_300B,
+    "VL-28B": ERNIE_VL_28B,
+    "VL-424B": ERNIE_VL_424B,
+}
 
 ALL_WINT4 = {"dense_quant_type": "wint4", "moe_quant_type": "wint4"}
 
@@ -42,6 +47,9 @@ def config_of(folder, values):
         ("21B", True, 21.825e9, 3.35e9),
         ("300B", False, 299.5e9, 47.9e9),
         ("300B", True, 298.6e9, 47.1e9),
+        ("VL-28B", True, 29.40e9, 3.35e9),
+        ("VL-424B", False, 423.5e9, 47.9e9),
+        ("VL-424B", True, 422.7e9, 47.1e9),
     ],
 )
 def test_parameters_of_released_models(tmp_path, model, tied, total, active):
@@ -59,7 +67,33 @@ def test_parameters_exactly(tmp_path):
     assert (count.total, count.active) == (expected, expected)
 
 
-@pytest.mark.parametrize(("model", "values"), [("0.3B", 9216), ("21B", 28672), ("300B", 110592)])
+@pytest.mark.parametrize("model", ["VL-28B", "VL-424B"])
+def test_parameters_of_vision(tmp_path, model):
+    """Tower and resampler, written out; a token of text goes through none of them."""
+    config = config_of(tmp_path, RELEASED[model])
+    attention, mlp, norms = 4 * 1280**2 + 4 * 1280, 2 * 1280 * 5120 + 1280 + 5120, 4 * 1280
+    tower = 588 * 1280 + 32 * (attention + mlp + norms) + 2 * 1280
+    merging = [5120 * 5120 + 5120, 2 * 5120 * 5120 + 5120]
+    resampler = sum(merging) + 2 * (5120 * 5120 + 5120) + 4 * 5120
+    resampler += 5120 * config.hidden_size + 2 * config.hidden_size
+    assert count_parameters(config).vision == tower + resampler
+    if model == "VL-28B":
+        assert tower + resampler == pytest.approx(0.775e9, rel=2e-3)
+    of_text = [w for w in weights_of(config) if w.active]
+    without = sum(w.active * w.size for w in of_text)
+    assert count_parameters(config).active == without
+
+
+@pytest.mark.parametrize(
+    ("model", "values"),
+    [
+        ("0.3B", 9216),
+        ("21B", 28672),
+        ("300B", 110592),
+        ("VL-28B", 28672),
+        ("VL-424B", 110592),
+    ],
+)
 def test_cache_of_released_models(tmp_path, model, values):
     config = config_of(tmp_path, RELEASED[model])
     for dtype, itemsize in (("bfloat16", 2), ("float32", 4)):
@@ -77,7 +111,7 @@ def test_released_models_without_padding(tmp_path, model, device):
     def total(kinds, size=lambda weight: weight.size):
         return sum(w.count * size(w) for w in weights if w.kind in kinds)
 
-    matrices, exact = ("projection", "expert"), ("embedding", "norm", "bias")
+    matrices, exact = ("projection", "expert"), ("embedding", "norm", "bias", "vision")
     scales = 4 * total(matrices, lambda weight: weight.out_features)
     expected = {
         None: 2 * total((*matrices, *exact)),

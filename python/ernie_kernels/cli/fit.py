@@ -190,6 +190,8 @@ def print_report(report: FitReport, path: Path, here: bool) -> None:
     )
     for plan, layers in layer_ranges(config):
         print(f"  layer{'' if layers.isdigit() else 's'} {layers}: {described(plan)}")
+    if config.vision is not None:
+        print(f"  and a vision tower with its resampler: {count(parameters.vision)} parameters")
     if config.num_nextn_predict_layers:
         module = size(report.ways[0].on_host.mtp_weight_bytes)
         counted = "counted below" if report.speculative_config else "more with --speculative-config"
@@ -208,9 +210,13 @@ def described(plan: LayerPlan) -> str:
     if plan.mlp == "dense":
         return f"dense, width {plan.intermediate_size}"
     shared = plan.shared_intermediate_size
-    return (
-        f"{plan.num_experts} experts of width {plan.intermediate_size}, {plan.top_k} for each token"
-        + (f", and shared ones of width {shared} together" if shared else "")
+    banks = ("text", "vision") if plan.vision_intermediate_size else ("",)
+    experts = " and ".join(
+        f"{plan.num_experts} {bank} experts of width {width}".replace("  ", " ")
+        for bank, width in zip(banks, plan.bank_widths, strict=True)
+    )
+    return f"{experts}, {plan.top_k} for each token" + (
+        f", and shared ones of width {shared} together" if shared else ""
     )
 
 

@@ -9,12 +9,8 @@ from typing import Any
 
 from ernie_kernels import _core
 from ernie_kernels.models.config import LayerPlan, ModelConfig
-from ernie_kernels.models.memory_plan import (
-    MemoryPlan,
-    ParameterCount,
-    count_parameters,
-    plan_memory,
-)
+from ernie_kernels.models.memory_plan import MemoryPlan, plan_memory
+from ernie_kernels.models.model_weights import ParameterCount, count_parameters
 from ernie_kernels.models.quantization import (
     DENSE_KEY,
     EXPERTS_KEY,

@@ -7,6 +7,9 @@ query/key/value (columns all-q, all-k, all-v) and gate/up (gate columns first, t
 
 Experts have names with their number in both. A model of transformers 5 in memory has them in one
 tensor, ``[num_experts, out, in]``, gate rows first; a file that was saved so is read as well.
+
+A vision tower is ``vision_model.*`` in Baidu's files of both layouts, ``model.vision_model.*`` in those
+that transformers saves. Vision-language models store their routers transposed in both layouts.
 """
 
 from __future__ import annotations
@@ -37,7 +40,12 @@ _PADDLE_FUSED = {
     "up_proj": ("up_gate_proj", 1),
 }
 _LINEAR = re.compile(
-    r"(?:^|\.)(?:(?P<member>\w+_proj)(?:\.\d+)?|lm_head|mlp\.gate)\.(?P<kind>weight|bias)$"
+    r"(?:^|\.)(?:(?P<member>\w+_proj)(?:\.\d+)?|lm_head|mlp\.gate)\.(?P<kind>weight|weight_1|bias)$"
+)
+_VISION_TOWER = "vision_model."
+_VISION_MATRIX = re.compile(
+    r"^vision_model\.(?:patch_embed\.proj|blocks\.\d+\.(?:attn\.(?:qkv|proj)|mlp\.fc[12]))\.weight$"
+    r"|\.resampler_model\.(?:(?:spatial|temporal)_linear\.[02]|mlp)\.weight$"
 )
 
 _EXPERT = re.compile(r"\.experts\.(?P<index>\d+)\.(?P<member>gate|up|down)_proj\.weight$")
@@ -89,6 +97,8 @@ def sources_of(name: str, layout: str) -> tuple[Source, ...]:
         stacked, members, place = _STACKED[expert["member"]]
         stored = f"{name[: expert.start()]}.experts.{stacked}"
         return usual, Source(stored, False, int(expert["index"]) * members + place, members)
+    if name.startswith(_VISION_TOWER):
+        return usual, Source(f"model.{name}")
     if name.endswith(_CORRECTION_BIAS):
         return usual, Source(f"{name.removesuffix(_CORRECTION_BIAS)}.gate{_CORRECTION_BIAS}")
     return (usual,)
@@ -99,10 +109,12 @@ def source_of(name: str, layout: str) -> Source:
     if layout == HUGGINGFACE:
         return Source(name)
     stored = re.sub(r"^model\.", "ernie.", name)
+    if _VISION_MATRIX.search(stored):
+        return Source(stored, transposed=True)
     linear = _LINEAR.search(stored)
-    if linear is None:
+    if linear is None or stored.startswith(_VISION_TOWER):
         return Source(stored)
-    transposed = linear["kind"] == "weight"
+    transposed = linear["kind"] != "bias"
     if linear["member"] not in _PADDLE_FUSED:
         return Source(stored, transposed)
     fused, place = _PADDLE_FUSED[linear["member"]]

@@ -16,7 +16,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -31,6 +31,7 @@ from ..errors import ArgumentError, WeightError
 from .checkpoint_folder import StoredTensor, clipped, open_tensors
 from .checkpoint_layout import WEIGHT_DTYPES, Source, detect_layout, sources_of
 from .tensor_pieces import Piece, merged
+from .weight_spec import WeightSpec
 
 logger = logging.getLogger("ernie_kernels")
 
@@ -44,17 +45,6 @@ NUMPY_DTYPES = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class WeightSpec:
-    """What a model needs: a shape, and the configuration keys it comes from, for messages."""
-
-    shape: tuple[int, ...]
-    config_keys: tuple[str, ...] = ()
-    # A matrix that files of one layout store either way: the shape decides, and a square one lies as
-    # the layout says.
-    either_way: bool = False
 
 
 def open_checkpoint(folder: str | PathLike[str], *, progress: bool | None = None) -> Checkpoint:
@@ -185,7 +175,7 @@ class Checkpoint:
         dtype = self._dtype_of(tensor)
         first = next(iter(members.values()))
         outputs, width = sum(spec.shape[0] for spec in members.values()), first.shape[1:]
-        transposed = source.transposed
+        transposed = source.transposed or first.transposed
         expected = (*width, outputs) if transposed else (outputs, *width)
         if source.per_expert:
             num_experts = len(members) // source.per_expert

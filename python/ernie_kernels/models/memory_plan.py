@@ -6,13 +6,13 @@ scales of rounded matrices. Tests hold the two together.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from ernie_kernels import ops
-from ernie_kernels.models.config import LayerPlan, ModelConfig
+from ernie_kernels.models.config import ModelConfig
+from ernie_kernels.models.model_weights import Weight, mtp_weights_of, weights_of
 from ernie_kernels.models.quantization import WINT4, WINT8, Quantization, stored_as
 
 ITEMSIZES = {"bfloat16": 2, "float32": 4}  # bytes
@@ -25,88 +25,6 @@ _SCALE_BYTES = 4
 
 # What a load may take beside the weights and the one matrix it is at: a promise, held by a test.
 LOADING_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Weight:
-    """``count`` equal matrices, or vectors where ``in_features`` is 0, of which a token needs
-    ``active``."""
-
-    kind: Literal["embedding", "projection", "expert", "router", "norm", "bias"]
-    out_features: int
-    in_features: int = 0
-    count: int = 1
-    active: int = 1
-
-    @property
-    def size(self) -> int:
-        """Parameters of one of them."""
-        return self.out_features * max(1, self.in_features)
-
-
-def weights_of(config: ModelConfig) -> Iterator[Weight]:
-    """All weights of a model as they lie in memory.
-
-    The head counts as a projection; where it is tied it serves as the embedding too, and there is
-    none of that kind. A multi-token prediction module is not among them.
-    """
-    hidden = config.hidden_size
-    if not config.tie_word_embeddings:
-        yield Weight("embedding", config.vocab_size, hidden)
-    yield Weight("projection", config.vocab_size, hidden)
-    for plan, times in Counter(config.layers).items():
-        for weight in _weights_of_layer(config, plan):
-            yield replace(weight, count=times * weight.count, active=times * weight.active)
-    yield Weight("norm", hidden)
-
-
-def _weights_of_layer(config: ModelConfig, plan: LayerPlan) -> Iterator[Weight]:
-    hidden = config.hidden_size
-    query = config.num_attention_heads * config.head_dim
-    key = config.num_key_value_heads * config.head_dim
-    yield Weight("norm", hidden, count=2, active=2)
-    projections = [(query + 2 * key, hidden), (hidden, query)]
-    width = plan.intermediate_size if plan.mlp == "dense" else plan.shared_intermediate_size
-    if width:
-        projections += [(2 * width, hidden), (hidden, width)]
-    for out_features, in_features in projections:
-        yield Weight("projection", out_features, in_features)
-        if config.use_bias:
-            yield Weight("bias", out_features)
-    if plan.mlp == "moe":
-        experts = {"count": plan.num_experts, "active": plan.top_k}
-        yield Weight("expert", 2 * plan.intermediate_size, hidden, **experts)
-        yield Weight("expert", hidden, plan.intermediate_size, **experts)
-        yield Weight("router", plan.num_experts, hidden)
-        yield Weight("router", plan.num_experts)  # its correction bias
-
-
-def mtp_weights_of(config: ModelConfig) -> Iterator[Weight]:
-    """The weights of a multi-token prediction module: a dense layer behind a projection."""
-    hidden = config.hidden_size
-    yield Weight("norm", hidden, count=2, active=2)
-    yield Weight("projection", hidden, 2 * hidden)
-    yield from _weights_of_layer(config, LayerPlan("dense", config.intermediate_size))
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterCount:
-    """Of a model: all of them, and those that one token goes through, embedding included."""
-
-    total: int
-    active: int
-
-
-def count_parameters(config: ModelConfig) -> ParameterCount:
-    """Weights of the model, those of a multi-token prediction module left out."""
-    weights = list(weights_of(config))
-    return ParameterCount(
-        total=sum(weight.count * weight.size for weight in weights),
-        active=sum(weight.active * weight.size for weight in weights),
-    )
-
-
-# ---------------------------------------------------------------------------------------- memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +214,7 @@ def _storage(weight: Weight, quantization: Quantization, weight_dtype: str, dtyp
         return "float32"
     if weight.kind == "norm":
         return dtype
-    if weight.kind in ("embedding", "bias"):
+    if weight.kind in ("embedding", "bias", "vision"):
         return weight_dtype
     kind = quantization.experts if weight.kind == "expert" else quantization.dense
     return stored_as(kind) or weight_dtype

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from ernie_kernels.models.config import ModelConfig
 from ernie_kernels.models.layer_plan import LayerPlan
-from ernie_kernels.models.loader import WeightSpec
+from ernie_kernels.models.vision_weight_specs import vision_specs
+from ernie_kernels.models.weight_spec import Extent, WeightSpec
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
-
-# A size, and the keys of config.json that it comes from.
-Extent = tuple[int, tuple[str, ...]]
-
 
 # Of the multi-token prediction module (mtp.py). Its block is a dense layer in every model.
 MTP_EMB_NORM = "model.mtp_emb_norm.0"
@@ -25,12 +22,14 @@ def weight_specs(config: ModelConfig) -> dict[str, WeightSpec]:
     hidden: Extent = (config.hidden_size, ("hidden_size",))
     vocab: Extent = (config.vocab_size, ("vocab_size",))
     specs = {
-        EMBEDDING: _spec(vocab, hidden),
-        "model.norm.weight": _spec(hidden),
-        HEAD: _spec(vocab, hidden),
+        EMBEDDING: WeightSpec.of(vocab, hidden),
+        "model.norm.weight": WeightSpec.of(hidden),
+        HEAD: WeightSpec.of(vocab, hidden),
     }
     for index, plan in enumerate(config.layers):
         specs |= _layer(config, f"model.layers.{index}", plan, hidden)
+    if config.vision is not None:
+        specs |= vision_specs(config.vision, hidden)
     return specs
 
 
@@ -38,12 +37,11 @@ def mtp_specs(config: ModelConfig) -> dict[str, WeightSpec]:
     """Those of the multi-token prediction module. Some files hold its projection transposed."""
     hidden: Extent = (config.hidden_size, ("hidden_size",))
     joined: Extent = (2 * config.hidden_size, ("hidden_size",))
-    projection = _spec(hidden, joined)
     block = LayerPlan(mlp="dense", intermediate_size=config.intermediate_size)
     return {
-        f"{MTP_EMB_NORM}.weight": _spec(hidden),
-        f"{MTP_HIDDEN_NORM}.weight": _spec(hidden),
-        MTP_LINEAR_PROJ: WeightSpec(projection.shape, projection.config_keys, either_way=True),
+        f"{MTP_EMB_NORM}.weight": WeightSpec.of(hidden),
+        f"{MTP_HIDDEN_NORM}.weight": WeightSpec.of(hidden),
+        MTP_LINEAR_PROJ: WeightSpec.of(hidden, joined, either_way=True),
         **_layer(config, MTP_BLOCK, block, hidden),
     }
 
@@ -52,8 +50,8 @@ def _layer(
     config: ModelConfig, layer: str, plan: LayerPlan, hidden: Extent
 ) -> dict[str, WeightSpec]:
     specs = {
-        f"{layer}.input_layernorm.weight": _spec(hidden),
-        f"{layer}.post_attention_layernorm.weight": _spec(hidden),
+        f"{layer}.input_layernorm.weight": WeightSpec.of(hidden),
+        f"{layer}.post_attention_layernorm.weight": WeightSpec.of(hidden),
     }
     linears = {**_attention(config, f"{layer}.self_attn", hidden)}
     if plan.mlp == "moe":
@@ -63,9 +61,9 @@ def _layer(
         width = (plan.intermediate_size, ("intermediate_size",))
         linears |= _mlp(f"{layer}.mlp", width, hidden)
     for name, (out_features, in_features) in linears.items():
-        specs[f"{name}.weight"] = _spec(out_features, in_features)
+        specs[f"{name}.weight"] = WeightSpec.of(out_features, in_features)
         if config.use_bias:
-            specs[f"{name}.bias"] = _spec(out_features)
+            specs[f"{name}.bias"] = WeightSpec.of(out_features)
     return specs
 
 
@@ -94,27 +92,30 @@ def _mlp(name: str, width: Extent, hidden: Extent) -> Linears:
     }
 
 
+def router_names(name: str, num_banks: int) -> list[str]:
+    """The router of each bank of experts."""
+    return [f"{name}.gate.weight", f"{name}.gate.weight_1"][:num_banks]
+
+
 def _router(plan: LayerPlan, name: str, hidden: Extent) -> dict[str, WeightSpec]:
-    """Text models store the gate as ``[num_experts, hidden_size]``, others transposed."""
+    """Text models store a gate as ``[num_experts, hidden_size]``, others transposed."""
     count: Extent = (plan.num_experts, ("moe_num_experts",))
-    gate = _spec(count, hidden)
+    num_banks = len(plan.bank_widths)
+    gate = WeightSpec.of(count, hidden, either_way=True, transposed=num_banks > 1)
     return {
-        f"{name}.gate.weight": WeightSpec(gate.shape, gate.config_keys, either_way=True),
-        f"{name}.moe_statics.e_score_correction_bias": _spec((1, ()), count),
+        **dict.fromkeys(router_names(name, num_banks), gate),
+        f"{name}.moe_statics.e_score_correction_bias": WeightSpec.of((num_banks, ()), count),
     }
 
 
 def _experts(plan: LayerPlan, name: str, hidden: Extent) -> Linears:
     linears: Linears = {}
-    width = (plan.intermediate_size, ("moe_intermediate_size",))
-    for index in range(plan.num_experts):
-        linears |= _mlp(f"{name}.experts.{index}", width, hidden)
+    # The banks one after the other, numbered through.
+    for bank, size in enumerate(plan.bank_widths):
+        width = (size, ("moe_intermediate_size",))
+        for index in range(bank * plan.num_experts, (bank + 1) * plan.num_experts):
+            linears |= _mlp(f"{name}.experts.{index}", width, hidden)
     if plan.shared_intermediate_size:
         keys = ("moe_num_shared_experts", "moe_intermediate_size")
         linears |= _mlp(f"{name}.shared_experts", (plan.shared_intermediate_size, keys), hidden)
     return linears
-
-
-def _spec(*extents: Extent) -> WeightSpec:
-    keys = dict.fromkeys(key for _, names in extents for key in names)
-    return WeightSpec(tuple(size for size, _ in extents), tuple(keys))
