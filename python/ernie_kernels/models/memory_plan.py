@@ -7,7 +7,7 @@ scales of rounded matrices. Tests hold the two together.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ernie_kernels import ops
