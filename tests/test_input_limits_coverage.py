@@ -211,7 +211,6 @@ ROWS = {
             f"{CONFIG}::test_row_30_unsupported_value",
             f"{MOE_CONFIG}::test_row_30_unsupported_value",
             f"{VL_CONFIG}::test_row_30_unsupported_value",
-            f"{VL_CONFIG}::test_row_30_known_but_not_runnable_architecture",
         ),
     ),
     31: Row(

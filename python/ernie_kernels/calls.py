@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 import numpy as np
 
 from ernie_kernels.errors import OutOfMemoryError
+from ernie_kernels.media_arguments import MediaArguments
 from ernie_kernels.outputs import GenerationChunk, RequestOutput
 from ernie_kernels.runner.capacity import available_host_memory
 from ernie_kernels.runner.collector import Collector
@@ -15,13 +16,17 @@ from ernie_kernels.runner.requests import ModelLimits, Request, checked_batch, c
 
 
 def forward(
-    engine: Engine, prompt_token_ids: Sequence[Sequence[int]], limits: ModelLimits
+    engine: Engine,
+    prompt_token_ids: Sequence[Sequence[int]],
+    limits: ModelLimits,
+    media: MediaArguments,
 ) -> list[np.ndarray]:
     """See :meth:`.llm.LLM.forward`."""
     batch = checked_batch(prompt_token_ids, "prompt_token_ids")
     prompts = [
         checked_ids(ids, f"prompt_token_ids[{index}]", limits) for index, ids in enumerate(batch)
     ]
+    plans = media.plans(prompts)
     needed = sum(len(ids) for ids in prompts) * limits.vocab_size * 4
     if needed > available_host_memory():
         raise OutOfMemoryError(
@@ -29,7 +34,7 @@ def forward(
             "pass fewer or shorter sequences"
         )
     try:
-        return engine.forward(prompts, limits.vocab_size)
+        return engine.forward(prompts, limits.vocab_size, plans)
     except MemoryError as error:
         raise out_of_memory(error, "forward") from None
 

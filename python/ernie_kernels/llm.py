@@ -24,10 +24,13 @@ from ernie_kernels.load_arguments import (
     check_quantization,
     check_quantization_of,
     check_speculative_config,
+    check_speculative_of,
 )
+from ernie_kernels.media_arguments import MediaArguments
 from ernie_kernels.models.config import load_config
 from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.models.loader import open_checkpoint
+from ernie_kernels.models.media_positions import BAIDU, POSITION_RULES
 from ernie_kernels.models.memory_plan import loaded_weight_nbytes
 from ernie_kernels.models.mtp import SpeculativeConfig
 from ernie_kernels.models.quantization import Quantization
@@ -51,6 +54,7 @@ from ernie_kernels.runner.sampler import Sampler
 from ernie_kernels.runner.sampling import SamplingParams
 from ernie_kernels.runner.transfers import Transfers
 from ernie_kernels.tokenizer import load_tokenizer
+from ernie_kernels.vision.processor import VisionProcessor
 
 logger = logging.getLogger("ernie_kernels")
 
@@ -94,12 +98,10 @@ class LLM:
         """Use :meth:`from_pretrained`, which checks the arguments."""
         self.device = device
         self.config = load_config(folder)
-        if self.config.vision is not None:
-            raise UnsupportedError(
-                f"config.json: this version reads {self.config.architecture} and says what it takes "
-                "(ernie-kernels fit), but cannot run it; load a model of text alone"
-            )
         check_quantization_of(self.config, quantization)
+        check_speculative_of(self.config, speculative)
+        has_vision = self.config.vision is not None
+        self._processor = VisionProcessor.from_folder(folder) if has_vision else VisionProcessor()
         self.tokenizer = load_tokenizer(folder, self.config.vocab_size)
         self._chat_template = (
             None if self.tokenizer is None else load_chat_template(folder, self.tokenizer)
@@ -148,6 +150,7 @@ class LLM:
                 weight_dtype=self.weight_dtype,
                 quantization=quantization,
                 with_mtp=with_mtp,
+                levels=self._processor.levels,
             )
         self.max_model_len = plan.max_model_len
         self.num_speculative_tokens = num_drafts
@@ -292,22 +295,61 @@ class LLM:
 
     # -------------------------------------------------------------------------------------- calls
 
-    def forward(self, prompt_token_ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def forward(
+        self,
+        prompt_token_ids: Sequence[Sequence[int]],
+        *,
+        pixel_values: Any = None,
+        image_grid_thw: Any = None,
+        pixel_values_videos: Any = None,
+        video_grid_thw: Any = None,
+        mm_token_type_ids: Any = None,
+        moe_mm_token_type_ids: Any = None,
+        position_rule: str = BAIDU,
+    ) -> list[np.ndarray]:
         """Logits of every token of every sequence.
+
+        Images and videos are as Hugging Face's processor makes them. Their tokens are placeholders, as
+        many as they have features: a quarter of an image's patches, an eighth of a video's.
 
         Args:
             prompt_token_ids: one list of ids per sequence.
+            pixel_values: float32 ``[num_patches, 588]``, the patches of all images, in the order of
+                their tokens in the sequences.
+            image_grid_thw: integers ``[num_images, 3]``: 1, rows and columns of patches.
+            pixel_values_videos, video_grid_thw: the same of videos, whose frames are even.
+            mm_token_type_ids: of each sequence an integer per token, for its position: 0 text, 1
+                image, 2 video. None: by the ids of placeholders.
+            moe_mm_token_type_ids: the same for the choice of experts, where the tokens before and
+                behind media are not text. None: by the ids, in sequences with media.
+            position_rule: where text goes on behind a video: ``"baidu"``, or ``"transformers"``, which
+                ignores the number of its frames.
 
         Returns:
             A float32 array ``[len(ids), vocab_size]`` per sequence.
 
         Raises:
-            InputError, LimitError, TypeError: a sequence is empty, too long, or not of token ids.
+            InputError, LimitError, TypeError: a sequence is empty, too long, or not of token ids; or
+                images and videos do not fit the tokens. Nothing has run.
+            ArgumentError: an array of the wrong shape or dtype, or one that goes with another; images
+                or videos for a model of text alone.
             OutOfMemoryError: the logits do not fit in memory.
             DeviceError: as in :meth:`generate`.
         """
         self._check_open()
-        return calls.forward(self._engine, prompt_token_ids, self._limits)
+        check_one_of("position_rule", position_rule, POSITION_RULES)
+        media = MediaArguments(
+            self.config,
+            self._processor,
+            position_rule,
+            pixel_values=pixel_values,
+            image_grid_thw=image_grid_thw,
+            pixel_values_videos=pixel_values_videos,
+            video_grid_thw=video_grid_thw,
+            mm_token_type_ids=mm_token_type_ids,
+            moe_mm_token_type_ids=moe_mm_token_type_ids,
+        )
+        return calls.forward(self._engine, prompt_token_ids, self._limits, media)
 
     @overload
     def generate(

@@ -160,6 +160,14 @@ def check_speculative_config(values: Any) -> SpeculativeConfig | None:
     return checked
 
 
+def check_speculative_of(config: ModelConfig, speculative: SpeculativeConfig | None) -> None:
+    """Raises UnsupportedError for what cannot guess ahead."""
+    if config.vision is not None and speculative is not None:
+        raise UnsupportedError(
+            "speculative_config: not in this version for a vision-language model; leave it out"
+        )
+
+
 def check_one_of_type(name: str, value: Any, types: type | tuple[type, ...]) -> None:
     if not isinstance(value, types):
         names = types if isinstance(types, tuple) else (types,)

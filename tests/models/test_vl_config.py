@@ -7,7 +7,6 @@ import math
 
 import pytest
 
-import ernie_kernels as ek
 from ernie_kernels.errors import ConfigError
 from ernie_kernels.models.config import LayerPlan, load_config
 from ernie_kernels.models.vision_config import MediaTokens, VisionConfig
@@ -327,12 +326,6 @@ def test_a_text_model_refuses_lists_and_positions_of_vision(tmp_path):
     refuse(tmp_path, "rope_3d: expected false", base=ERNIE_21B, rope_3d=True)
     section = {"mrope_section": [22, 22, 20]}
     refuse(tmp_path, "mrope_section", base=ERNIE_21B, rope_scaling=section)
-
-
-def test_row_30_known_but_not_runnable_architecture(tmp_path):
-    load(tmp_path)
-    with pytest.raises(ek.UnsupportedError, match=r"reads ernie4_5_vl_moe .* but cannot run it"):
-        ek.LLM.from_pretrained(tmp_path, device="cpu")
 
 
 # --------------------------------------------------------------------------------- transformers

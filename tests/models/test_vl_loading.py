@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pytest
 
+import ernie_kernels as ek
 import safetensors_bytes
 from ernie_kernels.errors import WeightError
 from ernie_kernels.models.config import load_config
 from ernie_kernels.models.loader import open_checkpoint
+from ernie_kernels.models.memory_plan import plan_memory
 from ernie_kernels.models.weight_specs import weight_specs
 from released_configs import ERNIE_VL_28B, ERNIE_VL_424B
 from tiny_checkpoint import in_shards
@@ -148,6 +150,24 @@ def test_a_tower_under_both_names_is_refused(tmp_path):
     safetensors_bytes.save(tmp_path / "model.safetensors", weights)
     with pytest.raises(WeightError, match=rf"1 tensors unexpected: 'model.{TOWER_QKV}'"):
         read_all(tmp_path)
+
+
+# ------------------------------------------------------------------------------------ in memory
+
+
+@pytest.mark.parametrize("quantization", [None, "wint8", "wint4", "w8a8"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("shape", VL_SHAPES)
+def test_plan_is_what_the_loader_allocates(tmp_path, device, shape, dtype, quantization):
+    """Vision tower and resampler are kept as they are stored."""
+    if device != "cpu" and quantization == "w8a8":
+        pytest.skip("int8 activations are for the CPU")
+    write_vl_checkpoint(tmp_path, dtype="bfloat16", shape=shape)
+    options = {"device": device, "dtype": dtype, "quantization": quantization}
+    with ek.LLM.from_pretrained(tmp_path, max_model_len=64, **options) as llm:
+        plan = plan_memory(llm.config, **options)
+        assert plan.weight_bytes == llm.stats()["weight_bytes"]
+        assert len(llm.forward([[1, 2, 3]])[0]) == 3
 
 
 @pytest.mark.oracle

@@ -1,5 +1,6 @@
-"""ERNIE-4.5 for text, dense or with experts: the model as equations. Attribute names are the
-checkpoint's.
+"""ERNIE-4.5, dense or with experts: the model as equations. Attribute names are the checkpoint's.
+
+What it makes of images and videos is in :mod:`.ernie_vl`.
 
 Projections that read the same input are fused into one matrix:
 
@@ -9,11 +10,16 @@ Projections that read the same input are fused into one matrix:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ernie_kernels import ops
 from ernie_kernels._core import Tensor
+from ernie_kernels.errors import UnsupportedError
 from ernie_kernels.models.config import ModelConfig
+from ernie_kernels.models.ernie_vl import VisualEncoder
 from ernie_kernels.models.experts import MoE
 from ernie_kernels.models.layers import MLP, DecoderLayer, Embedding, LayerKVCache
 from ernie_kernels.models.loader import Checkpoint
@@ -21,10 +27,12 @@ from ernie_kernels.models.mtp import MultiTokenPredictor, check_has_module
 from ernie_kernels.models.quantization import Quantization
 from ernie_kernels.models.weight_specs import EMBEDDING, HEAD, mtp_specs, weight_specs
 from ernie_kernels.models.weights import WeightReader
+from ernie_kernels.vision.settings import VisionSettings
 
 if TYPE_CHECKING:
     from ernie_kernels.models.workspace import LayerBuffers
     from ernie_kernels.runner.batch import ForwardBatch
+    from ernie_kernels.vision.item import VisualItem
 
 
 class ErnieDecoder:
@@ -48,9 +56,20 @@ class ErnieDecoder:
     ) -> Tensor:
         config = self._config
         residual = self.embed_tokens(batch.input_ids, out=buffers.residual)
-        ops.rope_table(
-            batch.positions, config.head_dim, theta=config.rope_theta, out=buffers.rope_table
-        )
+        if batch.visual_rows is not None and batch.visual_features is not None:
+            ops.scatter_rows(batch.visual_features, batch.visual_rows, residual)
+        if batch.mrope_positions is None:
+            ops.rope_table(
+                batch.positions, config.head_dim, theta=config.rope_theta, out=buffers.rope_table
+            )
+        else:
+            ops.mrope_table(
+                batch.mrope_positions,
+                config.head_dim,
+                theta=config.rope_theta,
+                freq_allocation=config.freq_allocation,
+                out=buffers.rope_table,
+            )
         hidden_states = None
         for layer, kv_cache in zip(self.layers, kv_caches, strict=True):
             # Nothing reads what the last layer makes of rows that are not wanted.
@@ -73,10 +92,13 @@ class ErnieForCausalLM:
         weight_dtype: of matrices; a float32 matrix needs float32 activations.
         quantization: of projections and head, and of experts; None: as they are stored.
         with_mtp: read the multi-token prediction module too.
+        levels: float32 ``[3, 256]``: what each level of each channel of pixels becomes; None: as in
+            every released model. For a vision tower.
 
     Attributes:
         mtp: that module, or None.
         expert_dtype: in which experts lie in memory, where the model has any.
+        visual: vision tower and resampler, or None in a model of text alone.
         nbytes, mtp_nbytes: bytes of all weights, and of the module's among them.
 
     Raises:
@@ -96,6 +118,7 @@ class ErnieForCausalLM:
         weight_dtype: str,
         quantization: Quantization | str | None = None,
         with_mtp: bool = False,
+        levels: np.ndarray | None = None,
     ) -> None:
         if with_mtp:
             check_has_module(checkpoint)
@@ -127,9 +150,19 @@ class ErnieForCausalLM:
             self.lm_head = weights.head(weights.matrix(HEAD))
         without_mtp = weights.nbytes
         self.mtp = MultiTokenPredictor(config, weights, self.model) if with_mtp else None
+        self.mtp_nbytes = weights.nbytes - without_mtp
+        self.visual = None
+        if config.vision is not None:
+            self.visual = VisualEncoder(
+                config,
+                config.vision,
+                weights,
+                VisionSettings().levels() if levels is None else levels,
+                device=device,
+                dtype=dtype,
+            )
         self.is_tied = is_tied
         self.nbytes = weights.nbytes
-        self.mtp_nbytes = weights.nbytes - without_mtp
 
     def __call__(
         self, batch: ForwardBatch, kv_caches: list[LayerKVCache], buffers: LayerBuffers
@@ -143,6 +176,21 @@ class ErnieForCausalLM:
             the norm.
         """
         return self.model(batch, kv_caches, buffers)
+
+    def visual_features(self, items: Sequence[VisualItem]) -> Tensor:
+        """Rows for the embedding of a prompt, ``[sum of num_tokens, hidden_size]``.
+
+        Those of the items one after the other; in pieces of bounded memory, and on the CPU each
+        item's to the same bits whatever else is encoded with it.
+
+        Raises:
+            UnsupportedError: the model has no vision tower.
+        """
+        if self.visual is None:
+            raise UnsupportedError(
+                "visual_features: this model is of text alone; load an ERNIE-4.5-VL checkpoint"
+            )
+        return self.visual(items)
 
     def logits(self, hidden_states: Tensor, *, out: Tensor | None = None) -> Tensor:
         """``[num_rows, hidden_size]`` to float32 ``[num_rows, vocab_size]``."""

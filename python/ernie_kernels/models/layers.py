@@ -53,14 +53,22 @@ class Embedding:
 
 
 class Linear:
-    """``out = x @ weight.T + bias``; the weight is packed on the CPU, plain on CUDA."""
+    """``out = activation(x @ weight.T + bias)``; the weight is packed on the CPU, plain on CUDA."""
 
-    def __init__(self, weight: PackedWeight | Tensor, bias: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        weight: PackedWeight | Tensor,
+        bias: Tensor | None = None,
+        activation: str | None = None,
+    ) -> None:
         self.weight = weight
         self.bias = bias
+        self.activation = activation
 
     def __call__(self, x: Tensor, *, out: Tensor | None = None, dtype: str | None = None) -> Tensor:
-        return ops.linear(x, self.weight, self.bias, out=out, dtype=dtype)
+        return ops.linear(
+            x, self.weight, self.bias, activation=self.activation, out=out, dtype=dtype
+        )
 
     def silu_and_mul(self, x: Tensor, *, out: Tensor, gate_up: Tensor | None) -> Tensor:
         """``silu(gate) * up`` of its outputs' first and second half."""
@@ -136,6 +144,20 @@ class RMSNorm:
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """``residual += x`` and ``x = norm(residual)``, both in place."""
         return ops.add_rms_norm(x, residual, self.weight, eps=self.eps, out=x)
+
+
+class LayerNorm:
+    def __init__(self, weight: Tensor, bias: Tensor, eps: float) -> None:
+        self.weight = weight
+        self.bias = bias
+        self.eps = eps
+
+    def __call__(self, x: Tensor, *, out: Tensor) -> Tensor:
+        return ops.layer_norm(x, self.weight, self.bias, eps=self.eps, out=out)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """``residual += x`` and ``x = norm(residual)``, both in place."""
+        return ops.add_layer_norm(x, residual, self.weight, self.bias, eps=self.eps, out=x)
 
 
 class Attention:
@@ -245,12 +267,16 @@ class DecoderLayer:
             buffers = buffers.first(len(queries.rows))
         hidden_states = self.self_attn.attend(query, queries, batch, kv_cache, buffers)
         hidden_states, residual = self.post_attention_layernorm.add(hidden_states, residual)
-        return self.feed_forward(hidden_states, buffers, flags), residual
+        return self.feed_forward(hidden_states, buffers, flags, queries.banks), residual
 
     def feed_forward(
-        self, hidden_states: Tensor, buffers: LayerBuffers, flags: Tensor | None
+        self,
+        hidden_states: Tensor,
+        buffers: LayerBuffers,
+        flags: Tensor | None,
+        banks: Tensor | None = None,
     ) -> Tensor:
         """The MLP or the experts, which set ``flags`` of tokens that they cannot choose for to 1."""
         if isinstance(self.mlp, MLP):
             return self.mlp(hidden_states, buffers.mlp, out=hidden_states)
-        return self.mlp(hidden_states, buffers.of_experts, flags)
+        return self.mlp(hidden_states, buffers.of_experts, flags, banks)

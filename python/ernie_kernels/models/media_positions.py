@@ -93,7 +93,7 @@ def token_positions(
 
 def _runs(types: np.ndarray) -> Iterator[tuple[int, int, int]]:
     """Type, first and behind the last of each run of equal types."""
-    starts = np.flatnonzero(np.diff(types, prepend=types[0] - 1)).tolist()
+    starts = [0, *(np.flatnonzero(types[1:] != types[:-1]) + 1).tolist()]
     for start, stop in zip(starts, [*starts[1:], len(types)], strict=True):
         yield int(types[start]), start, stop
 

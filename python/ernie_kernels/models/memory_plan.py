@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ernie_kernels import ops
 from ernie_kernels.models.config import ModelConfig
 from ernie_kernels.models.model_weights import Weight, mtp_weights_of, weights_of
 from ernie_kernels.models.quantization import WINT4, WINT8, Quantization, stored_as
+from ernie_kernels.models.workspace import moe_workspace_nbytes
 
 ITEMSIZES = {"bfloat16": 2, "float32": 4}  # bytes
 # Of one element, and how many of a row the CPU's panels keep together: csrc/ops/gemm.h, wint8.h,
@@ -173,17 +173,10 @@ def workspace_nbytes(
         row += config.hidden_size + _mlp_values(plan.shared_intermediate_size, device)
         # What the router reads, its logits, and of each choice a weight and an id of 4 bytes.
         row_float32 += 0 if dtype == "float32" else config.hidden_size
-        row_float32 += plan.num_experts + 2 * plan.top_k
+        row_float32 += plan.num_experts * len(plan.bank_widths) + 2 * plan.top_k
         row_numbers = 8 * max_tokens
-        nbytes = row_numbers + ops.fused_moe_workspace_size(
-            max_tokens,
-            plan.top_k,
-            plan.num_experts,
-            config.hidden_size,
-            plan.intermediate_size,
-            dtype=dtype,
-            weight_dtype=expert_dtype,
-            device=device,
+        nbytes = row_numbers + moe_workspace_nbytes(
+            config, plan, max_tokens, dtype, expert_dtype, device
         )
     return nbytes + max_tokens * (row * ITEMSIZES[dtype] + row_float32 * ITEMSIZES["float32"])
 

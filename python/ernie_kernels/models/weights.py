@@ -7,7 +7,14 @@ import numpy as np
 from ernie_kernels import ops
 from ernie_kernels._core import Tensor, from_numpy
 from ernie_kernels.models.config import ModelConfig
-from ernie_kernels.models.layers import Embedding, Linear, RMSNorm, Wint4Linear, Wint8Linear
+from ernie_kernels.models.layers import (
+    Embedding,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    Wint4Linear,
+    Wint8Linear,
+)
 from ernie_kernels.models.loader import NUMPY_DTYPES, Checkpoint
 from ernie_kernels.models.quantization import W8A8, WINT4, Quantization, stored_as
 from ernie_kernels.ops import ExpertWeights, PackedWeight
@@ -56,24 +63,24 @@ class WeightReader:
             bias = self._vector(self._weight_dtype, *(f"{name}.bias" for name in names))
         return self._linear(self.matrix(*(f"{name}.weight" for name in names)), bias)
 
-    def experts(self, prefix: str, count: int, *projections: str) -> ExpertWeights:
-        """The projections of all experts ``prefix.experts.<number>``, read one expert at a time."""
+    def experts(self, prefix: str, numbers: range, *projections: str) -> ExpertWeights:
+        """The projections of the experts ``prefix.experts.<number>``, read one expert at a time."""
         names = [
-            [f"{prefix}.experts.{index}.{projection}.weight" for projection in projections]
-            for index in range(count)
+            [f"{prefix}.experts.{number}.{projection}.weight" for projection in projections]
+            for number in numbers
         ]
         out_features, in_features = self.checkpoint.shape_of(*names[0])
         matrix = np.empty((out_features, in_features), NUMPY_DTYPES[self._weight_dtype])
         experts = ops.expert_weights(
-            count,
+            len(numbers),
             out_features,
             in_features,
             dtype=self._weight_dtype,
             quantization=stored_as(self.quantization.experts),
             device=self._device,
         )
-        for index in range(count):
-            self.checkpoint.read_into(matrix, *names[index])
+        for index, of_expert in enumerate(names):
+            self.checkpoint.read_into(matrix, *of_expert)
             ops.expert_weights_set(experts, index, matrix)
         self.nbytes += experts.nbytes
         return experts
@@ -83,11 +90,23 @@ class WeightReader:
         return Linear(self._placed(self.checkpoint.tensor(name, dtype="float32")))
 
     def correction_bias(self, name: str) -> Tensor:
-        """A row of float32, one for each expert."""
+        """A row of float32, one for each expert of all banks."""
         return self._vector("float32", name).reshape(-1)
 
     def norm(self, name: str) -> RMSNorm:
         return RMSNorm(self._vector(self._dtype, f"{name}.weight"), self._config.rms_norm_eps)
+
+    def layer_norm(self, name: str, eps: float) -> LayerNorm:
+        weight, bias = (self._vector(self._dtype, f"{name}.{part}") for part in ("weight", "bias"))
+        return LayerNorm(weight, bias, eps)
+
+    def vision_linear(self, name: str, activation: str | None = None) -> Linear:
+        """A layer with a bias that is kept as it is stored, whatever is quantised."""
+        weight = self.vision_matrix(f"{name}.weight")
+        return Linear(weight, self._vector(self._weight_dtype, f"{name}.bias"), activation)
+
+    def vision_matrix(self, name: str) -> PackedWeight | Tensor:
+        return self._placed(self.matrix(name))
 
     def matrix(self, *names: str) -> np.ndarray:
         """Matrices of equal width one below the other, unpacked."""

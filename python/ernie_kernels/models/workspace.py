@@ -48,7 +48,7 @@ class ExpertBuffers(_Rows):
 
     row_numbers: Tensor  # [num_tokens] int64: 0, 1, 2, ...
     router_input: Tensor | None  # [num_tokens, hidden_size] float32; None if activations are
-    router_logits: Tensor  # [num_tokens, num_experts] float32
+    router_logits: Tensor  # [num_tokens, num_experts of all banks] float32
     topk_weights: Tensor  # [num_tokens, top_k] float32
     topk_ids: Tensor  # [num_tokens, top_k] int32
     shared: MLPBuffers  # of the shared experts; of no width where there are none
@@ -78,6 +78,28 @@ class LayerBuffers(_Rows):
         if self.experts is None:
             raise InternalError("workspace: made for a model without experts")
         return self.experts
+
+
+def moe_workspace_nbytes(
+    config: ModelConfig,
+    plan: LayerPlan,
+    max_tokens: int,
+    dtype: str,
+    expert_dtype: str,
+    device: str,
+) -> int:
+    """Bytes that the experts of a layer, kept as ``expert_dtype``, need for up to so many tokens."""
+    widths = plan.bank_widths
+    return ops.fused_moe_workspace_size(
+        max_tokens,
+        plan.top_k,
+        [plan.num_experts] * len(widths),
+        config.hidden_size,
+        widths,
+        dtype=dtype,
+        weight_dtype=expert_dtype,
+        device=device,
+    )
 
 
 class Workspace:
@@ -126,22 +148,15 @@ class Workspace:
     def _expert_rows(
         self, config: ModelConfig, plan: LayerPlan, expert_dtype: str
     ) -> ExpertBuffers:
-        count, top_k = plan.num_experts, plan.top_k
-        nbytes = ops.fused_moe_workspace_size(
-            self.max_tokens,
-            top_k,
-            count,
-            config.hidden_size,
-            plan.intermediate_size,
-            dtype=self._dtype,
-            weight_dtype=expert_dtype,
-            device=self._device,
+        top_k = plan.top_k
+        nbytes = moe_workspace_nbytes(
+            config, plan, self.max_tokens, self._dtype, expert_dtype, self._device
         )
         is_float32 = self._dtype == "float32"
         return ExpertBuffers(
             row_numbers=from_numpy(np.arange(self.max_tokens), self._device),
             router_input=None if is_float32 else self._rows(config.hidden_size, "float32"),
-            router_logits=self._rows(count, "float32"),
+            router_logits=self._rows(plan.num_experts * len(plan.bank_widths), "float32"),
             topk_weights=self._rows(top_k, "float32"),
             topk_ids=self._rows(top_k, "int32"),
             shared=self._mlp_rows(plan.shared_intermediate_size),

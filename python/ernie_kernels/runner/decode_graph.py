@@ -110,15 +110,16 @@ class DecodeStep:
         positions, table = arrays["positions"], arrays["block_table"]
         arrays["input_ids"][:count] = [span.token_ids[0] for span in spans]
         arrays["input_ids"][count:] = 0
-        positions[:count] = [span.start for span in spans]
+        numbers = np.array([span.start for span in spans])
+        positions[:count] = numbers + [span.position_delta for span in spans]
         positions[count:] = 0
-        arrays["seq_lens"][:count] = positions[:count] + 1
+        arrays["seq_lens"][:count] = numbers + 1
         arrays["seq_lens"][count:] = 0
         for row, span in zip(table, spans, strict=False):
             used = -(-span.stop // size)
             row[:used] = span.blocks[:used]
-        blocks = table[np.arange(count), positions[:count] // size]
-        arrays["slot_mapping"][:count] = blocks * size + positions[:count] % size
+        blocks = table[np.arange(count), numbers // size]
+        arrays["slot_mapping"][:count] = blocks * size + numbers % size
         arrays["slot_mapping"][count:] = -1
 
     def queue(self) -> None:

@@ -16,6 +16,7 @@ from ernie_kernels.errors import ArgumentError, InternalError
 from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.runner.batch import TokenSpan
 from ernie_kernels.runner.block_manager import BlockManager
+from ernie_kernels.runner.media import MediaPlan, PromptMedia
 from ernie_kernels.runner.model_runner import ModelRunner
 from ernie_kernels.runner.progress import ProgressMaker
 from ernie_kernels.runner.requests import Request, make_prompt_sequence, make_sequences
@@ -191,18 +192,44 @@ class Engine:
             ticket.close()  # the traceback may be kept, and refer to it
             raise
 
-    def forward(self, prompts: list[np.ndarray], vocab_size: int) -> list[np.ndarray]:
+    def forward(
+        self,
+        prompts: list[np.ndarray],
+        vocab_size: int,
+        plans: list[MediaPlan | None] | None = None,
+    ) -> list[np.ndarray]:
         """Logits of all tokens of all prompts: float32 ``[len(prompt), vocab_size]`` each."""
         logits = [np.empty((len(ids), vocab_size), np.float32) for ids in prompts]
+        media = self.encode(plans or [None] * len(prompts))
         sequences = [
             make_prompt_sequence(index, *each)
-            for index, each in enumerate(zip(prompts, logits, strict=True))
+            for index, each in enumerate(zip(prompts, logits, media, strict=True))
         ]
         for _ in self.outputs(self._add(sequences)):
             pass
         for sequence in sequences:
             sequence.logits = None  # the call is remembered until the next step
         return logits
+
+    def encode(self, plans: list[MediaPlan | None]) -> list[PromptMedia | None]:
+        """The features of all images and videos. Waits for the step of another thread."""
+        if all(plan is None for plan in plans):
+            return [None] * len(plans)
+        items = [item for plan in plans if plan is not None for item in plan.items]
+        with self._waiting, self._lock:
+            self._waiting.stepping = threading.get_ident()
+            try:
+                features = self._open_runner().model.visual_features(items)
+            finally:
+                self._waiting.stepping = None
+        media: list[PromptMedia | None] = []
+        first = 0
+        for plan in plans:
+            count = 0 if plan is None else len(plan.rows)
+            own = features[first : first + count]
+            media.append(None if plan is None else PromptMedia(plan, own))
+            first += count
+        return media
 
     def _step(self, runner: ModelRunner) -> None:
         self._tidy()

@@ -13,6 +13,7 @@ import numpy as np
 
 from ernie_kernels.checkpoint_file import quoted
 from ernie_kernels.errors import ConfigError, InputError, LimitError
+from ernie_kernels.runner.media import PromptMedia
 from ernie_kernels.runner.sampler import seed_of_sample
 from ernie_kernels.runner.sampling import SamplingParams
 from ernie_kernels.runner.sequence import Sequence
@@ -238,7 +239,9 @@ def make_sequences(request: Request, tokenizer: Tokenizer | None) -> list[Sequen
     return sequences
 
 
-def make_prompt_sequence(index: int, token_ids: np.ndarray, logits: np.ndarray) -> Sequence:
+def make_prompt_sequence(
+    index: int, token_ids: np.ndarray, logits: np.ndarray, media: PromptMedia | None = None
+) -> Sequence:
     """A prompt that is only read, for its logits."""
     return Sequence(
         request_index=index,
@@ -247,5 +250,7 @@ def make_prompt_sequence(index: int, token_ids: np.ndarray, logits: np.ndarray) 
         seed=0,
         token_ids=token_ids,
         num_prompt_tokens=len(token_ids),
+        salt=b"" if media is None else media.plan.salt,
+        media=media,
         logits=logits,
     )

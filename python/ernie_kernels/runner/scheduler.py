@@ -158,7 +158,9 @@ class Scheduler:
         outputs = max(0, stop + 1 - sequence.num_tokens)
         if sequence.logits is not None:
             outputs = count
-        return TokenSpan(sequence.token_ids[start:stop], start, sequence.blocks, outputs)
+        return TokenSpan(
+            sequence.token_ids[start:stop], start, sequence.blocks, outputs, sequence.media
+        )
 
     def _take_blocks(self, sequence: Sequence, count: int, step: _Step) -> bool:
         """Give a running sequence blocks for ``count`` more tokens; False if it was preempted."""

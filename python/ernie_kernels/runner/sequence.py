@@ -10,6 +10,7 @@ import numpy as np
 
 from ernie_kernels.errors import NumericError
 from ernie_kernels.outputs import Logprob
+from ernie_kernels.runner.media import PromptMedia
 from ernie_kernels.runner.prefix import block_hash, salt_hash
 from ernie_kernels.runner.sampling import SamplingParams
 from ernie_kernels.runner.text_stream import TextStream
@@ -47,6 +48,7 @@ class Sequence:
     num_prompt_tokens: int
     tokenizer: Tokenizer | None = None
     salt: bytes = b""  # of what else the result depends on
+    media: PromptMedia | None = None  # the images and videos of the prompt
     # Read only, no tokens wanted: [num_prompt_tokens, vocab_size] float32, to be filled.
     logits: np.ndarray | None = None
 

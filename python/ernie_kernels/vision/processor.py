@@ -86,7 +86,12 @@ class VisionProcessor:
             return self._item("video", self._frames(video, indices, where))
 
     def from_patches(
-        self, kind: str, pixel_values: np.ndarray, grid_thw: np.ndarray
+        self,
+        kind: str,
+        pixel_values: np.ndarray,
+        grid_thw: np.ndarray,
+        *,
+        names: tuple[str, str] = ("pixel_values", "grid_thw"),
     ) -> list[VisualItem]:
         """Items of what Hugging Face's processor makes of several images or videos.
 
@@ -94,27 +99,31 @@ class VisionProcessor:
             kind: ``"image"`` or ``"video"``.
             pixel_values: float32 ``[patches, 588]``, those of all items one after the other.
             grid_thw: int64 ``[n, 3]``.
+            names: what messages call the two arrays.
 
         Raises:
             ArgumentError: another rank, dtype or shape.
             InputError: grids that do not fit the patches, or values that are not finite.
         """
+        values_name, grid_name = names
         if kind not in ("image", "video"):
             raise ArgumentError("kind: expected 'image' or 'video'")
         patches, grids = np.asarray(pixel_values), np.asarray(grid_thw)
         if patches.dtype != np.float32 or patches.ndim != 2 or patches.shape[1] != PATCH_VALUES:
             raise ArgumentError(
-                f"pixel_values: expected float32 [patches, {PATCH_VALUES}], got {patches.dtype} "
+                f"{values_name}: expected float32 [patches, {PATCH_VALUES}], got {patches.dtype} "
                 f"{list(patches.shape[:8])}"
             )
         if grids.dtype.kind not in "iu" or grids.ndim != 2 or grids.shape[1] != 3:
             raise ArgumentError(
-                f"grid_thw: expected integers [n, 3], got {grids.dtype} {list(grids.shape[:8])}"
+                f"{grid_name}: expected integers [n, 3], got {grids.dtype} {list(grids.shape[:8])}"
             )
-        grid_list = [_checked_grid(kind, row, n) for n, row in enumerate(grids.tolist())]
+        grid_list = [_checked_grid(kind, row, n, grid_name) for n, row in enumerate(grids.tolist())]
         total = sum(map(math.prod, grid_list))
         if total != len(patches):
-            raise InputError(f"grid_thw: names {total} patches, pixel_values holds {len(patches)}")
+            raise InputError(
+                f"{grid_name}: names {total} patches, {values_name} holds {len(patches)}"
+            )
         items, begin = [], 0
         for number, grid in enumerate(grid_list):
             end = begin + math.prod(grid)
@@ -122,7 +131,7 @@ class VisionProcessor:
             wrong = np.flatnonzero(~np.isfinite(own))
             if len(wrong):
                 raise InputError(
-                    f"pixel_values: {kind} {number}: {len(wrong)} values are not finite, the first in "
+                    f"{values_name}: {kind} {number}: {len(wrong)} values are not finite, the first in "
                     f"row {wrong[0] // PATCH_VALUES}"
                 )
             items.append(VisualItem(kind, grid, None, own, item_key(kind, grid, b"", own)))
@@ -195,7 +204,7 @@ class VisionProcessor:
         )
 
 
-def _checked_grid(kind: str, row: list[int], number: int) -> tuple[int, int, int]:
+def _checked_grid(kind: str, row: list[int], number: int, name: str) -> tuple[int, int, int]:
     frames, rows, columns = row
     is_even = rows % MERGE_SIZE == columns % MERGE_SIZE == 0 and (
         kind == "image" or frames % 2 == 0
@@ -203,7 +212,7 @@ def _checked_grid(kind: str, row: list[int], number: int) -> tuple[int, int, int
     in_range = all(1 <= side <= MAX_GRID_SIDE for side in row) and (kind == "video" or frames == 1)
     if not (is_even and in_range):
         raise InputError(
-            f"grid_thw: {kind} {number}: expected {'1 frame' if kind == 'image' else 'even frames'} and "
+            f"{name}: {kind} {number}: expected {'1 frame' if kind == 'image' else 'even frames'} and "
             f"even rows and columns, got {row}"
         )
     return frames, rows, columns
