@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 
 from ernie_kernels import _core, calls
 from ernie_kernels.chat_template import load_chat_template
-from ernie_kernels.checkpoint_file import quoted
 from ernie_kernels.errors import ConfigError, UnsupportedError
 from ernie_kernels.load_arguments import (
     check_counts,
@@ -25,7 +23,9 @@ from ernie_kernels.load_arguments import (
     check_quantization_of,
     check_speculative_config,
     check_speculative_of,
+    dtypes_of,
 )
+from ernie_kernels.load_report import log_loaded
 from ernie_kernels.media_arguments import MediaArguments
 from ernie_kernels.models.config import load_config
 from ernie_kernels.models.ernie import ErnieForCausalLM
@@ -55,8 +55,6 @@ from ernie_kernels.runner.sampling import SamplingParams
 from ernie_kernels.runner.transfers import Transfers
 from ernie_kernels.tokenizer import load_tokenizer
 from ernie_kernels.vision.processor import VisionProcessor
-
-logger = logging.getLogger("ernie_kernels")
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
 DTYPES = ("float32", "bfloat16")
@@ -107,15 +105,7 @@ class LLM:
             None if self.tokenizer is None else load_chat_template(folder, self.tokenizer)
         )
         with open_checkpoint(folder) as checkpoint:
-            is_bfloat16 = checkpoint.dtype == "bfloat16"
-            # float16 has no kernels; float32 holds its values exactly.
-            self.dtype = ("bfloat16" if is_bfloat16 else "float32") if dtype == "auto" else dtype
-            if kv_cache_dtype not in ("auto", self.dtype):
-                raise UnsupportedError(
-                    f"kv_cache_dtype: {kv_cache_dtype} is not in this version; with "
-                    f"dtype={self.dtype} the cache is {self.dtype}"
-                )
-            self.weight_dtype = "bfloat16" if is_bfloat16 else self.dtype
+            self.dtype, self.weight_dtype = dtypes_of(checkpoint.dtype, dtype, kv_cache_dtype)
             num_drafts = 0 if speculative is None else speculative.num_speculative_tokens
             with_mtp = num_drafts > 0
             bytes_per_block = kv_cache_bytes_per_block(
@@ -184,23 +174,7 @@ class LLM:
             tokenizer=self.tokenizer,
             max_num_seqs=max_num_seqs,
         )
-        logger.info(
-            "%s: %.1f MB of weights%s, %s on %s (%s, %d threads), cache of %d tokens (%.1f MB), "
-            "model length %d%s",
-            quoted(folder.resolve().name),
-            self._weight_bytes / 1e6,
-            "" if quantization.name is None else f" ({quantization.name})",
-            self.dtype,
-            device,
-            _core.cpu_tier(),
-            _core.num_threads(),
-            plan.num_blocks * BLOCK_SIZE,
-            self._cache_bytes / 1e6,
-            plan.max_model_len,
-            ""
-            if plan.max_model_len == self.config.max_position_embeddings
-            else f" of {self.config.max_position_embeddings}",
-        )
+        log_loaded(self, folder, quantization)
 
     @classmethod
     def from_pretrained(
@@ -309,8 +283,8 @@ class LLM:
     ) -> list[np.ndarray]:
         """Logits of every token of every sequence.
 
-        Images and videos are as Hugging Face's processor makes them. Their tokens are placeholders, as
-        many as they have features: a quarter of an image's patches, an eighth of a video's.
+        Images and videos are as Hugging Face's processor makes them; a quarter as many tokens as an
+        image has patches, an eighth as many as a video, are their placeholders.
 
         Args:
             prompt_token_ids: one list of ids per sequence.
@@ -330,25 +304,17 @@ class LLM:
 
         Raises:
             InputError, LimitError, TypeError: a sequence is empty, too long, or not of token ids; or
-                images and videos do not fit the tokens. Nothing has run.
-            ArgumentError: an array of the wrong shape or dtype, or one that goes with another; images
-                or videos for a model of text alone.
+                images and videos do not fit the tokens.
+            ArgumentError: an array of the wrong shape or dtype, or for a model of text alone.
             OutOfMemoryError: the logits do not fit in memory.
             DeviceError: as in :meth:`generate`.
         """
         self._check_open()
         check_one_of("position_rule", position_rule, POSITION_RULES)
         media = MediaArguments(
-            self.config,
-            self._processor,
-            position_rule,
-            pixel_values=pixel_values,
-            image_grid_thw=image_grid_thw,
-            pixel_values_videos=pixel_values_videos,
-            video_grid_thw=video_grid_thw,
-            mm_token_type_ids=mm_token_type_ids,
-            moe_mm_token_type_ids=moe_mm_token_type_ids,
-        )
+            self.config, self._processor, position_rule, pixel_values, image_grid_thw,
+            pixel_values_videos, video_grid_thw, mm_token_type_ids, moe_mm_token_type_ids,
+        )  # fmt: skip
         return calls.forward(self._engine, prompt_token_ids, self._limits, media)
 
     @overload

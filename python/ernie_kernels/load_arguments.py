@@ -160,6 +160,23 @@ def check_speculative_config(values: Any) -> SpeculativeConfig | None:
     return checked
 
 
+def dtypes_of(stored: str, dtype: str, kv_cache_dtype: str) -> tuple[str, str]:
+    """Of activations, and of matrices that are not quantised, for a checkpoint stored as ``stored``.
+
+    Raises UnsupportedError for a cache of another dtype than the activations'.
+    """
+    is_bfloat16 = stored == "bfloat16"
+    if dtype == "auto":
+        # float16 has no kernels; float32 holds its values exactly.
+        dtype = "bfloat16" if is_bfloat16 else "float32"
+    if kv_cache_dtype not in ("auto", dtype):
+        raise UnsupportedError(
+            f"kv_cache_dtype: {kv_cache_dtype} is not in this version; with dtype={dtype} the cache "
+            f"is {dtype}"
+        )
+    return dtype, "bfloat16" if is_bfloat16 else dtype
+
+
 def check_speculative_of(config: ModelConfig, speculative: SpeculativeConfig | None) -> None:
     """Raises UnsupportedError for what cannot guess ahead."""
     if config.vision is not None and speculative is not None:
