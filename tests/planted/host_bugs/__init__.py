@@ -17,6 +17,7 @@ from . import (
     sampling,
     scheduler,
     vision,
+    vl_model,
     wint8,
 )
 
@@ -34,6 +35,7 @@ FAMILIES = (
     scheduler,
     engine,
     moe_model,
+    vl_model,
     mtp,
     config,
 )

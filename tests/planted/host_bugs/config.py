@@ -67,14 +67,14 @@ BUGS = [
     ),
     Bug(
         "config: another name of a key overrules it",
-        LAYER_PLAN,
+        "python/ernie_kernels/models/config_reader.py",
         "if values.get(name) not in (None, value):",
         "if values.get(name) is values:",
         CONFIG,
     ),
     Bug(
         "memory plan: an untied head serves as embedding",
-        PLAN,
+        "python/ernie_kernels/models/model_weights.py",
         "if not config.tie_word_embeddings:",
         "if config.vocab_size < 0:",
         MEMORY_PLAN,

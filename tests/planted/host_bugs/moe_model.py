@@ -87,7 +87,7 @@ BUGS = [
     Bug(
         "moe model: every expert is the first",
         WEIGHTS,
-        "self.checkpoint.read_into(matrix, *names[index])",
+        "self.checkpoint.read_into(matrix, *of_expert)",
         "self.checkpoint.read_into(matrix, *names[0])",
         GOLDEN,
     ),
@@ -123,8 +123,8 @@ BUGS = [
     Bug(
         "moe model: one expert fewer than asked for",
         EXPERTS,
-        "self.top_k = top_k",
-        "self.top_k = top_k - 1",
+        "self.top_k = plan.top_k",
+        "self.top_k = plan.top_k - 1",
         GOLDEN,
     ),
     Bug(

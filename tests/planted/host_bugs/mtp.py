@@ -47,8 +47,8 @@ BUGS = [
     Bug(
         "mtp: a transposed projection not known as such",
         "python/ernie_kernels/models/weight_specs.py",
-        "WeightSpec(projection.shape, projection.config_keys, either_way=True)",
-        "WeightSpec(projection.shape, projection.config_keys)",
+        "WeightSpec.of(hidden, joined, either_way=True)",
+        "WeightSpec.of(hidden, joined)",
         MODULE,
     ),
     Bug(
