@@ -20,6 +20,8 @@ FOLDER = "models/test_checkpoint_folder.py"
 WEIGHTS = "models/test_weight_errors.py"
 CONFIG = "models/test_config.py"
 MOE_CONFIG = "models/test_moe_config.py"
+MEDIA_ARGUMENTS = "models/test_media_arguments.py"
+MEDIA_POSITIONS = "models/test_media_positions.py"
 VL_CONFIG = "models/test_vl_config.py"
 MOE_LOADING = "models/test_moe_loading.py"
 TOKENIZER = "test_tokenizer.py"
@@ -31,7 +33,6 @@ GENERATE = "test_llm.py::test_generate_refuses_and_nothing_changes"
 FORWARD = "test_llm.py::test_forward_refuses"
 PARAMS = "runner/test_sampling_params.py::test_params_name_field_value_and_range"
 ARGUMENTS = "ops/test_argument_errors.py"
-NO_MEDIA = "no request takes pictures or videos yet"
 IMAGES = "vision/test_images.py"
 IMAGE_LIMITS = "vision/test_image_limits.py"
 PROCESSOR = "vision/test_processor.py"
@@ -277,7 +278,16 @@ ROWS = {
             f"{TEMPLATE}::test_row_38_only_the_template_makes_control_tokens",
         ),
     ),
-    39: Row("placeholders without media", not_yet=NO_MEDIA),
+    39: Row(
+        "placeholders without media",
+        (
+            f"{MEDIA_POSITIONS}::test_row_39_types_that_do_not_follow_the_grids",
+            f"{MEDIA_ARGUMENTS}::test_row_39_types_of_tokens",
+            f"{MEDIA_ARGUMENTS}::test_row_39_placeholders_are_not_as_many_as_features",
+            f"{MEDIA_ARGUMENTS}::test_row_39_two_images_with_other_text_between",
+        ),
+        not_yet="requests to generate and to chat: they take no pictures or videos",
+    ),
     40: Row(
         "picture of an unknown format",
         (
@@ -317,11 +327,15 @@ ROWS = {
             f"{IMAGES}::test_row_43_arrays_that_are_no_pictures",
             f"{IMAGES}::test_row_43_other_types",
             f"{PROCESSOR}::test_row_43_patches_of_another_shape",
+            f"{MEDIA_ARGUMENTS}::test_row_43_arrays",
         ),
     ),
     44: Row(
         "pixels that are not finite",
-        (f"{PROCESSOR}::test_row_44_values_that_are_not_finite",),
+        (
+            f"{PROCESSOR}::test_row_44_values_that_are_not_finite",
+            f"{MEDIA_ARGUMENTS}::test_row_44_values_that_are_not_finite",
+        ),
         not_yet="embeddings: no request takes any",
     ),
     45: Row(

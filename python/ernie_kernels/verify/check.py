@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ernie_kernels import _core
-from ernie_kernels.errors import ConfigError
+from ernie_kernels.errors import ConfigError, UnsupportedError
 from ernie_kernels.llm import DEMO_FOLDER, LLM
 from ernie_kernels.load_arguments import check_folder, check_integer, check_quantization
 from ernie_kernels.models.quantization import W8A8, WINT4, WINT8
@@ -90,8 +90,13 @@ def verify_loaded(
         ArgumentError, TypeError: an argument is out of range or of the wrong type.
         ConfigError, FormatError, WeightError: the reference cannot be read, or is a model of
             another shape.
+        UnsupportedError: a vision-language model.
     """
     check_integer("tokens", tokens, 1, 1024)
+    if llm.config.vision is not None:
+        raise UnsupportedError(
+            "verify: vision-language models are not in this version; give a model of text alone"
+        )
     kinds = check_quantization(quantization, llm.device)
     bounds, expert_bounds = (
         Bounds(llm.dtype, *QUANTIZED_BITS[kind]) for kind in (kinds.dense, kinds.experts)
