@@ -11,7 +11,13 @@ from ernie_kernels.bounded_template import MAX_SOURCE_CHARACTERS, BoundedTemplat
 from ernie_kernels.checkpoint_file import MAX_JSON_DEPTH, nesting, quoted, read_json, read_text
 from ernie_kernels.errors import ConfigError, InputError, LimitError
 from ernie_kernels.render_budget import RenderLimits
-from ernie_kernels.special_tokens import TOKENIZER_CONFIG_FILE, Segment, TextGuard
+from ernie_kernels.special_tokens import (
+    BAIDU_PLACEHOLDERS,
+    TOKENIZER_CONFIG_FILE,
+    Segment,
+    TextGuard,
+    TokenMatcher,
+)
 from ernie_kernels.template_sandbox import TemplateRefusal
 from ernie_kernels.tokenizer import MAX_TEXT_BYTES, Tokenizer, check_text
 
@@ -98,7 +104,10 @@ BUILT_IN_VISION_TEMPLATE = """\
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """A rendered conversation, for ``Tokenizer.encode_prompt(prompt.segments)``."""
+    """A rendered conversation, for ``Tokenizer.encode_prompt(prompt.segments)``.
+
+    Where it may hold media, for :meth:`.MediaPrompts.encode`, which knows their placeholders.
+    """
 
     segments: tuple[Segment, ...]
 
@@ -138,6 +147,9 @@ class ChatTemplate:
         self.file = file
         self._tokenizer = tokenizer
         self._accepts_media = accepts_media
+        self._matcher = tokenizer.matcher
+        if accepts_media:
+            self._matcher = TokenMatcher([*tokenizer.special_tokens, *BAIDU_PLACEHOLDERS])
         self._template = BoundedTemplate(source, file, limits)
         self._required_tokens = tuple(required_tokens)
 
@@ -195,7 +207,7 @@ class ChatTemplate:
         if _total_characters(outside) > MAX_TEXT_BYTES:
             raise LimitError(f"messages: expected at most {MAX_TEXT_BYTES} characters in all")
 
-        guard = TextGuard(self._tokenizer.matcher, outside)
+        guard = TextGuard(self._matcher, outside)
         variables = {name: guard.protect(value) for name, value in variables.items()}
         variables |= self._tokenizer.roles
         variables |= {

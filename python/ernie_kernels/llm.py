@@ -11,12 +11,15 @@ from typing import Any, Literal, Self, overload
 import numpy as np
 
 from ernie_kernels import _core, calls
+from ernie_kernels.chat_prompts import ChatPrompts
 from ernie_kernels.chat_template import load_chat_template
 from ernie_kernels.errors import ConfigError, UnsupportedError
 from ernie_kernels.load_arguments import (
+    MediaOptions,
     check_counts,
     check_device,
     check_folder,
+    check_mm_processor_kwargs,
     check_one_of,
     check_one_of_type,
     check_quantization,
@@ -27,10 +30,12 @@ from ernie_kernels.load_arguments import (
 )
 from ernie_kernels.load_report import log_loaded
 from ernie_kernels.media_arguments import MediaArguments
+from ernie_kernels.media_prompts import MediaPrompts, check_media_tokens, place_function
+from ernie_kernels.media_sources import TEXT_ALONE
 from ernie_kernels.models.config import load_config
 from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.models.loader import open_checkpoint
-from ernie_kernels.models.media_positions import BAIDU, POSITION_RULES
+from ernie_kernels.models.media_positions import BAIDU, BANKS_BY_ID, POSITION_RULES
 from ernie_kernels.models.memory_plan import loaded_weight_nbytes
 from ernie_kernels.models.mtp import SpeculativeConfig
 from ernie_kernels.models.quantization import Quantization
@@ -41,15 +46,7 @@ from ernie_kernels.runner.capacity import available_memory_for_cache, plan_cache
 from ernie_kernels.runner.collector import Collector
 from ernie_kernels.runner.engine import Engine
 from ernie_kernels.runner.model_runner import ModelRunner, kv_cache_bytes_per_block
-from ernie_kernels.runner.reasoning import THINK_END, THINK_START
-from ernie_kernels.runner.requests import (
-    NO_TOKENIZER,
-    ModelLimits,
-    checked_params,
-    checked_template_kwargs,
-    make_request,
-    make_requests,
-)
+from ernie_kernels.runner.requests import NO_TOKENIZER, ModelLimits, make_requests
 from ernie_kernels.runner.sampler import Sampler
 from ernie_kernels.runner.sampling import SamplingParams
 from ernie_kernels.runner.transfers import Transfers
@@ -92,18 +89,27 @@ class LLM:
         max_num_seqs: int,
         kv_cache_memory: int | None,
         speculative: SpeculativeConfig | None,
+        media: MediaOptions,
     ) -> None:
         """Use :meth:`from_pretrained`, which checks the arguments."""
         self.device = device
         self.config = load_config(folder)
         check_quantization_of(self.config, quantization)
         check_speculative_of(self.config, speculative)
-        has_vision = self.config.vision is not None
-        self._processor = VisionProcessor.from_folder(folder) if has_vision else VisionProcessor()
-        self.tokenizer = load_tokenizer(folder, self.config.vocab_size)
-        self._chat_template = (
-            None if self.tokenizer is None else load_chat_template(folder, self.tokenizer)
+        tokens = self.config.media_tokens
+        self._processor = VisionProcessor()
+        if tokens is None and media != MediaOptions():
+            raise UnsupportedError(f"mm_processor_kwargs: {TEXT_ALONE}")
+        if tokens is not None:
+            self._processor = VisionProcessor.from_folder(folder, **media.settings)
+        self.tokenizer = load_tokenizer(
+            folder, self.config.vocab_size, () if tokens is None else tokens.all
         )
+        template = None
+        if self.tokenizer is not None:
+            template = load_chat_template(folder, self.tokenizer, accepts_media=tokens is not None)
+            if tokens is not None:
+                check_media_tokens(self.tokenizer, tokens)
         with open_checkpoint(folder) as checkpoint:
             self.dtype, self.weight_dtype = dtypes_of(checkpoint.dtype, dtype, kv_cache_dtype)
             num_drafts = 0 if speculative is None else speculative.num_speculative_tokens
@@ -145,6 +151,14 @@ class LLM:
         self.max_model_len = plan.max_model_len
         self.num_speculative_tokens = num_drafts
         self._limits = ModelLimits(self.config.vocab_size, plan.max_model_len)
+        self._media = None
+        if tokens is not None:
+            self._media = MediaPrompts(
+                tokens, self._processor, plan.max_model_len, media.position_rule
+            )
+        self._chat_prompts = None
+        if self.tokenizer is not None and template is not None:
+            self._chat_prompts = ChatPrompts(self.tokenizer, template, self._limits, self._media)
         self._num_blocks = plan.num_blocks
         self._cache_bytes = plan.num_blocks * bytes_per_block
         self._weight_bytes = model.nbytes
@@ -162,6 +176,9 @@ class LLM:
             max_num_seqs=max_num_seqs,
             max_model_len=plan.max_model_len,
             speculative=speculative,
+            first_vision_id=(
+                tokens.image if tokens is not None and media.bank_rule == BANKS_BY_ID else None
+            ),
         )
         vocab_limit = self.config.vocab_size
         if self.tokenizer is not None:
@@ -190,6 +207,7 @@ class LLM:
         kv_cache_memory: int | None = None,
         num_threads: int | None = None,
         speculative_config: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
     ) -> LLM:
         """Load a checkpoint.
 
@@ -227,6 +245,11 @@ class LLM:
                 the module costs, about one layer and the head a step. ``"hidden_state"``: the module
                 reads that of the model ``"before_norm"`` (default), as in training, or
                 ``"after_norm"``: whichever is accepted more often. None: the module is not loaded.
+            mm_processor_kwargs: of images and videos: attributes of :class:`~.vision.VisionSettings`,
+                which go before the checkpoint's files, such as ``fps``, ``max_frames`` and
+                ``draw_timestamps``; ``"position_rule"``, as in :meth:`forward`; and ``"bank_rule"``:
+                ``"transformers"`` gives all that is generated to the text experts, ``"fastdeploy"``
+                every token from the placeholder of images on to those of vision, in text too.
 
         Raises:
             ArgumentError, TypeError: an argument is out of range or of the wrong type.
@@ -252,6 +275,7 @@ class LLM:
         if num_threads is not None:
             _core.set_num_threads(num_threads)
         speculative = check_speculative_config(speculative_config)
+        media = check_mm_processor_kwargs(mm_processor_kwargs)
         try:
             return cls(
                 folder,
@@ -263,6 +287,7 @@ class LLM:
                 max_num_seqs=max_num_seqs,
                 kv_cache_memory=kv_cache_memory,
                 speculative=speculative,
+                media=media,
             )
         except MemoryError as error:
             raise calls.out_of_memory(error, "loading the model") from None
@@ -324,6 +349,7 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = ...,
         *,
         prompt_token_ids: Sequence[Sequence[int]] | None = ...,
+        multi_modal_data: Sequence[Mapping[str, Any] | None] | Mapping[str, Any] | None = ...,
         stream: Literal[False] = ...,
     ) -> list[RequestOutput]: ...
 
@@ -334,6 +360,7 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = ...,
         *,
         prompt_token_ids: Sequence[Sequence[int]] | None = ...,
+        multi_modal_data: Sequence[Mapping[str, Any] | None] | Mapping[str, Any] | None = ...,
         stream: Literal[True],
     ) -> Generator[GenerationChunk, None, None]: ...
 
@@ -343,6 +370,7 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         prompt_token_ids: Sequence[Sequence[int]] | None = None,
+        multi_modal_data: Sequence[Mapping[str, Any] | None] | Mapping[str, Any] | None = None,
         stream: bool = False,
     ) -> list[RequestOutput] | Generator[GenerationChunk, None, None]:
         """Continue raw text or token ids.
@@ -351,6 +379,10 @@ class LLM:
             prompts: a text or several; None if ``prompt_token_ids`` are given.
             params: for all prompts, or one for each. None: the defaults.
             prompt_token_ids: one list of ids per prompt, taken as they are.
+            multi_modal_data: of each prompt of ids None, or a dict with what it shows: ``"image"`` and
+                ``"video"``, each one or a list, in the order of the placeholders. There is one
+                placeholder for each, or as many as it has features. Images and videos are as in
+                :meth:`chat`.
             stream: return an iterator of :class:`~.outputs.GenerationChunk`, one for each new
                 token, as they come; the last chunk of a request holds its whole output. Errors of
                 the arguments are raised by the call, before the first chunk.
@@ -369,7 +401,14 @@ class LLM:
         """
         self._check_open()
         check_one_of_type("stream", stream, bool)
-        requests = make_requests(prompts, prompt_token_ids, params, self.tokenizer, self._limits)
+        requests = make_requests(
+            prompts,
+            prompt_token_ids,
+            params,
+            self.tokenizer,
+            self._limits,
+            place_function(self._media, prompts, prompt_token_ids, multi_modal_data),
+        )
         collector = Collector(requests, has_text=self.tokenizer is not None)
         call = calls.stream if stream else calls.finish
         return call(self._engine, requests, collector)
@@ -411,7 +450,15 @@ class LLM:
         """Answer a conversation, rendered by the checkpoint's chat template.
 
         Args:
-            messages: dicts with ``role`` and ``content``, as OpenAI's interface has them.
+            messages: dicts with ``role`` and ``content``, as OpenAI's interface has them. For a
+                vision-language model content may be a list of parts::
+
+                    {"type": "text", "text": "..."}
+                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}
+                    {"type": "image", "image": path, bytes, Pillow image or uint8 [H, W, 3]}
+                    {"type": "video", "video": path, bytes, or frames, "fps": of frames}
+
+                URLs of the network are not fetched; a path is one of this machine.
             params: None: the defaults.
             stream: as in :meth:`generate`.
             enable_thinking: let the template open the model's reasoning, which is then told apart
@@ -428,24 +475,20 @@ class LLM:
             NumericError, DeviceError, OutOfMemoryError: as in :meth:`generate`.
         """
         self._check_open()
-        if self.tokenizer is None or self._chat_template is None:
+        if self._chat_prompts is None:
             raise ConfigError(f"chat: {NO_TOKENIZER} to generate instead")
         check_one_of_type("stream", stream, bool)
         check_one_of_type("enable_thinking", enable_thinking, bool)
-        checked = checked_params(params, self.tokenizer, self._limits)
-        extra = checked_template_kwargs(chat_template_kwargs)
-        extra["enable_thinking"] = enable_thinking
-        prompt = self._chat_template.render(messages, tools=tools, **extra)
-        marks = [s.text for s in prompt.segments if s.text in (THINK_START, THINK_END)]
         requests = [
-            make_request(
-                0, None, self.tokenizer.encode_prompt(prompt.segments), checked, "messages",
-                self._limits,
+            self._chat_prompts.request(
+                messages,
+                params,
+                enable_thinking=enable_thinking,
+                tools=tools,
+                chat_template_kwargs=chat_template_kwargs,
             )
-        ]  # fmt: skip
-        collector = Collector(
-            requests, has_text=True, starts_in_reasoning=marks[-1:] == [THINK_START]
-        )
+        ]
+        collector = Collector(requests, has_text=True)
         if stream:
             return calls.stream(self._engine, requests, collector)
         return calls.finish(self._engine, requests, collector)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,12 @@ from ernie_kernels import _core
 from ernie_kernels.checkpoint_file import quoted
 from ernie_kernels.errors import ArgumentError, ConfigError, DeviceError, UnsupportedError
 from ernie_kernels.models.config import ModelConfig
+from ernie_kernels.models.media_positions import (
+    BAIDU,
+    BANK_RULES,
+    BANKS_BY_ROLE,
+    POSITION_RULES,
+)
 from ernie_kernels.models.mtp import HIDDEN_STATES, SpeculativeConfig
 from ernie_kernels.models.quantization import (
     DENSE_KEY,
@@ -183,6 +190,35 @@ def check_speculative_of(config: ModelConfig, speculative: SpeculativeConfig | N
         raise UnsupportedError(
             "speculative_config: not in this version for a vision-language model; leave it out"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class MediaOptions:
+    """How prompts with images and videos are made."""
+
+    position_rule: str = BAIDU
+    bank_rule: str = BANKS_BY_ROLE
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of VisionSettings
+
+
+def check_mm_processor_kwargs(options: Any) -> MediaOptions:
+    """What ``mm_processor_kwargs`` says.
+
+    Raises:
+        TypeError: no mapping of names.
+        ArgumentError: a rule that there is not.
+    """
+    where = "mm_processor_kwargs"
+    if options is None:
+        return MediaOptions()
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise TypeError(f"{where}: expected a dict of options by name")
+    settings = dict(options)
+    position_rule = settings.pop("position_rule", BAIDU)
+    bank_rule = settings.pop("bank_rule", BANKS_BY_ROLE)
+    check_one_of(f"{where}: position_rule", position_rule, POSITION_RULES)
+    check_one_of(f"{where}: bank_rule", bank_rule, BANK_RULES)
+    return MediaOptions(position_rule, bank_rule, settings)
 
 
 def check_one_of_type(name: str, value: Any, types: type | tuple[type, ...]) -> None:

@@ -32,6 +32,10 @@ ANSWER_MARKUP = frozenset(
     {"<think>", "</think>", "<response>", "</response>", "<tool_call>", "</tool_call>"}
 )
 
+# What Baidu's chat templates put where an image or video is to be seen. No tokens, but as much the
+# template's alone as those.
+BAIDU_PLACEHOLDERS = {"<|image@placeholder|>": "image", "<|video@placeholder|>": "video"}
+
 
 class Segment(NamedTuple):
     """A stretch of a prompt: one control token, or text that contains none."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import codecs
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ernie_kernels.checkpoint_file import quoted, read_bytes
@@ -242,7 +242,9 @@ def check_text(text: str, where: str) -> None:
 # ------------------------------------------------------------------------------------------ loading
 
 
-def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
+def load_tokenizer(
+    folder: Path, vocab_size: int, control_ids: Collection[int] = ()
+) -> Tokenizer | None:
     """Load the tokenizer of a checkpoint, or return None if the folder has none.
 
     ``tokenizer.model`` is read by sentencepiece; only without it ``tokenizer.json`` by tokenizers.
@@ -250,30 +252,32 @@ def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
     ``add_prefix_space: false`` in ``tokenizer_config.json`` switches a dummy prefix off.
 
     A token is a control token if it has the type CONTROL, if any file declares it special, or if
-    it was added to the vocabulary outside the model file.
+    it was added to the vocabulary outside the model file; or if its id is among ``control_ids``.
 
     Args:
         folder: the checkpoint.
         vocab_size: rows of the model's embedding; every id must be below.
+        control_ids: that the model's configuration gives a meaning of their own.
 
     Raises:
         ConfigError: a file is malformed, contradictory or unsupported, or an id is out of range.
     """
     folder = Path(folder)
     if (folder / MODEL_FILE).exists():
-        return _from_sentencepiece(folder, vocab_size)
+        return _from_sentencepiece(folder, vocab_size, control_ids)
     if (folder / JSON_FILE).exists():
-        return _from_json(folder, vocab_size)
+        return _from_json(folder, vocab_size, control_ids)
     return None
 
 
-def _from_sentencepiece(folder: Path, vocab_size: int) -> Tokenizer:
+def _from_sentencepiece(folder: Path, vocab_size: int, control_ids: Collection[int]) -> Tokenizer:
     declared = read_declared_tokens(folder)
     model = parse_sentencepiece_model(read_bytes(folder / MODEL_FILE, MAX_MODEL_BYTES), vocab_size)
     ids = {piece.text: index for index, piece in enumerate(model.pieces)}
     control_pieces = {
         piece.text for piece in model.pieces if piece.type in (PieceType.CONTROL, PieceType.UNKNOWN)
     }
+    named = {piece.text for index, piece in enumerate(model.pieces) if index in control_ids}
     decoded = {}
     for index, piece in enumerate(model.pieces):
         value = byte_value(piece.text) if piece.type is PieceType.BYTE else None
@@ -282,7 +286,7 @@ def _from_sentencepiece(folder: Path, vocab_size: int) -> Tokenizer:
     for role, token_id in model.role_ids.items():
         declared.roles.setdefault(role, model.pieces[token_id].text)
 
-    control = _merge_added_tokens(ids, decoded, declared, control_pieces, vocab_size)
+    control = _merge_added_tokens(ids, decoded, declared, control_pieces | named, vocab_size)
     prefix = model.add_dummy_prefix and declared.flag("add_prefix_space") is not False
     encode_start = model.encoder(control, dummy_prefix=prefix)
     return Tokenizer(
@@ -299,7 +303,7 @@ def _from_sentencepiece(folder: Path, vocab_size: int) -> Tokenizer:
     )
 
 
-def _from_json(folder: Path, vocab_size: int) -> Tokenizer:
+def _from_json(folder: Path, vocab_size: int, control_ids: Collection[int]) -> Tokenizer:
     declared = read_declared_tokens(folder)
     file = read_tokenizer_json(folder / JSON_FILE, declared)
     ids = dict(file.vocab)
@@ -307,7 +311,8 @@ def _from_json(folder: Path, vocab_size: int) -> Tokenizer:
         token_id: decoded_bytes(token, is_byte_level=file.is_byte_level)
         for token, token_id in ids.items()
     }
-    control = _merge_added_tokens(ids, decoded, declared, set(), vocab_size)
+    named = {token for token, token_id in ids.items() if token_id in control_ids}
+    control = _merge_added_tokens(ids, decoded, declared, named, vocab_size)
     prefix = file.has_prefix and declared.flag("add_prefix_space") is not False
     encode_start = file.encoder(control, dummy_prefix=prefix)
     return Tokenizer(

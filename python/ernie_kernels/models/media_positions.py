@@ -21,6 +21,10 @@ from ernie_kernels.models.vision_config import SPATIAL_MERGE_SIZE, TEMPORAL_MERG
 BAIDU, TRANSFORMERS = "baidu", "transformers"
 POSITION_RULES = (BAIDU, TRANSFORMERS)
 
+# Which experts a token asks: those of vision if it stands for or around media in the prompt, or by its
+# id alone, in the prompt and behind it, as Baidu's server has it.
+BANKS_BY_ROLE, BANKS_BY_ID = BANK_RULES = "transformers", "fastdeploy"
+
 TEXT, IMAGE, VIDEO = 0, 1, 2
 MEDIA_NAMES = {IMAGE: "image", VIDEO: "video"}
 

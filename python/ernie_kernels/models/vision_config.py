@@ -74,6 +74,10 @@ class MediaTokens:
     video_end: int
 
     @property
+    def all(self) -> frozenset[int]:
+        return self.placeholders | self.around
+
+    @property
     def placeholders(self) -> frozenset[int]:
         """Ids whose embedding is a feature of an image or video."""
         return frozenset({self.image, self.video})

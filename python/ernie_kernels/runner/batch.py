@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ernie_kernels._core import Tensor, from_numpy
-from ernie_kernels.runner.media import PromptMedia, StepMedia
+from ernie_kernels.runner.media import PromptMedia
+from ernie_kernels.runner.step_media import StepMedia
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,14 @@ class ForwardBatch:
         return self.queries.banks
 
     @classmethod
-    def from_spans(cls, spans: Sequence[TokenSpan], block_size: int, device: str) -> ForwardBatch:
+    def from_spans(
+        cls,
+        spans: Sequence[TokenSpan],
+        block_size: int,
+        device: str,
+        first_vision_id: int | None = None,
+    ) -> ForwardBatch:
+        """``first_vision_id``: see :meth:`.StepMedia.of`."""
         lengths = [len(span.token_ids) for span in spans]
         wanted = [span.num_outputs for span in spans]
         seq_lens = np.array([span.stop for span in spans], np.int32)
@@ -104,7 +112,7 @@ class ForwardBatch:
         sequences = np.repeat(np.arange(len(spans)), lengths)
         blocks = block_table[sequences, numbers // block_size]
         slots = blocks * block_size + numbers % block_size
-        media = StepMedia.of(spans, numbers)
+        media = StepMedia.of(spans, numbers, first_vision_id)
         has_grid = media.mrope_positions is not None
         queries = QueryRows.last_of(lengths, lengths, media.banks, device)
         outputs = queries

@@ -12,15 +12,9 @@ from ernie_kernels.runner.sequence import Progress, Sequence
 
 
 class Collector:
-    """The outputs of one call while they grow.
+    """The outputs of one call while they grow."""
 
-    Args:
-        starts_in_reasoning: the prompts opened ``<think>``, so answers begin with reasoning.
-    """
-
-    def __init__(
-        self, requests: list[Request], *, has_text: bool, starts_in_reasoning: bool = False
-    ) -> None:
+    def __init__(self, requests: list[Request], *, has_text: bool) -> None:
         self.outputs = [
             RequestOutput(
                 index=request.index,
@@ -31,7 +25,7 @@ class Collector:
                         index=index,
                         text="" if has_text else None,
                         logprobs=None if request.params.logprobs is None else [],
-                        reasoning="" if starts_in_reasoning else None,
+                        reasoning="" if request.opens_reasoning else None,
                     )
                     for index in range(request.params.n)
                 ],
@@ -43,7 +37,7 @@ class Collector:
             (request.index, index): ReasoningSplitter()
             for request in requests
             for index in range(request.params.n)
-            if starts_in_reasoning
+            if request.opens_reasoning
         }
 
     def chunks(self, taken: Iterable[tuple[Sequence, Progress]]) -> Iterator[GenerationChunk]:

@@ -16,7 +16,7 @@ from ernie_kernels.errors import ArgumentError, InternalError
 from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.runner.batch import TokenSpan
 from ernie_kernels.runner.block_manager import BlockManager
-from ernie_kernels.runner.media import MediaPlan, PromptMedia
+from ernie_kernels.runner.media import MediaPlan
 from ernie_kernels.runner.model_runner import ModelRunner
 from ernie_kernels.runner.progress import ProgressMaker
 from ernie_kernels.runner.requests import Request, make_prompt_sequence, make_sequences
@@ -26,6 +26,7 @@ from ernie_kernels.runner.sequence import Progress, Sequence
 from ernie_kernels.runner.speculation import LOOKAHEAD, DraftCounts, draft
 from ernie_kernels.runner.throughput_log import Load, ThroughputLog
 from ernie_kernels.runner.ticket import Call, Ticket
+from ernie_kernels.runner.visual_features import FeatureStore
 from ernie_kernels.tokenizer import Tokenizer
 
 # A lock that is taken again at once is never had by those who wait for it: seconds to leave it free.
@@ -91,6 +92,7 @@ class Engine:
             max_tokens_per_step=runner.max_tokens_per_step,
             lookahead=LOOKAHEAD if runner.num_drafts else 0,
         )
+        self._features = FeatureStore()
         self._log = ThroughputLog()
         self._waiting = _Waiting()
         # Holds off other steps. What follows it is touched by its holder alone.
@@ -200,10 +202,10 @@ class Engine:
     ) -> list[np.ndarray]:
         """Logits of all tokens of all prompts: float32 ``[len(prompt), vocab_size]`` each."""
         logits = [np.empty((len(ids), vocab_size), np.float32) for ids in prompts]
-        media = self.encode(plans or [None] * len(prompts))
+        plans = plans or [None] * len(prompts)
         sequences = [
             make_prompt_sequence(index, *each)
-            for index, each in enumerate(zip(prompts, logits, media, strict=True))
+            for index, each in enumerate(zip(prompts, logits, plans, strict=True))
         ]
         for _ in self.outputs(self._add(sequences)):
             pass
@@ -211,39 +213,26 @@ class Engine:
             sequence.logits = None  # the call is remembered until the next step
         return logits
 
-    def encode(self, plans: list[MediaPlan | None]) -> list[PromptMedia | None]:
-        """The features of all images and videos. Waits for the step of another thread."""
-        if all(plan is None for plan in plans):
-            return [None] * len(plans)
-        items = [item for plan in plans if plan is not None for item in plan.items]
-        with self._waiting, self._lock:
-            self._waiting.stepping = threading.get_ident()
-            try:
-                features = self._open_runner().model.visual_features(items)
-            finally:
-                self._waiting.stepping = None
-        media: list[PromptMedia | None] = []
-        first = 0
-        for plan in plans:
-            count = 0 if plan is None else len(plan.rows)
-            own = features[first : first + count]
-            media.append(None if plan is None else PromptMedia(plan, own))
-            first += count
-        return media
-
     def _step(self, runner: ModelRunner) -> None:
         self._tidy()
         self._log.step_begins(self._load)
         self._is_torn = True
-        scheduled: list[tuple[Sequence, TokenSpan]] = []
+        involved: set[Sequence] = set()
         try:
             scheduled = self._scheduler.schedule()
             if scheduled:
+                # Who has too large a picture ends alone.
+                for sequence, span in scheduled:
+                    if span.media is not None:
+                        involved = {sequence}
+                        encode = runner.model.visual_features
+                        self._features.provide(span.media, span.start, span.stop, encode)
+                involved = {sequence for sequence, _ in scheduled}
                 self._run(runner, scheduled)
             elif self._scheduler.num_running or self._scheduler.num_waiting:
                 raise InternalError("engine: sequences wait and none can run")
         except Exception as error:  # noqa: BLE001  (it is raised where the outputs are taken)
-            self._fail(error, {sequence for sequence, _ in scheduled})
+            self._fail(error, involved)
         else:
             self._is_torn = False
         self._tidy()
@@ -277,6 +266,8 @@ class Engine:
             read = min(span.stop, sequence.num_prompt_tokens) - span.start
             self.num_prompt_tokens += max(0, read)
             self._scheduler.advance(sequence, stop)
+            if span.media is not None and span.start < sequence.num_prompt_tokens:
+                span.media.release_before(stop)
             if sequence.is_finished:
                 self._scheduler.remove(sequence)
 
@@ -289,21 +280,26 @@ class Engine:
             drafts = span.token_ids[1 - span.num_outputs :].tolist() if span.num_outputs > 1 else []
             sequence.num_drafted = 0
             self._drafts.drafted += len(drafts)
-            self._commit_token(sequence, tokens[row], logprobs[row])
+            token = self._commit_token(sequence, tokens[row], logprobs[row])
             for ahead, guess in enumerate(drafts, row + 1):
-                if guess != tokens[ahead - 1] or sequence.is_finished:
+                if guess != token or sequence.is_finished:
                     break
                 self._drafts.accepted += 1
-                self._commit_token(sequence, tokens[ahead], logprobs[ahead])
+                token = self._commit_token(sequence, tokens[ahead], logprobs[ahead])
             row += span.num_outputs
 
-    def _commit_token(self, sequence: Sequence, token: int, logprobs: np.ndarray | None) -> None:
+    def _commit_token(self, sequence: Sequence, token: int, logprobs: np.ndarray | None) -> int:
+        """Returns the token that follows: the one that was chosen, unless it has to be another."""
+        if sequence.reasoning_limit is not None:
+            outputs = sequence.token_ids[sequence.num_prompt_tokens : sequence.num_tokens]
+            token = sequence.reasoning_limit.next_token(outputs, token)
         progress = self._maker.of_token(sequence, token, logprobs)
         if progress.token_id is not None:
             # Beyond the tokens that count: it does with the next statement.
             sequence.token_ids[sequence.num_tokens] = token
             self.num_generated_tokens += 1
         self._commit(sequence, progress)
+        return token
 
     def _end_flagged(
         self, runner: ModelRunner, scheduled: list[tuple[Sequence, TokenSpan]]
@@ -448,6 +444,7 @@ class Engine:
         """Release model, cache and the sampler's memory; every later call raises ArgumentError."""
         with self._waiting, self._lock:
             self._runner = None
+            self._features.clear()
             self._sampler = _sample_after_close
 
     @property

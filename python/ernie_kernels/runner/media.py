@@ -1,20 +1,19 @@
-"""What images and videos make of a prompt, and of a step that runs some of its tokens."""
+"""What images and videos make of a prompt: places, positions, banks and what stands there."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ernie_kernels import ops
-from ernie_kernels._core import Tensor, empty, from_numpy
+from ernie_kernels.models.vision_config import TEMPORAL_MERGE_SIZE
+from ernie_kernels.vision.item import VisualItem
 
 if TYPE_CHECKING:
-    from ernie_kernels.runner.batch import TokenSpan
-    from ernie_kernels.vision.item import VisualItem
+    from ernie_kernels.runner.visual_features import Features
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,90 +34,119 @@ class MediaPlan:
     banks: np.ndarray
     rows: np.ndarray
 
-    @property
-    def salt(self) -> bytes:
-        """16 bytes that tell the keys and values of this prompt from those of its ids alone."""
-        digest = hashlib.blake2b(digest_size=16)
-        for part in (self.positions, self.banks, self.rows):
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(np.ascontiguousarray(part).tobytes())
-        for item in self.items:
-            digest.update(item.key)
-        return digest.digest()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PromptMedia:
-    """A plan with its features: ``[num_features, hidden_size]``, on the model's device."""
-
-    plan: MediaPlan
-    features: Tensor
-
     def positions_of(self, start: int, stop: int) -> np.ndarray:
         """Of the sequence's tokens ``start .. stop - 1``, generated ones too: int64 ``[3, count]``."""
-        in_prompt = self.plan.positions[:, start:stop]
-        later = np.arange(stop - (stop - start - in_prompt.shape[1]), stop)
-        later = np.broadcast_to(later + self.plan.position_delta, (3, len(later)))
+        in_prompt = self.positions[:, start:stop]
+        later = np.arange(start + in_prompt.shape[1], stop)
+        later = np.broadcast_to(later + self.position_delta, (3, len(later)))
         return np.concatenate([in_prompt, later], axis=1)
 
     def banks_of(self, start: int, stop: int) -> np.ndarray:
         """The same for banks, uint8 ``[count]``; generated tokens are text."""
-        in_prompt = self.plan.banks[start:stop]
+        in_prompt = self.banks[start:stop]
         return np.pad(in_prompt, (0, stop - start - len(in_prompt)))
 
+    def features_of(self, start: int, stop: int) -> slice:
+        """Which of all features, and of ``rows``, are those of these tokens."""
+        return slice(*np.searchsorted(self.rows, (start, stop)).tolist())
 
-@dataclass(frozen=True, slots=True)
-class StepMedia:
-    """Of a whole step, on the host but for the features."""
 
-    positions: np.ndarray  # int64 [num_tokens], of time
-    mrope_positions: np.ndarray | None  # int64 [3, num_tokens]; None where the three are equal
-    banks: np.ndarray | None  # uint8 [num_tokens]; None where all are text
-    rows: np.ndarray  # int32, of the step's tokens that are features
-    features: list[Tensor]  # of those rows
+@dataclass(frozen=True, slots=True, eq=False)
+class VisualPart:
+    """An image, or two frames of a video: its features depend on nothing else.
 
-    @classmethod
-    def of(cls, spans: Sequence[TokenSpan], numbers: np.ndarray) -> StepMedia:
-        """``numbers``: each token's in its sequence, int64 ``[num_tokens]``."""
-        nothing = np.empty(0, np.int32)
-        if all(span.media is None for span in spans):
-            return cls(numbers, None, None, nothing, [])
-        positions = np.tile(numbers, (3, 1))
-        banks = np.zeros(len(numbers), np.uint8)
-        rows, features = [nothing], []
-        first = 0
-        for span in spans:
-            last = first + len(span.token_ids)
-            if span.media is not None:
-                stop = span.start + len(span.token_ids)
-                positions[:, first:last] = span.media.positions_of(span.start, stop)
-                banks[first:last] = span.media.banks_of(span.start, stop)
-                found = np.searchsorted(span.media.plan.rows, (span.start, stop))
-                chosen = slice(*found.tolist())
-                if found[0] < found[1]:
-                    rows.append(
-                        (span.media.plan.rows[chosen] + first - span.start).astype(np.int32)
-                    )
-                    features.append(span.media.features[chosen])
-            first = last
-        are_equal = bool((positions == positions[0]).all())
-        return cls(
-            np.ascontiguousarray(positions[0]),
-            None if are_equal else positions,
-            banks if banks.any() else None,
-            np.concatenate(rows),
-            features,
-        )
+    Attributes:
+        item: of these frames alone.
+        key: of the whole item, and which frames of it.
+        first: its first feature, among all of the prompt.
+    """
 
-    def joined_features(self, device: str) -> Tensor | None:
-        """All features one below the other; None where there are none."""
-        if len(self.features) < 2:
-            return self.features[0] if self.features else None
-        first = self.features[0]
-        joined = empty([len(self.rows), first.shape[1]], first.dtype_name, device)
-        begin = 0
-        for each in self.features:
-            places = np.arange(begin, begin + len(each), dtype=np.int32)
-            ops.scatter_rows(each, from_numpy(places, device), joined)
-            begin += len(each)
-        return joined
+    item: VisualItem
+    key: bytes
+    first: int
+
+    @property
+    def stop(self) -> int:
+        return self.first + self.item.num_tokens
+
+
+def parts_of(items: Sequence[VisualItem]) -> Iterator[VisualPart]:
+    """All frames in order."""
+    first = 0
+    for item in items:
+        for part, frame in _groups_of(item):
+            yield VisualPart(part, item.key + frame.to_bytes(4, "little"), first)
+            first += part.num_tokens
+
+
+def _groups_of(item: VisualItem) -> Iterator[tuple[VisualItem, int]]:
+    frames, rows, columns = item.grid_thw
+    count = 1 if item.kind == "image" else TEMPORAL_MERGE_SIZE
+    size = rows * columns
+    for frame in range(0, frames, count):
+        pixels, patches = item.pixels, item.patches
+        pixels = None if pixels is None else pixels[frame : frame + count]
+        patches = None if patches is None else patches[frame * size : (frame + count) * size]
+        yield VisualItem(item.kind, (count, rows, columns), pixels, patches, item.key), frame
+
+
+class PromptMedia:
+    """The images and videos of a prompt while it is read. Shared by all answers to it.
+
+    Attributes:
+        parts: what is encoded at a time, in the order of their tokens.
+        features: of each part, while somebody is about to read it; else None.
+    """
+
+    def __init__(self, plan: MediaPlan) -> None:
+        self.plan = plan
+        self.parts = list(parts_of(plan.items))
+        self.features: list[Features | None] = [None] * len(self.parts)
+        self._firsts = np.array([part.first for part in self.parts], np.int64)
+        # Of each item its first feature; behind the last item their number.
+        counts = [item.num_tokens for item in plan.items]
+        self._first_of_item = np.cumsum([0, *counts])
+
+    def parts_between(self, start: int, stop: int) -> range:
+        """The parts that have features among the tokens ``start .. stop - 1``."""
+        wanted = self.plan.features_of(start, stop)
+        if wanted.start == wanted.stop:
+            return range(0)
+        ends = np.searchsorted(self._firsts, (wanted.start, wanted.stop - 1), side="right")
+        return range(int(ends[0]) - 1, int(ends[1]))
+
+    def release_before(self, token: int) -> None:
+        """Forget the features of parts that end before this token: their keys and values are known.
+
+        A sequence that loses its blocks has them made again, to the same bits.
+        """
+        done = self.plan.features_of(0, token).stop
+        for index, part in enumerate(self.parts):
+            if part.stop > done:
+                return
+            self.features[index] = None
+
+    def name_of(self, start: int, stop: int) -> bytes:
+        """What the keys and values of these tokens depend on beside their ids and what is before them.
+
+        Empty where they are as in a prompt of text alone.
+        """
+        plan = self.plan
+        positions, banks = plan.positions_of(start, stop), plan.banks_of(start, stop)
+        rows = plan.features_of(start, stop)
+        is_text = rows.start == rows.stop and not banks.any()
+        if is_text and (positions == np.arange(start, stop)).all():
+            return b""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(positions.tobytes())
+        digest.update(banks.tobytes())
+        digest.update((plan.rows[rows] - start).tobytes())
+        # Which feature of which item each of them is.
+        index = int(np.searchsorted(self._first_of_item, rows.start, side="right")) - 1
+        first = rows.start
+        while first < rows.stop:
+            begin, end = self._first_of_item[index : index + 2].tolist()
+            digest.update(plan.items[index].key)
+            digest.update((first - begin).to_bytes(8, "little"))
+            first, index = end, index + 1
+        return digest.digest()

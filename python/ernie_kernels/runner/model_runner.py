@@ -48,6 +48,8 @@ class ModelRunner:
         max_num_seqs, max_model_len: sequences of a step, and tokens of one of them.
         num_blocks, block_size: of the paged cache.
         speculative: how to draft tokens with the model's multi-token prediction module, or None.
+        first_vision_id: tokens from this id on ask the vision experts, generated ones too. None: those
+            of a prompt that its plan names.
 
     Attributes:
         num_drafts: tokens drafted for a sequence in a step, at most.
@@ -66,8 +68,10 @@ class ModelRunner:
         max_num_seqs: int,
         max_model_len: int,
         speculative: SpeculativeConfig | None = None,
+        first_vision_id: int | None = None,
     ) -> None:
         self.model = model
+        self.first_vision_id = first_vision_id
         self.device = device = transfers.device
         self.block_size = block_size
         self.max_tokens_per_step = max_tokens_per_step
@@ -119,12 +123,16 @@ class ModelRunner:
 
         Returns:
             Logits of each span's next token: float32 ``[len(spans), vocab_size]``, valid until the
-            next call. None, and nothing has run: on the CPU, or if a span has more tokens or wants
-            no output.
+            next call. None, and nothing has run: on the CPU, or if a span has more tokens, wants no
+            output or asks the vision experts.
         """
         if self._decode_steps is None:
             return None
         if any(len(span.token_ids) != 1 or span.num_outputs != 1 for span in spans):
+            return None
+        # The graphs ask the text experts alone.
+        first = self.first_vision_id
+        if first is not None and any(span.token_ids[0] >= first for span in spans):
             return None
         logits, flags = self._decode_steps.logits(spans)
         self._keep(flags)
@@ -137,7 +145,7 @@ class ModelRunner:
             Final hidden states of the tokens that the spans want them of, laid end to end:
             ``[num_outputs, hidden_size]``, valid until the next call.
         """
-        batch = ForwardBatch.from_spans(spans, self.block_size, self.device)
+        batch = ForwardBatch.from_spans(spans, self.block_size, self.device, self.first_vision_id)
         buffers = self._workspace.rows(len(batch.input_ids))
         if self._drafter is None:
             hidden_states = self.model(batch, self._kv_caches, buffers)

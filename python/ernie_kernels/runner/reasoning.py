@@ -1,11 +1,50 @@
-"""Tells a model's thoughts from its answer."""
+"""Tells a model's thoughts from its answer, and ends them where they get too long."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
+
 from ernie_kernels.runner.text_stream import StopStringFinder
+from ernie_kernels.special_tokens import Segment
+from ernie_kernels.tokenizer import Tokenizer
 
 THINK_START = "<think>"
 THINK_END = "</think>"
+
+
+def opens_reasoning(segments: Iterable[Segment]) -> bool:
+    """Whether an answer to this prompt begins inside ``<think>``.
+
+    What a user types in between does not count: marks are the template's, or end the prompt.
+    """
+    segments = list(segments)
+    marks = [s.text for s in segments if s.special and s.text in (THINK_START, THINK_END)]
+    if marks:
+        return marks[-1] == THINK_START
+    return bool(segments) and segments[-1].text.rstrip().endswith(THINK_START)
+
+
+class ReasoningLimit:
+    """Puts ``</think>`` behind so many tokens of reasoning, if it has not come by then."""
+
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+        self._end_ids = tokenizer.encode_with_special(THINK_END)
+
+    def next_token(self, output_ids: np.ndarray, chosen: int) -> int:
+        """What follows ``output_ids``: the token that was chosen, or one of ``</think>``.
+
+        It depends on these alone, so a step may be repeated.
+        """
+        place = len(output_ids) - self._max_tokens
+        if chosen < 0 or not 0 <= place < len(self._end_ids):
+            return chosen
+        if THINK_END in self._tokenizer.decode(output_ids[: self._max_tokens].tolist()):
+            return chosen
+        return self._end_ids[place]
 
 
 class ReasoningSplitter:

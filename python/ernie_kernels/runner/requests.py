@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as AnySequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +13,15 @@ import numpy as np
 
 from ernie_kernels.checkpoint_file import quoted
 from ernie_kernels.errors import ConfigError, InputError, LimitError
-from ernie_kernels.runner.media import PromptMedia
+from ernie_kernels.runner.media import MediaPlan, PromptMedia
+from ernie_kernels.runner.reasoning import ReasoningLimit
 from ernie_kernels.runner.sampler import seed_of_sample
 from ernie_kernels.runner.sampling import SamplingParams
 from ernie_kernels.runner.sequence import Sequence
 from ernie_kernels.tokenizer import Tokenizer, check_text
+
+# Of a prompt's number, ids and name: the ids with media in their places, and where these are.
+PlaceMedia = Callable[[int, np.ndarray, str], tuple[np.ndarray, MediaPlan | None]]
 
 MAX_REQUESTS = 1024
 NO_TOKENIZER = (
@@ -43,6 +47,8 @@ class Request:
     params: SamplingParams
     seed: int
     salt: bytes = b""  # cached keys and values are shared with requests of the same salt only
+    media: MediaPlan | None = None
+    opens_reasoning: bool = False  # its answers begin inside <think>
 
 
 def checked_ids(ids: Any, where: str, limits: ModelLimits) -> np.ndarray:
@@ -105,8 +111,11 @@ def make_requests(
     params: Any,
     tokenizer: Tokenizer | None,
     limits: ModelLimits,
+    place: PlaceMedia | None = None,
 ) -> list[Request]:
     """Check the arguments of ``LLM.generate`` and encode text.
+
+    ``place`` puts images and videos in their places in prompts of token ids.
 
     Raises:
         TypeError, InputError, LimitError: as the arguments deserve.
@@ -138,7 +147,10 @@ def make_requests(
             where = f"prompts[{index}]"
             check_text(text, where)
             ids = tokenizer.encode(text, add_special_tokens=True)
-        requests.append(make_request(index, text, ids, each, where, limits))
+        media = None
+        if place is not None and text is None:
+            ids, media = place(index, checked_ids(ids, where, limits), where)
+        requests.append(make_request(index, text, ids, each, where, limits, media=media))
     return requests
 
 
@@ -149,6 +161,9 @@ def make_request(
     params: SamplingParams,
     where: str,
     limits: ModelLimits,
+    *,
+    media: MediaPlan | None = None,
+    opens_reasoning: bool = False,
 ) -> Request:
     """One request; see :func:`make_requests`."""
     token_ids = checked_ids(ids, where, limits)
@@ -162,7 +177,9 @@ def make_request(
     seed = params.seed
     if seed is None:
         seed = int.from_bytes(os.urandom(8), "little", signed=True)
-    return Request(index, prompt, token_ids, params, seed)
+    return Request(
+        index, prompt, token_ids, params, seed, media=media, opens_reasoning=opens_reasoning
+    )
 
 
 def checked_params(params: Any, tokenizer: Tokenizer | None, limits: ModelLimits) -> SamplingParams:
@@ -220,6 +237,11 @@ def _check_params(params: SamplingParams, tokenizer: Tokenizer | None, limits: M
 def make_sequences(request: Request, tokenizer: Tokenizer | None) -> list[Sequence]:
     """The ``n`` answers that a request asks for."""
     prompt = request.token_ids
+    media = None if request.media is None else PromptMedia(request.media)
+    limit = None
+    if tokenizer is not None and request.opens_reasoning:
+        most = request.params.reasoning_max_tokens
+        limit = None if most is None else ReasoningLimit(tokenizer, most)
     sequences = []
     for index in range(request.params.n):
         token_ids = np.zeros(len(prompt) + request.params.max_tokens, np.int64)
@@ -234,13 +256,15 @@ def make_sequences(request: Request, tokenizer: Tokenizer | None) -> list[Sequen
                 num_prompt_tokens=len(prompt),
                 tokenizer=tokenizer,
                 salt=request.salt,
+                media=media,
+                reasoning_limit=limit,
             )
         )
     return sequences
 
 
 def make_prompt_sequence(
-    index: int, token_ids: np.ndarray, logits: np.ndarray, media: PromptMedia | None = None
+    index: int, token_ids: np.ndarray, logits: np.ndarray, media: MediaPlan | None = None
 ) -> Sequence:
     """A prompt that is only read, for its logits."""
     return Sequence(
@@ -250,7 +274,6 @@ def make_prompt_sequence(
         seed=0,
         token_ids=token_ids,
         num_prompt_tokens=len(token_ids),
-        salt=b"" if media is None else media.plan.salt,
-        media=media,
+        media=None if media is None else PromptMedia(media),
         logits=logits,
     )

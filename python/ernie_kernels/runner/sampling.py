@@ -43,6 +43,8 @@ class SamplingParams:
         logprobs: also return this many of the most probable tokens of each step with their
             log-probabilities, 0..128, besides that of the chosen token. None: none at all.
         ignore_eos: go on after the model's own end token.
+        reasoning_max_tokens: of an answer of ``chat`` that begins with reasoning, after so many tokens
+            ``</think>`` is put in the place of what the model would have said next. None: never.
 
     Raises:
         TypeError: a value of the wrong Python type.
@@ -64,6 +66,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     logprobs: int | None = None
     ignore_eos: bool = False
+    reasoning_max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
@@ -82,6 +85,11 @@ class SamplingParams:
             put(name, _number(name, getattr(self, name), -2.0, 2.0))
         if self.logprobs is not None:
             put("logprobs", _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS, limit=True))
+        if self.reasoning_max_tokens is not None:
+            most = _integer(
+                "reasoning_max_tokens", self.reasoning_max_tokens, 0, MAX_NEW_TOKENS, limit=True
+            )
+            put("reasoning_max_tokens", most)
         if not isinstance(self.ignore_eos, bool):
             raise TypeError(f"ignore_eos: expected a bool, got {type(self.ignore_eos).__name__}")
         put("stop", _stop_strings(self.stop))

@@ -113,12 +113,13 @@ class Scheduler:
         self._waiting[sequence] = None
 
     def remove(self, sequence: Sequence) -> None:
-        """Take out a sequence that has ended; its blocks can be had again."""
+        """Take out a sequence that has ended; its blocks can be had again, and its images forgotten."""
         if sequence in self._waiting:
             del self._waiting[sequence]
         else:
             self._running.remove(sequence)
         self._release(sequence)
+        sequence.media = None
 
     # ------------------------------------------------------------------------------------- a step
 

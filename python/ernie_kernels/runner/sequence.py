@@ -12,6 +12,7 @@ from ernie_kernels.errors import NumericError
 from ernie_kernels.outputs import Logprob
 from ernie_kernels.runner.media import PromptMedia
 from ernie_kernels.runner.prefix import block_hash, salt_hash
+from ernie_kernels.runner.reasoning import ReasoningLimit
 from ernie_kernels.runner.sampling import SamplingParams
 from ernie_kernels.runner.text_stream import TextStream
 from ernie_kernels.tokenizer import Tokenizer
@@ -48,7 +49,8 @@ class Sequence:
     num_prompt_tokens: int
     tokenizer: Tokenizer | None = None
     salt: bytes = b""  # of what else the result depends on
-    media: PromptMedia | None = None  # the images and videos of the prompt
+    media: PromptMedia | None = None  # of the prompt; None again once the sequence is taken out
+    reasoning_limit: ReasoningLimit | None = None
     # Read only, no tokens wanted: [num_prompt_tokens, vocab_size] float32, to be filled.
     logits: np.ndarray | None = None
 
@@ -104,7 +106,8 @@ class Sequence:
             start = len(names) * block_size
             parent = names[-1] if names else salt_hash(self.salt)
             stop = start + block_size + lookahead
-            names.append(block_hash(parent, self.token_ids[start:stop]))
+            seen = b"" if self.media is None else self.media.name_of(start, stop)
+            names.append(block_hash(parent, self.token_ids[start:stop], seen))
         return names[:count]
 
     def replay_text(self) -> None:

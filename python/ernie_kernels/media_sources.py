@@ -1,0 +1,110 @@
+"""The images and videos that a caller names, found before anything of them is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ernie_kernels.checkpoint_file import quoted
+from ernie_kernels.errors import InputError
+from ernie_kernels.vision.item import VisualItem
+from ernie_kernels.vision.processor import VisionProcessor
+
+TEXT_ALONE = "this model reads text alone; leave it out, or load an ERNIE-4.5-VL checkpoint"
+KINDS = {"image_url": "image", "image": "image", "video": "video"}  # of content parts
+
+
+@dataclass(frozen=True, slots=True)
+class MediaSource:
+    """One image or video as it was given.
+
+    Attributes:
+        kind: ``"image"`` or ``"video"``.
+        source: what :meth:`.VisionProcessor.image` or ``video`` takes.
+        where: what messages call it.
+        frame_rate: of a list of frames, per second.
+    """
+
+    kind: str
+    source: Any
+    where: str
+    frame_rate: Any = None
+
+    def load(self, processor: VisionProcessor) -> VisualItem:
+        if self.kind == "image":
+            return processor.image(self.source, where=self.where)
+        return processor.video(self.source, frame_rate=self.frame_rate, where=self.where)
+
+
+def sources_of_messages(messages: Sequence[Mapping[str, Any]]) -> list[MediaSource]:
+    """Of all content parts that are no text, in order. The messages have been checked otherwise.
+
+    Raises:
+        InputError: a part without what it promises.
+    """
+    found = []
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        if not isinstance(content, (list, tuple)):
+            continue
+        for number, part in enumerate(content):
+            if part["type"] in KINDS:
+                where = f"message {index}: content part {number}"
+                found.append(_source_of_part(part, where))
+    return found
+
+
+def _source_of_part(part: Mapping[str, Any], where: str) -> MediaSource:
+    name = part["type"]
+    source = part.get(name)
+    if name == "image_url":
+        if isinstance(source, Mapping):
+            source = source.get("url")
+        if not isinstance(source, str):
+            raise InputError(
+                f"{where}: image_url: expected an object with a url, a data: URL or the path of a "
+                f"file, got {quoted(source)}"
+            )
+    elif source is None:
+        raise InputError(f"{where}: {name}: missing; expected the {name} itself")
+    rate = part.get("fps")
+    if rate is not None and name != "video":
+        raise InputError(f"{where}: fps: expected beside a video alone")
+    return MediaSource(KINDS[name], source, where, rate)
+
+
+def sources_of_prompts(data: Any, count: int) -> list[list[MediaSource]]:
+    """Those of ``multi_modal_data``: of each prompt a mapping from kind to one or a list of them.
+
+    Raises:
+        TypeError: neither None, nor a mapping for one prompt, nor a list of mappings and Nones.
+        InputError: not one for each prompt, or another kind.
+    """
+    where = "multi_modal_data"
+    if data is None:
+        return [[] for _ in range(count)]
+    if isinstance(data, Mapping):
+        data = [data]
+    if not isinstance(data, (list, tuple)):
+        raise TypeError(f"{where}: expected a list, one entry for each prompt")
+    if len(data) != count:
+        raise InputError(f"{where}: expected one for each of {count} prompts, got {len(data)}")
+    return [_sources_of_prompt(each, f"{where}[{index}]") for index, each in enumerate(data)]
+
+
+def _sources_of_prompt(data: Any, where: str) -> list[MediaSource]:
+    if data is None:
+        return []
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{where}: expected a dict or None, got {type(data).__name__}")
+    found = []
+    for kind, given in data.items():
+        if kind not in ("image", "video"):
+            raise InputError(f"{where}: expected the keys image and video, got {quoted(kind)}")
+        several = given if isinstance(given, (list, tuple)) else [given]
+        found += [
+            MediaSource(kind, each, f"{where}: {kind} {number}")
+            for number, each in enumerate(several)
+        ]
+    return found
