@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from ernie_kernels.cli.command import add_command
+from ernie_kernels.cli.media import add_media_options, check_sees, user_message
 from ernie_kernels.cli.options import (
     add_model_options,
     add_sampling_options,
@@ -26,7 +27,10 @@ conversation is remembered.
   quit, exit     leave (so does Ctrl-D)
   Ctrl-C         stop an answer; leave when there is none
 
+Images and videos are shown with the first message, and again with the first one after "clear".
+
   ernie-kernels chat --model_path ./ERNIE-4.5-0.3B-PT --temperature 0.7 --top_p 0.9
+  ernie-kernels chat --model_path ./ERNIE-4.5-VL-28B-A3B-PT --image photo.jpg --enable-thinking
   printf 'Hello!\\nWhat is 2+2?\\n' | ernie-kernels chat --model_path ./ERNIE-4.5-0.3B-PT
       without a terminal: one message a line
 """
@@ -38,16 +42,26 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--enable-thinking", action="store_true", help="let the model think before it answers"
     )
+    parser.add_argument(
+        "--reasoning-max-tokens",
+        type=int,
+        metavar="N",
+        help="with --enable-thinking, end the thoughts after so many tokens (default: never)",
+    )
+    add_media_options(parser, "with your first message")
     add_sampling_options(parser, max_tokens="512, or half of the model length")
     add_model_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    params = sampling_params(arguments)
+    changes = {"reasoning_max_tokens": arguments.reasoning_max_tokens}
+    params = sampling_params(arguments, **changes)
     opening = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
     with load_model(arguments) as llm:
         if arguments.max_tokens is None:
-            params = sampling_params(arguments, max_tokens=max(1, min(512, llm.max_model_len // 2)))
+            changes["max_tokens"] = max(1, min(512, llm.max_model_len // 2))
+            params = sampling_params(arguments, **changes)
+        check_sees(llm, arguments)
         messages = list(opening)
         while (line := read_line()) is not None:
             if line in ("quit", "exit"):
@@ -55,8 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
             if line == "clear":
                 messages = list(opening)
             elif line:
+                is_first = len(messages) == len(opening)
+                said = (
+                    user_message(line, arguments) if is_first else {"role": "user", "content": line}
+                )
                 messages = answer(
-                    llm, messages, line, params, enable_thinking=arguments.enable_thinking
+                    llm, [*messages, said], params, enable_thinking=arguments.enable_thinking
                 )
     return 0
 
@@ -73,14 +91,11 @@ def read_line() -> str | None:
         return None
 
 
-def answer(
-    llm: LLM, messages: list, line: str, params: SamplingParams, *, enable_thinking: bool
-) -> list:
-    """Print the answer to ``line``; returns the conversation, longer by both.
+def answer(llm: LLM, asked: list, params: SamplingParams, *, enable_thinking: bool) -> list:
+    """Print the answer to the last message; returns the conversation with it.
 
-    A message that is refused leaves the conversation as it was.
+    A message that is refused is taken out of the conversation.
     """
-    asked = [*messages, {"role": "user", "content": line}]
     watch = Stopwatch()
     text, num_prompt_tokens = "", 0
     try:
@@ -92,7 +107,7 @@ def answer(
                 num_prompt_tokens = len(chunk.output.prompt_token_ids)
     except InputError as error:
         print(f"error: {error} ('clear' forgets the conversation)", file=sys.stderr)
-        return messages
+        return asked[:-1]
     except KeyboardInterrupt:
         print(" [stopped]")
         return [*asked, {"role": "assistant", "content": text}]

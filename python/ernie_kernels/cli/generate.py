@@ -6,9 +6,11 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from ernie_kernels.cli.command import add_command, add_json
+from ernie_kernels.cli.media import add_media_options, check_sees, media_parts, user_message
 from ernie_kernels.cli.options import (
     add_model_options,
     add_sampling_options,
@@ -16,7 +18,9 @@ from ernie_kernels.cli.options import (
     sampling_params,
 )
 from ernie_kernels.cli.timing import Stopwatch, draft_report, summary
+from ernie_kernels.llm import LLM
 from ernie_kernels.outputs import GenerationChunk, RequestOutput
+from ernie_kernels.runner.sampling import SamplingParams
 
 DESCRIPTION = """\
 Continue one or several texts. The text goes to stdout as it is generated, tokens per second to
@@ -31,6 +35,9 @@ stderr at the end.
       several prompts in one batch, as JSON
   echo "Once upon a time" | ernie-kernels generate --prompt -
       a prompt from stdin
+  ernie-kernels generate --model_path ./ERNIE-4.5-VL-28B-A3B-PT --image photo.jpg \\
+      --prompt "What is in this picture?"
+      with images or videos, each prompt is a message to the model, and not a text to continue
 """
 
 
@@ -45,6 +52,7 @@ def add_parser(commands: Any) -> None:
         metavar="TEXT",
         help="the text to continue, - for stdin; may be given several times",
     )
+    add_media_options(parser, "before the text")
     add_sampling_options(parser, max_tokens="64")
     parser.add_argument(
         "--ignore-eos", action="store_true", help="go on after the model's own end token"
@@ -60,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         watch = Stopwatch()
         outputs: dict[int, RequestOutput] = {}
         printer = None if arguments.json else InOrderPrinter(len(prompts))
-        for chunk in llm.generate(prompts, params, stream=True):
+        for chunk in chunks(llm, prompts, params, arguments):
             watch.count(len(chunk.token_ids))
             if chunk.output is not None:
                 outputs[chunk.request_index] = chunk.output
@@ -74,6 +82,19 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(summary(timing), file=sys.stderr)
     return 0
+
+
+def chunks(
+    llm: LLM, prompts: list[str], params: SamplingParams, arguments: argparse.Namespace
+) -> Iterator[GenerationChunk]:
+    """All prompts together; those that show something one after the other, as messages of a user."""
+    if not media_parts(arguments):
+        yield from llm.generate(prompts, params, stream=True)
+        return
+    check_sees(llm, arguments)
+    for index, prompt in enumerate(prompts):
+        for chunk in llm.chat([user_message(prompt, arguments)], params, stream=True):
+            yield dataclasses.replace(chunk, request_index=index)
 
 
 def read_stdin() -> str:
