@@ -1,0 +1,126 @@
+"""``--image`` and ``--video`` of ``generate`` and ``chat``."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from commands import run
+from PIL import Image
+
+import ernie_kernels as ek
+from test_media_chat import OTHER, PICTURE, encoded, image, load, user
+from vl_chat_checkpoint import TOKENS, write_vl_chat_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = write_vl_chat_checkpoint(tmp_path_factory.mktemp("vl"))
+    # Small, so that a picture has few tokens.
+    sizes = {"size": {"shortest_edge": 784, "longest_edge": 40000}}
+    (path / "preprocessor_config.json").write_text(json.dumps(sizes))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures")
+    for name, pixels in (("one", PICTURE), ("two", OTHER)):
+        (path / f"{name}.png").write_bytes(encoded(pixels))
+    frames = [Image.fromarray(np.full((28, 28, 3), n * 60, np.uint8)) for n in range(4)]
+    frames[0].save(path / "film.gif", save_all=True, append_images=frames[1:], duration=500)
+    return path
+
+
+def model(folder) -> list[str]:
+    return [
+        "--model_path",
+        str(folder),
+        "--device",
+        "cpu",
+        "--max-model-len",
+        "2048",
+        "--max-length",
+        "3",
+    ]
+
+
+def test_generate_shows_images_and_videos_in_order(capfd, folder, pictures):
+    code, out, err = run(
+        capfd, "generate", *model(folder), "--json", "--prompt", "What?", "--prompt", "And?",
+        "--image", str(pictures / "one.png"), "--video", str(pictures / "film.gif"),
+        "--image", str(pictures / "two.png"),
+    )  # fmt: skip
+    assert code == 0, err
+    requests = json.loads(out)["requests"]
+    assert len(requests) == 2
+    for request in requests:
+        ids = request["prompt_token_ids"]
+        starts = [TOKENS["<|IMAGE_START|>"], TOKENS["<|VIDEO_START|>"]]
+        assert [i for i in ids if i in starts] == [starts[0], starts[0], starts[1]]
+        assert ids.count(TOKENS["<|IMAGE_PLACEHOLDER|>"]) == 6 + 2
+        assert len(request["outputs"][0]["token_ids"]) <= 3
+    assert requests[0]["prompt_token_ids"] != requests[1]["prompt_token_ids"]
+
+
+def test_generate_is_what_chat_answers(capfd, folder, pictures):
+    code, out, err = run(
+        capfd, "generate", *model(folder), "--prompt", "What?", "--image", str(pictures / "two.png")
+    )
+    assert code == 0, err
+    with load(folder, max_model_len=2048) as llm:
+        expected = llm.chat(user(image(OTHER), "What?"), ek.SamplingParams(max_tokens=3))
+    assert out == expected.outputs[0].text + "\n"
+
+
+def test_chat_shows_them_with_the_first_message(capfd, folder, pictures, monkeypatch):
+    asked = []
+    chat = ek.LLM.chat
+    monkeypatch.setattr(
+        ek.LLM, "chat", lambda self, messages, *rest, **named: (
+            asked.append(messages), chat(self, messages, *rest, **named))[1],
+    )  # fmt: skip
+    monkeypatch.setattr("sys.stdin", io.StringIO("One\nTwo\nclear\nThree\n"))
+    path = str(pictures / "two.png")
+    code, _, err = run(
+        capfd, "chat", *model(folder), "--image", path,
+        "--enable-thinking", "--reasoning-max-tokens", "1",
+    )  # fmt: skip
+    assert code == 0, err
+    shown = [{"type": "image", "image": path}, {"type": "text", "text": "One"}]
+    assert asked[0] == [{"role": "user", "content": shown}]
+    assert asked[1][0] == asked[0][0]
+    assert asked[1][2] == {"role": "user", "content": "Two"}
+    assert asked[2][0]["content"][0] == shown[0]
+    assert len(asked[2]) == 1
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+@pytest.mark.parametrize("option", ["--image", "--video"])
+def test_a_model_of_text_alone_says_so(capfd, pictures, monkeypatch, command, option):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
+    prompt = ["--prompt", "Hello"] if command == "generate" else []
+    code, _, err = run(
+        capfd, command, *prompt, option, str(pictures / "one.png"), "--device", "cpu"
+    )
+    assert code != 0
+    assert f"{option}: this model reads text alone" in err
+    assert "--model_path" in err
+
+
+def test_a_file_that_is_not_there_is_named(capfd, folder):
+    code, _, err = run(
+        capfd, "generate", *model(folder), "--prompt", "What?", "--image", "nowhere/no.png"
+    )
+    assert code != 0
+    assert "'no.png' cannot be read (ENOENT)" in err
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_help_tells_of_them(capfd, command):
+    code, out, _ = run(capfd, command, "--help")
+    assert code == 0
+    for word in ("--image FILE", "--video FILE", "PNG", "MP4", "several times", "photo.jpg"):
+        assert word in out
