@@ -10,6 +10,7 @@ from . import (
     engine,
     experts,
     gemm,
+    media,
     moe,
     moe_model,
     mtp,
@@ -37,6 +38,7 @@ FAMILIES = (
     moe_model,
     vl_model,
     mtp,
+    media,
     config,
 )
 HOST_BUGS = [bug for family in FAMILIES for bug in family.BUGS]

@@ -22,8 +22,8 @@ BUGS = [
     Bug(
         "engine: an interrupted step is not mended",
         "python/ernie_kernels/runner/engine.py",
-        "        self._is_torn = True\n        scheduled:",
-        "        scheduled:",
+        "        self._is_torn = True\n        involved:",
+        "        involved:",
         INTERRUPTS,
     ),
     Bug(

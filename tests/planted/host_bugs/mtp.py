@@ -117,15 +117,15 @@ BUGS = [
     Bug(
         "drafts: every one is right",
         ENGINE_FILE,
-        "if guess != tokens[ahead - 1] or sequence.is_finished:",
+        "if guess != token or sequence.is_finished:",
         "if sequence.is_finished:",
         ENGINE,
     ),
     Bug(
         "drafts: tokens behind the end",
         ENGINE_FILE,
-        "if guess != tokens[ahead - 1] or sequence.is_finished:",
-        "if guess != tokens[ahead - 1]:",
+        "if guess != token or sequence.is_finished:",
+        "if guess != token:",
         ENGINE,
     ),
     Bug(

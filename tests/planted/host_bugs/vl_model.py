@@ -22,6 +22,7 @@ EXPERTS = "python/ernie_kernels/models/experts.py"
 SPECS = "python/ernie_kernels/models/weight_specs.py"
 ROPE = "python/ernie_kernels/models/rope_config.py"
 MEDIA = "python/ernie_kernels/runner/media.py"
+STEP = "python/ernie_kernels/runner/step_media.py"
 BATCH = "python/ernie_kernels/runner/batch.py"
 CHECKS = "python/ernie_kernels/media_arguments.py"
 
@@ -140,9 +141,9 @@ BUGS = [
     ),
     Bug(
         "vl model: rows of a chunk that begins within an image",
-        MEDIA,
-        "span.media.plan.rows[chosen] + first - span.start",
-        "span.media.plan.rows[chosen] + first",
+        STEP,
+        "(chosen + (first - span.start))",
+        "(chosen + first)",
         VL_FORWARD,
     ),
     Bug(
@@ -155,8 +156,8 @@ BUGS = [
     Bug(
         "vl model: another picture has the cached keys of the first",
         MEDIA,
-        "digest.update(item.key)",
-        "digest.update(item.key[:0])",
+        "digest.update(plan.items[index].key)",
+        "digest.update(plan.items[index].key[:0])",
         VL_FORWARD,
     ),
     Bug(

@@ -1,0 +1,159 @@
+"""Bugs of requests with images and videos."""
+
+from __future__ import annotations
+
+from bug import Bug
+
+FEATURES = ["tests/runner/test_visual_features.py"]
+FAULTS = ["tests/runner/test_media_faults.py"]
+CHAT = ["tests/test_media_chat.py"]
+
+MEDIA = "python/ernie_kernels/runner/media.py"
+STORE = "python/ernie_kernels/runner/visual_features.py"
+STEP = "python/ernie_kernels/runner/step_media.py"
+PROMPTS = "python/ernie_kernels/media_prompts.py"
+REASONING = "python/ernie_kernels/runner/reasoning.py"
+TEMPLATE = "python/ernie_kernels/chat_template.py"
+
+BUGS = [
+    Bug(
+        "media: all pairs of frames have the key of the first",
+        MEDIA,
+        'item.key + frame.to_bytes(4, "little")',
+        "item.key + bytes(4)",
+        FEATURES,
+    ),
+    Bug(
+        "media: a picture's name does not say which of its features",
+        MEDIA,
+        '            digest.update((first - begin).to_bytes(8, "little"))\n',
+        "",
+        FEATURES,
+    ),
+    Bug(
+        "media: positions are not in the name of a block",
+        MEDIA,
+        "        digest.update(positions.tobytes())\n",
+        "",
+        FEATURES,
+    ),
+    Bug(
+        "media: banks are not in the name of a block",
+        MEDIA,
+        "        digest.update(banks.tobytes())\n",
+        "",
+        FEATURES,
+    ),
+    Bug(
+        "media: text behind a picture is named as in text alone",
+        MEDIA,
+        "if is_text and (positions == np.arange(start, stop)).all():",
+        "if is_text:",
+        FEATURES,
+    ),
+    Bug(
+        "media: generated tokens go on from their number",
+        MEDIA,
+        "np.broadcast_to(later + self.position_delta, (3, len(later)))",
+        "np.broadcast_to(later, (3, len(later)))",
+        ["tests/runner/test_media_generation_oracle.py"],
+    ),
+    Bug(
+        "media: features of a part that is not read to its end are let go",
+        MEDIA,
+        "            if part.stop > done:\n",
+        "            if part.first > done:\n",
+        FEATURES,
+    ),
+    Bug(
+        "media: the part before the first token is encoded too",
+        MEDIA,
+        "return range(int(ends[0]) - 1, int(ends[1]))",
+        "return range(max(0, int(ends[0]) - 2), int(ends[1]))",
+        FEATURES,
+    ),
+    Bug(
+        "media: a chunk that begins within a part gets its first rows",
+        STEP,
+        "begin = max(wanted.start, part.first) - part.first",
+        "begin = 0",
+        FEATURES,
+    ),
+    Bug(
+        "features: two of a kind are encoded twice",
+        STORE,
+        "                missing[part.key] = part.item\n",
+        "                missing[part.key + bytes([index % 256])] = part.item\n",
+        FEATURES,
+    ),
+    Bug(
+        "features: the first to come is the first to go",
+        STORE,
+        "                    self._recent.move_to_end(part.key)\n",
+        "                    pass\n",
+        FEATURES,
+    ),
+    Bug(
+        "features: nothing is ever forgotten",
+        STORE,
+        "or self.nbytes > self._max_bytes",
+        "or self.nbytes < 0",
+        FEATURES,
+    ),
+    Bug(
+        "features: all of a step share one memory",
+        STORE,
+        "rows[first : first + item.num_tokens], own",
+        "rows[: item.num_tokens], own",
+        FEATURES,
+    ),
+    Bug(
+        "engine: whoever was in the step ends with a picture",
+        "python/ernie_kernels/runner/engine.py",
+        "                        involved = {sequence}\n",
+        "                        involved = {s for s, _ in scheduled}\n",
+        FAULTS,
+    ),
+    Bug(
+        "scheduler: pictures of what has ended stay",
+        "python/ernie_kernels/runner/scheduler.py",
+        "        sequence.media = None\n",
+        "        pass\n",
+        FAULTS,
+    ),
+    Bug(
+        "prompts: a video behind its own start is an image",
+        PROMPTS,
+        "is_video = token_id != tokens.image or last_start == tokens.video_start",
+        "is_video = token_id != tokens.image",
+        CHAT,
+    ),
+    Bug(
+        "prompts: media are loaded before they are counted",
+        PROMPTS,
+        "if count < len(own) or (count > 0 and not own):",
+        "if count > 0 and not own:",
+        CHAT,
+    ),
+    Bug(
+        "chat: Baidu's placeholders may be typed",
+        TEMPLATE,
+        "guard = TextGuard(self._matcher, outside)",
+        "guard = TextGuard(self._tokenizer.matcher, outside)",
+        CHAT,
+    ),
+    Bug(
+        "reasoning: ended twice",
+        REASONING,
+        "        if THINK_END in self._tokenizer.decode(",
+        "        if False and THINK_END in self._tokenizer.decode(",
+        CHAT,
+    ),
+    Bug(
+        "reasoning: one token too many",
+        REASONING,
+        "place = len(output_ids) - self._max_tokens",
+        "place = len(output_ids) - self._max_tokens - 1",
+        CHAT,
+    ),
+]
