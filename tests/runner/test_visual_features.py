@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from ernie_kernels._core import from_numpy
 
 from ernie_kernels.models.media_positions import IMAGE, VIDEO, banks_of, token_positions
 from ernie_kernels.models.vision_config import MediaTokens
+from ernie_kernels.runner.batch import TokenSpan
 from ernie_kernels.runner.media import MediaPlan, PromptMedia, parts_of
+from ernie_kernels.runner.model_runner import ModelRunner
 from ernie_kernels.runner.step_media import StepMedia
 from ernie_kernels.runner.visual_features import ENTRY_BYTES, FeatureStore
 from ernie_kernels.vision.item import VisualItem
@@ -214,3 +217,19 @@ def test_rules_of_positions_differ_behind_a_long_video():
     first, second = (plan_of(3, film, 9, rule=rule) for rule in ("baidu", "transformers"))
     assert name(first, 0, 9) == name(second, 0, 9)
     assert name(first, 9, 18) != name(second, 9, 18)
+
+
+@pytest.mark.parametrize("rule", ["baidu", "transformers"])
+def test_the_last_token_of_a_prompt_with_media_is_no_decode_step(rule):
+    """Alone in a step, as behind a chunk or a prefix hit: a graph has no features, and one bank."""
+
+    class Runner:
+        first_vision_id = None
+        _decode_steps = Mock()
+
+    plan = plan_of(4, PICTURE, rule=rule)
+    media = PromptMedia(plan)
+    for start, ids in ((len(plan.banks) - 1, [TOKENS.image]), (3, [5])):
+        spans = [TokenSpan(np.array(ids), start, np.zeros(1, np.int32), 1, media)]
+        assert ModelRunner.decode(Runner(), spans) is None
+    assert Runner._decode_steps.mock_calls == []

@@ -124,13 +124,15 @@ class ModelRunner:
         Returns:
             Logits of each span's next token: float32 ``[len(spans), vocab_size]``, valid until the
             next call. None, and nothing has run: on the CPU, or if a span has more tokens, wants no
-            output or asks the vision experts.
+            output, asks the vision experts or is of a prompt with images.
         """
         if self._decode_steps is None:
             return None
         if any(len(span.token_ids) != 1 or span.num_outputs != 1 for span in spans):
             return None
-        # The graphs ask the text experts alone.
+        # The graphs ask the text experts alone, and know neither features nor positions of images.
+        if any(s.media is not None and s.start < len(s.media.plan.banks) for s in spans):
+            return None
         first = self.first_vision_id
         if first is not None and any(span.token_ids[0] >= first for span in spans):
             return None

@@ -23,6 +23,8 @@ def main() -> None:
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
     ):
+        _, most = resource.getrlimit(kind)
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
         resource.setrlimit(kind, (value, value))
     sys.path[:0] = request["packages"]
     try:
@@ -50,7 +52,8 @@ def decode(request: dict[str, Any]) -> None:
             return
         num_frames = 0
         for packet in container.demux(stream):
-            num_frames += packet.size > 0
+            # What lies before the point where a cut file begins is decoded, but not shown.
+            num_frames += packet.size > 0 and not packet.is_discard
             if num_frames > request["max_stored_frames"]:
                 say({"error": "frames"})
                 return
@@ -72,7 +75,7 @@ def open_video(request: dict[str, Any]) -> Any:
     av.logging.set_level(None)
     file = os.fdopen(os.dup(request["descriptor"]), "rb")
     file.seek(0)
-    return av.open(file, format=request["format"])
+    return av.open(file, format=request["format"], metadata_errors="replace")
 
 
 def find_stream(container: Any) -> Any:

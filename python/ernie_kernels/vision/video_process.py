@@ -90,7 +90,13 @@ class VideoFile:
             bufsize=0,
             pass_fds=(descriptor,),
             close_fds=True,
-            env={"PATH": os.defpath},
+            # Threads of numpy's and arenas of the allocator would use up the memory it may have.
+            env={
+                "PATH": os.defpath,
+                "OPENBLAS_NUM_THREADS": "1",
+                "OMP_NUM_THREADS": "1",
+                "MALLOC_ARENA_MAX": "2",
+            },
         )
 
     def frames(self, indices: np.ndarray) -> Iterator[np.ndarray]:
@@ -166,7 +172,9 @@ class VideoFile:
         """Reads what there is, at most ``size`` bytes; time passes only while it waits here."""
         assert self._process.stdout is not None
         begin = time.monotonic()
-        ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, self._seconds_left))
+        poll = select.poll()  # takes descriptors above 1023, which select does not
+        poll.register(self._process.stdout, select.POLLIN)
+        ready = poll.poll(max(0.0, self._seconds_left) * 1000)
         self._seconds_left -= time.monotonic() - begin
         if not ready:
             raise LimitError(
@@ -179,7 +187,10 @@ class VideoFile:
         self._buffer += data
 
     def _died(self) -> InputError:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(max(0.1, self._seconds_left))
+        except subprocess.TimeoutExpired:  # taken over, it may close its output and stay
+            return self._unreadable()
         if code == -9:  # the kernel's answer to the processor time that is used up
             return LimitError(
                 f"{self._where}: the decoder used up its time ({self._limits.decode_seconds:g} s)"
