@@ -41,13 +41,21 @@ extern "C" __attribute__((visibility("hidden"))) void simt_switch_stack(void** s
 
 namespace simt {
 
-Stacks::~Stacks() {
-  if (base_ != nullptr) munmap(base_, static_cast<size_t>(count_) * kSize);
+Stacks::~Stacks() { release(); }
+
+void Stacks::release() {
+  if (base_ == nullptr) return;
+  const size_t size = static_cast<size_t>(count_) * kSize;
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(base_, size);  // what lies at these addresses next is no stack
+#endif
+  munmap(base_, size);
+  base_ = nullptr;
 }
 
 bool Stacks::reserve(int count) {
   if (count <= count_) return true;
-  if (base_ != nullptr) munmap(base_, static_cast<size_t>(count_) * kSize);
+  release();
   count_ = 0;
   void* p = mmap(nullptr, static_cast<size_t>(count) * kSize, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

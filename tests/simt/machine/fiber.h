@@ -27,6 +27,8 @@ class Stacks {
   char* at(int i) const { return base_ + static_cast<size_t>(i) * kSize; }
 
  private:
+  void release();
+
   char* base_ = nullptr;
   int count_ = 0;
 };
