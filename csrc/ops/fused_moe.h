@@ -21,7 +21,7 @@ namespace ernie {
 
 // Experts that are kept alike. Those of a layer may be in several banks, of different kinds and
 // widths: ids count the experts of all, bank after bank. A row has the bits of a call with its own
-// bank alone, and a bank that no token chooses is not read.
+// bank alone (on CUDA with core/batch_invariant.h), and a bank that no token chooses is not read.
 struct ExpertBank {
   ExpertWeights gate_up;  // 2 intermediate_size x hidden_size, gate rows first
   ExpertWeights down;     // hidden_size x intermediate_size; may be of another kind

@@ -32,8 +32,8 @@ struct ImagePatchesArgs {
 };
 
 // out = linear(patches, weight), bit for bit as by the two ops, the patches in the dtype of out;
-// they are never all in memory. On CUDA the sums are those of linear on as many rows as `patches`
-// has.
+// they are never all in memory. On CUDA linear runs on as many rows at a time as `patches` has, and
+// on what is left: the same bits with core/batch_invariant.h.
 struct PatchEmbedArgs {
   TensorView out;     // [num_patches, embed_dim], float32 or bfloat16, last stride 1
   TensorView pixels;  // as in ImagePatchesArgs
