@@ -7,6 +7,7 @@ from bug import Bug
 FEATURES = ["tests/runner/test_visual_features.py"]
 FAULTS = ["tests/runner/test_media_faults.py"]
 CHAT = ["tests/test_media_chat.py"]
+REFUSED = ["tests/vision/test_refused_requests.py"]
 
 MEDIA = "python/ernie_kernels/runner/media.py"
 STORE = "python/ernie_kernels/runner/visual_features.py"
@@ -133,7 +134,7 @@ BUGS = [
         PROMPTS,
         "if count < len(own) or (count > 0 and not own):",
         "if count > 0 and not own:",
-        CHAT,
+        REFUSED,
     ),
     Bug(
         "chat: Baidu's placeholders may be typed",
