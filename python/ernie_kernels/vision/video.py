@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from ernie_kernels.errors import ArgumentError, CapacityError, InputError
+from ernie_kernels.errors import ArgumentError, CapacityError, InputError, LimitError
 from ernie_kernels.vision.gif import gif_frames, read_gif_header
 from ernie_kernels.vision.image import load_image
 from ernie_kernels.vision.limits import VisionLimits
@@ -45,6 +45,15 @@ class GifVideo:
         self._data, self._where, self._limits = data, where, limits
 
     def frames(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        # Those between them are decoded too.
+        count = int(indices[-1]) + 1
+        pixels = count * self.width * self.height
+        if pixels > self._limits.video_pixels:
+            raise LimitError(
+                f"{self._where}: {count} frames of {self.width} x {self.height} to decode have "
+                f"{pixels} pixels, the limit is {self._limits.video_pixels}; scale the GIF down or "
+                "pass a video"
+            )
         return gif_frames(self._data, indices, self._where, self._limits)
 
 
@@ -117,16 +126,33 @@ def _encoded(source: Source, where: str, limits: VisionLimits) -> Iterator[Video
         limits.check_bytes(where, len(data), limits.image_bytes)
         yield GifVideo(data, where, limits)
         return
-    with tempfile.TemporaryFile() as file:
+    with (
+        _temporary_file(data, where) as file,
+        _child(file.fileno(), data[:HEAD_BYTES], where, limits) as video,
+    ):
+        yield video
+
+
+@contextmanager
+def _temporary_file(data: bytes, where: str) -> Iterator[BinaryIO]:
+    """A nameless file that holds ``data``.
+
+    Raises:
+        CapacityError: no folder for it, or no room.
+    """
+    with ExitStack() as stack:
         try:
-            file.write(data)
-            file.flush()
+            # Without a buffer, whose rest the closing would try to write once more.
+            file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
         except OSError:
             raise CapacityError(
-                f"{where}: no room for a temporary file of {len(data)} bytes; pass a path"
+                f"{where}: no temporary file of {len(data)} bytes can be written; pass a path, or "
+                "set TMPDIR to a folder with room"
             ) from None
-        with _child(file.fileno(), data[:HEAD_BYTES], where, limits) as video:
-            yield video
+        yield file
 
 
 @contextmanager
