@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 import ernie_kernels as ek
 from ernie_kernels.models.media_positions import token_positions
 from ernie_kernels.runner.reasoning import THINK_END
+from vision.pictures import gif
 from vl_chat_checkpoint import IDS, TOKENS, write_vl_chat_checkpoint
 
 OPTIONS = {
@@ -27,6 +29,13 @@ PARAMS = ek.SamplingParams(max_tokens=3, ignore_eos=True)
 PICTURE = np.random.default_rng(0).integers(0, 256, (56, 84, 3), np.uint8)
 OTHER = np.random.default_rng(1).integers(0, 256, (28, 56, 3), np.uint8)
 FILM = np.random.default_rng(2).integers(0, 256, (4, 28, 56, 3), np.uint8)
+# As the hub's templates know the parts.
+HUB_TEMPLATE = """{{- cls_token -}}
+{%- for message in messages -%}{%- for part in message.content -%}
+{%- if part.type == "text" -%}{{- part.text -}}
+{%- elif part.type in ["image_url", "image"] -%}<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>
+{%- elif part.type in ["video_url", "video"] -%}<|VIDEO_START|><|VIDEO_PLACEHOLDER|><|VIDEO_END|>
+{%- endif -%}{%- endfor -%}{%- endfor -%}Assistant: """
 # Baidu's: no tokens stand for media, and videos have what images have.
 BAIDU_TEMPLATE = """{{- cls_token -}}
 {%- for message in messages -%}{%- for part in message.content -%}
@@ -81,9 +90,17 @@ def test_every_way_to_give_an_image_is_the_same_prompt_and_answer(llm, tmp_path)
     path.write_bytes(encoded(PICTURE))
     answers = [
         llm.chat(user("See ", image(source)), PARAMS)
-        for source in (PICTURE, Image.fromarray(PICTURE), encoded(PICTURE), str(path), path)
+        for source in (
+            PICTURE,
+            Image.fromarray(PICTURE),
+            encoded(PICTURE),
+            str(path),
+            path,
+            path.as_uri(),
+            data_url(PICTURE),
+        )
     ]
-    for url in (data_url(PICTURE), str(path)):
+    for url in (data_url(PICTURE), str(path), path.as_uri()):
         for part in ({"url": url}, url):
             message = user("See ", {"type": "image_url", "image_url": part})
             answers.append(llm.chat(message, PARAMS))
@@ -93,6 +110,67 @@ def test_every_way_to_give_an_image_is_the_same_prompt_and_answer(llm, tmp_path)
         assert answer.outputs[0].token_ids == answers[0].outputs[0].token_ids
     # The picture was seen once: all others found keys and values.
     assert llm._engine._features.num_encoded == 1
+
+
+@pytest.mark.parametrize("template", [None, HUB_TEMPLATE])
+def test_every_way_to_give_a_video_is_the_same_prompt(tmp_path, template):
+    path = tmp_path / "film.gif"
+    path.write_bytes(gif(4))
+    with load(write_vl_chat_checkpoint(tmp_path / "vl", template=template)) as llm:
+        parts = [video(path), video(str(path)), video(path.as_uri()), video(path.read_bytes())]
+        encoded_gif = "data:image/gif;base64," + base64.b64encode(path.read_bytes()).decode()
+        for url in (str(path), path.as_uri(), encoded_gif):
+            parts += [{"type": "video_url", "video_url": value} for value in (url, {"url": url})]
+        answers = [llm.chat(user("See ", part, image(OTHER)), PARAMS) for part in parts]
+    assert count(answers[0], "<|VIDEO_PLACEHOLDER|>") == 2
+    assert len({tuple(answer.prompt_token_ids) for answer in answers}) == 1
+    assert len({tuple(answer.outputs[0].token_ids) for answer in answers}) == 1
+
+
+def test_local_files_are_those_of_one_folder(tmp_path):
+    for name in ("media", "secret"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "picture.png").write_bytes(encoded(OTHER))
+        (tmp_path / name / "film.gif").write_bytes(gif(4))
+    inside, outside = tmp_path / "media", tmp_path / "secret"
+    folder = write_vl_chat_checkpoint(tmp_path / "vl")
+    with load(folder, allowed_local_media_path=inside) as llm:
+        output = llm.chat(user(*named_parts(inside)), PARAMS)
+        assert count(output, "<|IMAGE_PLACEHOLDER|>") == 2 * 5
+        for part in [*named_parts(outside), *named_parts(inside / ".." / "secret")]:
+            refuse(llm, user(part), ek.InputError, "is not in the folder that files may be read")
+        with pytest.raises(ek.InputError, match="is not in the folder"):
+            llm.generate(
+                prompt_token_ids=[[642]],
+                multi_modal_data={"image": str(outside / "picture.png")},
+                params=PARAMS,
+            )
+    with load(folder, allowed_local_media_path="") as llm:
+        for part in named_parts(inside):
+            refuse(llm, user(part), ek.InputError, "files are not read here")
+        assert count(llm.chat(user(image(data_url(OTHER))), PARAMS), "<|IMAGE_PLACEHOLDER|>") == 2
+
+
+def named_parts(folder: Path) -> list[dict]:
+    """Every part that can name a file; five show an image of two tokens."""
+    picture, film = str(folder / "picture.png"), str(folder / "film.gif")
+    return [
+        image(picture),
+        image(folder / "picture.png"),
+        {"type": "image_url", "image_url": {"url": picture}},
+        {"type": "image_url", "image_url": "file://" + picture},
+        image("file://localhost" + picture),
+        video(film),
+        video([picture, picture]),
+        {"type": "video_url", "video_url": {"url": film}},
+        {"type": "video_url", "video_url": "file://" + film},
+    ]
+
+
+def test_a_model_of_text_alone_takes_the_folder_too(tmp_path):
+    ek.LLM.from_pretrained(device="cpu", allowed_local_media_path=tmp_path).close()
+    with pytest.raises(ek.ArgumentError, match="allowed_local_media_path: 'no' is not a folder"):
+        ek.LLM.from_pretrained(device="cpu", allowed_local_media_path=tmp_path / "no")
 
 
 def test_the_built_in_template_names_and_counts_what_it_shows(llm):
@@ -196,6 +274,10 @@ def refuse(llm, message, error, match):
         ({"type": "image_url"}, ek.InputError, "image_url: expected an object with a url"),
         ({"type": "image_url", "image_url": {"url": 3}}, ek.InputError, "expected an object with"),
         ({"type": "image_url", "image_url": "https://a/b.png"}, ek.InputError, "are not fetched"),
+        ({"type": "video_url", "video_url": "https://a/b.mp4"}, ek.InputError, "are not fetched"),
+        ({"type": "video_url"}, ek.InputError, "video_url: expected an object with a url"),
+        ({"type": "video_url", "video_url": [OTHER]}, ek.InputError, "video_url: expected an object"),
+        ({"type": "image_url", "image_url": "file://a/b.png"}, ek.InputError, "expected a file URL"),
         ({"type": "image_url", "image_url": {"url": "data:,x"}}, ek.InputError, "data URL"),
         ({**image(OTHER), "fps": 2}, ek.InputError, "fps: expected beside a video alone"),
         (video([]), ek.InputError, "a video without frames"),

@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -15,7 +14,8 @@ from ernie_kernels.errors import ArgumentError, CapacityError, InputError, Limit
 from ernie_kernels.vision.gif import gif_frames, read_gif_header
 from ernie_kernels.vision.image import load_image
 from ernie_kernels.vision.limits import VisionLimits
-from ernie_kernels.vision.sources import Source, encoded_bytes, is_encoded, is_url, open_file
+from ernie_kernels.vision.local_files import open_file
+from ernie_kernels.vision.sources import Source, encoded_bytes, is_encoded, is_local
 from ernie_kernels.vision.video_process import VideoFile
 
 UNKNOWN_RATE = 24.0  # frames per second, as transformers assumes
@@ -111,9 +111,10 @@ def open_video(
 
 @contextmanager
 def _encoded(source: Source, where: str, limits: VisionLimits) -> Iterator[Video]:
-    if isinstance(source, os.PathLike) or (isinstance(source, str) and not is_url(source)):
-        with open_file(Path(os.fsdecode(source)), where, limits.video_bytes) as file:
-            head = file.read(HEAD_BYTES)
+    if is_local(source):
+        allowed = limits.allowed_local_media_path
+        with open_file(source, where, allowed, limits.video_bytes) as file:
+            head = file.read(HEAD_BYTES) or b""
             if head[:4] == b"GIF8":
                 limits.check_bytes(where, os.fstat(file.fileno()).st_size, limits.image_bytes)
                 yield GifVideo(head + file.read(limits.image_bytes), where, limits)
