@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 import ernie_kernels as ek
+from vl_chat_checkpoint import TOKENS
 
 OPTIONS = {
     "image_min_pixels": 28 * 28,
@@ -54,3 +55,7 @@ def image(source: Any) -> dict:
 
 def video(source: Any, **more: Any) -> dict:
     return {"type": "video", "video": source, **more}
+
+
+def count(output: ek.RequestOutput, token: str) -> int:
+    return output.prompt_token_ids.count(TOKENS[token])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 
 import numpy as np
@@ -11,9 +12,29 @@ from PIL import Image
 import ernie_kernels as ek
 from ernie_kernels.models.media_positions import token_positions
 from ernie_kernels.runner.reasoning import THINK_END
-from media_messages import FILM, OTHER, PARAMS, PICTURE, data_url, encoded, image, load, user, video
+from media_messages import (
+    FILM,
+    OTHER,
+    PARAMS,
+    PICTURE,
+    count,
+    data_url,
+    encoded,
+    image,
+    load,
+    user,
+    video,
+)
+from vision.pictures import gif
 from vl_chat_checkpoint import IDS, TOKENS, write_vl_chat_checkpoint
 
+# As the hub's templates know the parts.
+HUB_TEMPLATE = """{{- cls_token -}}
+{%- for message in messages -%}{%- for part in message.content -%}
+{%- if part.type == "text" -%}{{- part.text -}}
+{%- elif part.type in ["image_url", "image"] -%}<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>
+{%- elif part.type in ["video_url", "video"] -%}<|VIDEO_START|><|VIDEO_PLACEHOLDER|><|VIDEO_END|>
+{%- endif -%}{%- endfor -%}{%- endfor -%}Assistant: """
 # Baidu's: no tokens stand for media, and videos have what images have.
 BAIDU_TEMPLATE = """{{- cls_token -}}
 {%- for message in messages -%}{%- for part in message.content -%}
@@ -29,18 +50,22 @@ def llm(tmp_path_factory):
         yield model
 
 
-def count(output: ek.RequestOutput, token: str) -> int:
-    return output.prompt_token_ids.count(TOKENS[token])
-
-
 def test_every_way_to_give_an_image_is_the_same_prompt_and_answer(llm, tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(encoded(PICTURE))
     answers = [
         llm.chat(user("See ", image(source)), PARAMS)
-        for source in (PICTURE, Image.fromarray(PICTURE), encoded(PICTURE), str(path), path)
+        for source in (
+            PICTURE,
+            Image.fromarray(PICTURE),
+            encoded(PICTURE),
+            str(path),
+            path,
+            path.as_uri(),
+            data_url(PICTURE),
+        )
     ]
-    for url in (data_url(PICTURE), str(path)):
+    for url in (data_url(PICTURE), str(path), path.as_uri()):
         for part in ({"url": url}, url):
             message = user("See ", {"type": "image_url", "image_url": part})
             answers.append(llm.chat(message, PARAMS))
@@ -50,6 +75,21 @@ def test_every_way_to_give_an_image_is_the_same_prompt_and_answer(llm, tmp_path)
         assert answer.outputs[0].token_ids == answers[0].outputs[0].token_ids
     # The picture was seen once: all others found keys and values.
     assert llm._engine._features.num_encoded == 1
+
+
+@pytest.mark.parametrize("template", [None, HUB_TEMPLATE])
+def test_every_way_to_give_a_video_is_the_same_prompt(tmp_path, template):
+    path = tmp_path / "film.gif"
+    path.write_bytes(gif(4))
+    with load(write_vl_chat_checkpoint(tmp_path / "vl", template=template)) as llm:
+        parts = [video(path), video(str(path)), video(path.as_uri()), video(path.read_bytes())]
+        encoded_gif = "data:image/gif;base64," + base64.b64encode(path.read_bytes()).decode()
+        for url in (str(path), path.as_uri(), encoded_gif):
+            parts += [{"type": "video_url", "video_url": value} for value in (url, {"url": url})]
+        answers = [llm.chat(user("See ", part, image(OTHER)), PARAMS) for part in parts]
+    assert count(answers[0], "<|VIDEO_PLACEHOLDER|>") == 2
+    assert len({tuple(answer.prompt_token_ids) for answer in answers}) == 1
+    assert len({tuple(answer.outputs[0].token_ids) for answer in answers}) == 1
 
 
 def test_the_built_in_template_names_and_counts_what_it_shows(llm):

@@ -6,15 +6,16 @@ import base64
 import io
 import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import ernie_kernels as ek
-from media_messages import FILM, OTHER, PARAMS, PICTURE, image, load, user, video
+from media_messages import FILM, OTHER, PARAMS, PICTURE, count, data_url, image, load, user, video
 from vl_chat_checkpoint import IDS, write_vl_chat_checkpoint
 
-from pictures import encoded, jpeg_claiming, png_claiming, webp_claiming
+from pictures import encoded, gif, jpeg_claiming, png_claiming, webp_claiming
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -47,6 +48,10 @@ def refuse(llm, message, error, match):
         ({"type": "image_url"}, ek.InputError, "image_url: expected an object with a url"),
         ({"type": "image_url", "image_url": {"url": 3}}, ek.InputError, "expected an object with"),
         ({"type": "image_url", "image_url": "https://a/b.png"}, ek.InputError, "are not fetched"),
+        ({"type": "video_url", "video_url": "https://a/b.mp4"}, ek.InputError, "are not fetched"),
+        ({"type": "video_url"}, ek.InputError, "video_url: expected an object with a url"),
+        ({"type": "video_url", "video_url": [OTHER]}, ek.InputError, "video_url: expected an object"),
+        ({"type": "image_url", "image_url": "file://a/b.png"}, ek.InputError, "expected a file URL"),
         ({"type": "image_url", "image_url": {"url": "data:,x"}}, ek.InputError, "data URL"),
         ({**image(OTHER), "fps": 2}, ek.InputError, "fps: expected beside a video alone"),
         (video([]), ek.InputError, "a video without frames"),
@@ -144,6 +149,52 @@ def test_a_template_that_does_not_show_what_there_is(tmp_path, template):
             "0 image placeholders, 1 images given" if not template else "2 image placeholders"
         )
         refuse(llm, user("See ", image(PICTURE)), ek.InputError, expected)
+
+
+def test_local_files_are_those_of_one_folder(tmp_path):
+    for name in ("media", "secret"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "picture.png").write_bytes(encoded(OTHER))
+        (tmp_path / name / "film.gif").write_bytes(gif(4))
+    inside, outside = tmp_path / "media", tmp_path / "secret"
+    folder = write_vl_chat_checkpoint(tmp_path / "vl")
+    with load(folder, allowed_local_media_path=inside) as llm:
+        output = llm.chat(user(*named_parts(inside)), PARAMS)
+        assert count(output, "<|IMAGE_PLACEHOLDER|>") == 2 * 5
+        for part in [*named_parts(outside), *named_parts(inside / ".." / "secret")]:
+            refuse(llm, user(part), ek.InputError, "is not in the folder that files may be read")
+        with pytest.raises(ek.InputError, match="is not in the folder"):
+            llm.generate(
+                prompt_token_ids=[[IDS["im_patch_id"]]],
+                multi_modal_data={"image": str(outside / "picture.png")},
+                params=PARAMS,
+            )
+    with load(folder, allowed_local_media_path="") as llm:
+        for part in named_parts(inside):
+            refuse(llm, user(part), ek.InputError, "files are not read here")
+        assert count(llm.chat(user(image(data_url(OTHER))), PARAMS), "<|IMAGE_PLACEHOLDER|>") == 2
+
+
+def named_parts(folder: Path) -> list[dict]:
+    """Every part that can name a file; five show an image of two tokens."""
+    picture, film = str(folder / "picture.png"), str(folder / "film.gif")
+    return [
+        image(picture),
+        image(folder / "picture.png"),
+        {"type": "image_url", "image_url": {"url": picture}},
+        {"type": "image_url", "image_url": "file://" + picture},
+        image("file://localhost" + picture),
+        video(film),
+        video([picture, picture]),
+        {"type": "video_url", "video_url": {"url": film}},
+        {"type": "video_url", "video_url": "file://" + film},
+    ]
+
+
+def test_a_model_of_text_alone_takes_the_folder_too(tmp_path):
+    ek.LLM.from_pretrained(device="cpu", allowed_local_media_path=tmp_path).close()
+    with pytest.raises(ek.ArgumentError, match="allowed_local_media_path: 'no' is not a folder"):
+        ek.LLM.from_pretrained(device="cpu", allowed_local_media_path=tmp_path / "no")
 
 
 BOMBS = {
