@@ -43,8 +43,8 @@ BUGS = [
     Bug(
         "vl model: patches row by row, not by blocks",
         PLACES,
-        "frame = np.empty((2, h // side, w // side, side, side), np.int64)",
-        "frame = np.empty((2, h // side, side, w // side, side), np.int64).swapaxes(2, 3)",
+        "np.tile(frame.reshape(2, -1), t)",
+        "np.tile(frame.swapaxes(2, 3).reshape(2, -1), t)",
         POSITIONS,
     ),
     Bug(
