@@ -44,7 +44,7 @@ def encoded_bytes(
 
     Args:
         source: bytes, a ``data:`` URL in base64, or the path or ``file://`` URL of a regular file.
-        inspect: may raise on the first 64 KiB of a file, before more of it is read.
+        inspect: may raise on the first 64 KiB of a file or URL, before more of it is read.
 
     Raises:
         InputError: no such file, not a regular one, unreadable, not allowed by ``limits``; a
@@ -59,20 +59,28 @@ def encoded_bytes(
         with open_file(source, where, limits.allowed_local_media_path, max_bytes) as file:
             return _contents(file, where, max_bytes, inspect)
     if source[:5].lower() == "data:":
-        return _data_url(source, where, limits, max_bytes)
+        return _data_url(source, where, limits, max_bytes, inspect)
     raise InputError(
         f"{where}: {quoted(source.partition('://')[0])} addresses are not fetched; download it first, "
         "and pass the bytes, a path or a data: URL"
     )
 
 
-def _data_url(url: str, where: str, limits: VisionLimits, max_bytes: int) -> bytes:
+def _data_url(
+    url: str, where: str, limits: VisionLimits, max_bytes: int, inspect: Callable[[bytes], None]
+) -> bytes:
     comma = url.find(",", 0, 256)
     if comma < 0 or not url[:comma].lower().endswith(";base64"):
         raise InputError(f"{where}: expected a data URL of the form data:image/png;base64,...")
-    limits.check_bytes(where, (len(url) - comma - 1) * 3 // 4 - 2, max_bytes)
+    begin = comma + 1
+    limits.check_bytes(where, (len(url) - begin) * 3 // 4 - 2, max_bytes)
+    inspect(_decoded(url[begin : begin + HEAD_BYTES // 3 * 4], where))
+    return _decoded(url[begin:], where)
+
+
+def _decoded(base64_text: str, where: str) -> bytes:
     try:
-        return base64.b64decode(url[comma + 1 :], validate=True)
+        return base64.b64decode(base64_text, validate=True)
     except (binascii.Error, ValueError):
         raise InputError(f"{where}: the data URL is not valid base64") from None
 

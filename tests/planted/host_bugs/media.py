@@ -11,6 +11,7 @@ FILES = ["tests/vision/test_local_files.py"]
 VIDEOS = ["tests/vision/test_videos.py"]
 IMAGE_LIMITS = ["tests/vision/test_image_limits.py"]
 SETTINGS = ["tests/vision/test_processor.py"]
+REFUSED = ["tests/vision/test_refused_requests.py"]
 
 MEDIA = "python/ernie_kernels/runner/media.py"
 STORE = "python/ernie_kernels/runner/visual_features.py"
@@ -140,7 +141,7 @@ BUGS = [
         PROMPTS,
         "if count < len(own) or (count > 0 and not own):",
         "if count > 0 and not own:",
-        CHAT,
+        REFUSED,
     ),
     Bug(
         "chat: Baidu's placeholders may be typed",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from bug import Bug
+from bug import GOLDEN, Bug
 
-GOLDEN = ["tests/models/test_golden.py"]
 VL_FORWARD = ["tests/models/test_vl_forward.py"]
 VL_LOADING = ["tests/models/test_vl_loading.py"]
 VL_CONFIG = ["tests/models/test_vl_config.py"]
@@ -116,7 +115,7 @@ BUGS = [
         TOWER,
         "range(0, len(hidden_states), MLP_ROWS)",
         "range(0, min(1, len(hidden_states)), MLP_ROWS)",
-        ["tests/models/test_vl_forward.py"],
+        VL_FORWARD,
     ),
     Bug(
         "vl model: quick_gelu in the resampler too",
