@@ -100,15 +100,15 @@ BUGS = [
     Bug(
         "vl model: values of the tower's attention are its keys",
         TOWER,
-        "by_head[:, 2 * heads :],",
-        "by_head[:, heads : 2 * heads],",
+        "by_head[:, 2 * heads :]",
+        "by_head[:, heads : 2 * heads]",
         GOLDEN,
     ),
     Bug(
         "vl model: queries of the tower are not turned",
         TOWER,
-        "ops.rope_2d(query, key, frames.table)",
-        "ops.rope_2d(by_head[:, :0], key, frames.table)",
+        "ops.rope_2d(query, key, frames.table[rows])",
+        "ops.rope_2d(query[:, :0], key, frames.table[rows])",
         GOLDEN,
     ),
     Bug(
