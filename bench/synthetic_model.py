@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 import ernie_kernels as ek
-import ernie_kernels.llm as llm_module
+import ernie_kernels.load_model as loading
 from ernie_kernels.models.loader import NUMPY_DTYPES, WeightSpec
 from random_checkpoint import CONFIGS, FLOAT32, shapes_of
 
@@ -106,7 +106,7 @@ def load(config: Mapping[str, Any], **options: Any) -> ek.LLM:
     """``LLM.from_pretrained`` of a folder that would hold such a model."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(llm_module, "open_checkpoint", return_value=SyntheticCheckpoint(config)),
+        mock.patch.object(loading, "open_checkpoint", return_value=SyntheticCheckpoint(config)),
     ):
         (Path(folder) / "config.json").write_text(json.dumps(config))
         return ek.LLM.from_pretrained(folder, **options)

@@ -428,7 +428,7 @@ def test_cache_that_no_machine_holds(folder, monkeypatch):
     held = _core.cpu_bytes_allocated()
     with monkeypatch.context() as patch:
         # Beyond any address space, so that no setting of the system can grant it.
-        patch.setattr("ernie_kernels.llm.plan_cache", lambda **_: CachePlan(1 << 36, 64))
+        patch.setattr("ernie_kernels.load_model.plan_cache", lambda **_: CachePlan(1 << 36, 64))
         with pytest.raises(
             ek.OutOfMemoryError, match=r"^loading the model: .* could not allocate \d+ bytes"
         ):

@@ -11,55 +11,26 @@ from typing import Any, Literal, Self, overload
 import numpy as np
 
 from ernie_kernels import _core, calls
-from ernie_kernels.chat_prompts import ChatPrompts
-from ernie_kernels.chat_template import load_chat_template
-from ernie_kernels.errors import ConfigError, UnsupportedError
+from ernie_kernels.errors import ConfigError
 from ernie_kernels.load_arguments import (
-    MediaOptions,
-    check_counts,
-    check_device,
+    LoadOptions,
     check_folder,
-    check_mm_processor_kwargs,
+    check_load_options,
     check_one_of,
     check_one_of_type,
-    check_quantization,
-    check_quantization_of,
-    check_speculative_config,
-    check_speculative_of,
-    dtypes_of,
 )
+from ernie_kernels.load_model import LoadedModel, load_model
 from ernie_kernels.load_report import log_loaded
 from ernie_kernels.media_arguments import MediaArguments
-from ernie_kernels.media_prompts import MediaPrompts, check_media_tokens, place_function
-from ernie_kernels.media_sources import TEXT_ALONE
-from ernie_kernels.models.config import load_config
+from ernie_kernels.media_prompts import place_function
 from ernie_kernels.models.ernie import ErnieForCausalLM
-from ernie_kernels.models.loader import open_checkpoint
-from ernie_kernels.models.media_positions import BAIDU, BANKS_BY_ID, POSITION_RULES
-from ernie_kernels.models.memory_plan import loaded_weight_nbytes
-from ernie_kernels.models.mtp import SpeculativeConfig
-from ernie_kernels.models.quantization import Quantization
-from ernie_kernels.models.weight_specs import HEAD
+from ernie_kernels.models.media_positions import BAIDU, POSITION_RULES
 from ernie_kernels.outputs import GenerationChunk, RequestOutput
-from ernie_kernels.runner.block_manager import BlockManager
-from ernie_kernels.runner.capacity import available_memory_for_cache, plan_cache
 from ernie_kernels.runner.collector import Collector
-from ernie_kernels.runner.engine import Engine
-from ernie_kernels.runner.model_runner import ModelRunner, kv_cache_bytes_per_block
-from ernie_kernels.runner.requests import NO_TOKENIZER, ModelLimits, make_requests
-from ernie_kernels.runner.sampler import Sampler
+from ernie_kernels.runner.requests import NO_TOKENIZER, make_requests
 from ernie_kernels.runner.sampling import SamplingParams
-from ernie_kernels.runner.transfers import Transfers
-from ernie_kernels.tokenizer import load_tokenizer
-from ernie_kernels.vision.processor import VisionProcessor
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
-DTYPES = ("float32", "bfloat16")
-KV_CACHE_DTYPES = ("bfloat16", "float32", "int8", "fp8", "fp8_e4m3", "int4")
-BLOCK_SIZE = 32
-# Long enough that a weight read once from memory serves many rows, short enough that a decoding
-# sequence beside it does not wait long for its next token.
-MAX_TOKENS_PER_STEP = 512
 
 
 class LLM:
@@ -77,121 +48,21 @@ class LLM:
         num_speculative_tokens: guessed ahead in a step; 0 without ``speculative_config``.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        device: str,
-        dtype: str,
-        quantization: Quantization,
-        kv_cache_dtype: str,
-        max_model_len: int | None,
-        max_num_seqs: int,
-        kv_cache_memory: int | None,
-        speculative: SpeculativeConfig | None,
-        media: MediaOptions,
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, options: LoadOptions) -> None:
         """Use :meth:`from_pretrained`, which checks the arguments."""
-        self.device = device
-        self.config = load_config(folder)
-        check_quantization_of(self.config, quantization)
-        check_speculative_of(self.config, speculative)
-        tokens = self.config.media_tokens
-        self._processor = VisionProcessor()
-        if tokens is None and media != MediaOptions():
-            raise UnsupportedError(f"mm_processor_kwargs: {TEXT_ALONE}")
-        if tokens is not None:
-            self._processor = VisionProcessor.from_folder(folder, **media.settings)
-        self.tokenizer = load_tokenizer(
-            folder, self.config.vocab_size, () if tokens is None else tokens.all
-        )
-        template = None
-        if self.tokenizer is not None:
-            template = load_chat_template(folder, self.tokenizer, accepts_media=tokens is not None)
-            if tokens is not None:
-                check_media_tokens(self.tokenizer, tokens)
-        with open_checkpoint(folder) as checkpoint:
-            self.dtype, self.weight_dtype = dtypes_of(checkpoint.dtype, dtype, kv_cache_dtype)
-            num_drafts = 0 if speculative is None else speculative.num_speculative_tokens
-            with_mtp = num_drafts > 0
-            bytes_per_block = kv_cache_bytes_per_block(
-                self.config, BLOCK_SIZE, self.dtype, with_mtp=with_mtp
-            )
-            # What the weights are about to take is not for the cache.
-            weights = loaded_weight_nbytes(
-                self.config,
-                quantization=quantization,
-                weight_dtype=self.weight_dtype,
-                dtype=self.dtype,
-                device=device,
-                has_head=HEAD in checkpoint,
-                with_mtp=with_mtp,
-            )
-            available, share = available_memory_for_cache(device, weights)
-            plan = plan_cache(
-                bytes_per_block=bytes_per_block,
-                block_size=BLOCK_SIZE,
-                max_position_embeddings=self.config.max_position_embeddings,
-                max_model_len=max_model_len,
-                max_num_seqs=max_num_seqs,
-                kv_cache_memory=kv_cache_memory,
-                available_memory=available,
-                share=share,
-            )
-            model = ErnieForCausalLM(
-                self.config,
-                checkpoint,
-                device=device,
-                dtype=self.dtype,
-                weight_dtype=self.weight_dtype,
-                quantization=quantization,
-                with_mtp=with_mtp,
-                levels=self._processor.levels,
-            )
-        self.max_model_len = plan.max_model_len
-        self.num_speculative_tokens = num_drafts
-        self._limits = ModelLimits(self.config.vocab_size, plan.max_model_len)
-        self._media = None
-        if tokens is not None:
-            self._media = MediaPrompts(
-                tokens, self._processor, plan.max_model_len, media.position_rule
-            )
-        self._chat_prompts = None
-        if self.tokenizer is not None and template is not None:
-            self._chat_prompts = ChatPrompts(self.tokenizer, template, self._limits, self._media)
-        self._num_blocks = plan.num_blocks
-        self._cache_bytes = plan.num_blocks * bytes_per_block
-        self._weight_bytes = model.nbytes
-        transfers = Transfers(device)
-        runner = ModelRunner(
-            model,
-            self.config,
-            transfers=transfers,
-            dtype=self.dtype,
-            num_blocks=plan.num_blocks,
-            block_size=BLOCK_SIZE,
-            # Room for prompts in any case: else one is read by a token a step beside all others,
-            # and their drafts.
-            max_tokens_per_step=max(MAX_TOKENS_PER_STEP, (2 + num_drafts) * max_num_seqs),
-            max_num_seqs=max_num_seqs,
-            max_model_len=plan.max_model_len,
-            speculative=speculative,
-            first_vision_id=(
-                tokens.image if tokens is not None and media.bank_rule == BANKS_BY_ID else None
-            ),
-        )
-        vocab_limit = self.config.vocab_size
-        if self.tokenizer is not None:
-            vocab_limit = min(vocab_limit, self.tokenizer.vocab_size)
-        self._engine = Engine(
-            runner,
-            BlockManager(plan.num_blocks, BLOCK_SIZE),
-            Sampler(vocab_limit, transfers),
-            eos_token_ids=self.config.eos_token_ids,
-            tokenizer=self.tokenizer,
-            max_num_seqs=max_num_seqs,
-        )
-        log_loaded(self, folder, quantization)
+        self.config = loaded.config
+        self.tokenizer = loaded.tokenizer
+        self.device = options.device
+        self.dtype = loaded.dtype
+        self.weight_dtype = loaded.weight_dtype
+        self.max_model_len = loaded.limits.max_model_len
+        self.num_speculative_tokens = options.num_drafts
+        self._limits = loaded.limits
+        self._processor = loaded.processor
+        self._media = loaded.media
+        self._chat_prompts = loaded.chat_prompts
+        self._engine = loaded.engine
+        self._sizes = loaded.sizes
 
     @classmethod
     def from_pretrained(
@@ -260,37 +131,27 @@ class LLM:
             OutOfMemoryError: not enough memory.
         """
         folder = check_folder(path, DEMO_FOLDER)
-        check_one_of("dtype", dtype, ("auto", *DTYPES))
-        check_one_of("kv_cache_dtype", kv_cache_dtype, ("auto", *KV_CACHE_DTYPES))
-        resolved = check_device(device)
-        kinds = check_quantization(quantization, resolved)
-        if not isinstance(batch_invariant, bool):
-            check_one_of("batch_invariant", batch_invariant, ("auto",))
-        if batch_invariant is True and resolved != "cpu":
-            raise UnsupportedError(
-                f"batch_invariant: True is not in this version for {resolved}; on the CPU it "
-                "always holds"
-            )
-        check_counts(max_num_seqs, max_model_len, kv_cache_memory, num_threads)
+        options = check_load_options(
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            kv_cache_dtype=kv_cache_dtype,
+            batch_invariant=batch_invariant,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            kv_cache_memory=kv_cache_memory,
+            num_threads=num_threads,
+            speculative_config=speculative_config,
+            mm_processor_kwargs=mm_processor_kwargs,
+        )
         if num_threads is not None:
             _core.set_num_threads(num_threads)
-        speculative = check_speculative_config(speculative_config)
-        media = check_mm_processor_kwargs(mm_processor_kwargs)
         try:
-            return cls(
-                folder,
-                device=resolved,
-                dtype=dtype,
-                quantization=kinds,
-                kv_cache_dtype=kv_cache_dtype,
-                max_model_len=max_model_len,
-                max_num_seqs=max_num_seqs,
-                kv_cache_memory=kv_cache_memory,
-                speculative=speculative,
-                media=media,
-            )
+            llm = cls(load_model(folder, options), options)
+            log_loaded(llm, folder, options.quantization)
         except MemoryError as error:
             raise calls.out_of_memory(error, "loading the model") from None
+        return llm
 
     # -------------------------------------------------------------------------------------- calls
 
@@ -514,11 +375,7 @@ class LLM:
             them that proved right), ``acceptance_rate`` (None before the first).
         """
         return {
-            "weight_bytes": self._weight_bytes,
-            "kv_cache_bytes": self._cache_bytes,
-            "block_size": BLOCK_SIZE,
-            "num_blocks": self._num_blocks,
-            "max_model_len": self.max_model_len,
+            **self._sizes,
             "cpu_tier": _core.cpu_tier(),
             "num_threads": _core.num_threads(),
             **self._engine.stats(),

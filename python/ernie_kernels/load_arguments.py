@@ -32,11 +32,84 @@ from ernie_kernels.models.quantization import (
     Quantization,
 )
 
+DTYPES = ("float32", "bfloat16")
+KV_CACHE_DTYPES = ("bfloat16", "float32", "int8", "fp8", "fp8_e4m3", "int4")
 # Of the names that mean something, those that this version does not know how to do.
 OTHER_QUANTIZATIONS = ("w4a8", "ccq")
 MAX_SPECULATIVE_TOKENS = 8
 MAX_NUM_SEQS = 1024
 SPECULATIVE_KEYS = ("method", "num_speculative_tokens", "hidden_state")
+
+
+@dataclass(frozen=True, slots=True)
+class MediaOptions:
+    """How prompts with images and videos are made."""
+
+    position_rule: str = BAIDU
+    bank_rule: str = BANKS_BY_ROLE
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of VisionSettings
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """Checked arguments of :meth:`LLM.from_pretrained`, as its docstring explains them."""
+
+    device: str  # "cpu" or "cuda:N"
+    dtype: str
+    quantization: Quantization
+    kv_cache_dtype: str
+    max_model_len: int | None
+    max_num_seqs: int
+    kv_cache_memory: int | None  # bytes
+    speculative: SpeculativeConfig | None
+    media: MediaOptions
+
+    @property
+    def num_drafts(self) -> int:
+        """Tokens guessed ahead in a step."""
+        return 0 if self.speculative is None else self.speculative.num_speculative_tokens
+
+
+def check_load_options(
+    *,
+    device: Any,
+    dtype: Any,
+    quantization: Any,
+    kv_cache_dtype: Any,
+    batch_invariant: Any,
+    max_model_len: Any,
+    max_num_seqs: Any,
+    kv_cache_memory: Any,
+    num_threads: Any,
+    speculative_config: Any,
+    mm_processor_kwargs: Any,
+) -> LoadOptions:
+    check_one_of("dtype", dtype, ("auto", *DTYPES))
+    check_one_of("kv_cache_dtype", kv_cache_dtype, ("auto", *KV_CACHE_DTYPES))
+    resolved = check_device(device)
+    kinds = check_quantization(quantization, resolved)
+    check_batch_invariant(batch_invariant, resolved)
+    check_counts(max_num_seqs, max_model_len, kv_cache_memory, num_threads)
+    return LoadOptions(
+        resolved,
+        dtype,
+        kinds,
+        kv_cache_dtype,
+        max_model_len,
+        max_num_seqs,
+        kv_cache_memory,
+        check_speculative_config(speculative_config),
+        check_mm_processor_kwargs(mm_processor_kwargs),
+    )
+
+
+def check_batch_invariant(asked: Any, device: str) -> None:
+    if not isinstance(asked, bool):
+        check_one_of("batch_invariant", asked, ("auto",))
+    if asked is True and device != "cpu":
+        raise UnsupportedError(
+            f"batch_invariant: True is not in this version for {device}; on the CPU it always holds"
+        )
 
 
 def check_folder(path: str | os.PathLike[str] | None, default: Path) -> Path:
@@ -190,15 +263,6 @@ def check_speculative_of(config: ModelConfig, speculative: SpeculativeConfig | N
         raise UnsupportedError(
             "speculative_config: not in this version for a vision-language model; leave it out"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class MediaOptions:
-    """How prompts with images and videos are made."""
-
-    position_rule: str = BAIDU
-    bank_rule: str = BANKS_BY_ROLE
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of VisionSettings
 
 
 def check_mm_processor_kwargs(options: Any) -> MediaOptions:

@@ -253,7 +253,7 @@ def test_the_cache_leaves_room_for_the_weights_as_they_will_be(
         asked.append((device, weight_bytes))
         return available_memory_for_cache(device, weight_bytes)
 
-    monkeypatch.setattr("ernie_kernels.llm.available_memory_for_cache", remembered)
+    monkeypatch.setattr("ernie_kernels.load_model.available_memory_for_cache", remembered)
     with ek.LLM.from_pretrained(tmp_path, device=device, quantization=quantization) as llm:
         assert asked == [(llm.device, llm.stats()["weight_bytes"])]
 

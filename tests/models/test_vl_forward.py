@@ -64,7 +64,7 @@ def test_a_prompt_in_chunks(tmp_path, rng, monkeypatch, num_threads):
     prompt = media_prompt(rng, VL_SHAPES["28b"], *MEDIA)
     with load(tmp_path, num_threads=num_threads) as model:
         (whole,) = model.forward([prompt.ids], **prompt.arguments())
-    monkeypatch.setattr("ernie_kernels.llm.MAX_TOKENS_PER_STEP", 7)
+    monkeypatch.setattr("ernie_kernels.load_model.MAX_TOKENS_PER_STEP", 7)
     with load(tmp_path, max_num_seqs=2) as model:
         (chunked,) = model.forward([prompt.ids], **prompt.arguments())
     assert np.array_equal(chunked, whole)

@@ -1,6 +1,6 @@
 """Every tensor argument of every op, wrong in every way: the error names the op and the argument.
 
-The calls are those of op_calls.py; what else their arguments must satisfy is for the op's own tests.
+The calls are those of op_calls; what else their arguments must satisfy is for the op's own tests.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ import numpy as np
 
 from ernie_kernels import _core
 from ernie_kernels.errors import InternalError
-from ernie_kernels.llm import BLOCK_SIZE, LLM
+from ernie_kernels.llm import LLM
+from ernie_kernels.load_model import BLOCK_SIZE
 from ernie_kernels.models.config import ModelConfig
 from ernie_kernels.models.experts import MoE
 from ernie_kernels.runner.model_runner import kv_cache_bytes_per_block
