@@ -109,7 +109,8 @@ def test_bits_do_not_depend_on_the_slices(tmp_path, rng, monkeypatch, dtype, sha
     with load(tmp_path) as llm:
         whole = llm.model.visual_features(items).numpy()
         numbers = []
-        for products in (1, 400_000, 1 << 40):
+        for products, mlp_rows in ((1, 1024), (400_000, 5), (1 << 40, 7)):
+            monkeypatch.setattr("ernie_kernels.models.vision_tower.MLP_ROWS", mlp_rows)
             monkeypatch.setattr(
                 "ernie_kernels.models.ernie_vl.products_per_slice", lambda _, p=products: p
             )

@@ -116,7 +116,7 @@ BUGS = [
         TOWER,
         "range(0, len(hidden_states), MLP_ROWS)",
         "range(0, min(1, len(hidden_states)), MLP_ROWS)",
-        ["tests/models/test_vl_forward.py"],
+        ["tests/runner/test_tower_slices.py"],
     ),
     Bug(
         "vl model: quick_gelu in the resampler too",
