@@ -75,7 +75,9 @@ class Encoder:
 def provide(store: FeatureStore, media: PromptMedia, start: int, stop: int, encode) -> None:
     """All of what a prompt is about to read, at once."""
     readings: list[Reading] = []
-    while not store.may_read(Reading(media, start, stop), readings):
+    for _ in range(100):
+        if store.may_read(Reading(media, start, stop), readings):
+            break
         reading = store.next_reading(readings)
         assert reading.media is media
         store.advance(reading, encode)
