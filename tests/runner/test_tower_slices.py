@@ -155,6 +155,20 @@ def test_others_generate_while_a_large_image_is_encoded(folder, monkeypatch, sma
         assert [theirs.output_token_ids, mine.output_token_ids] == expected
 
 
+def test_text_that_comes_with_a_large_image_is_read_in_the_same_step(
+    folder, monkeypatch, small_slices
+):
+    with load(folder) as llm:
+        engine = llm._engine
+        engine._runner.products_per_step = 1
+        large = engine.add_request(request_of(llm, WITH_LARGE, LARGE))
+        late = engine.add_request(request_of(llm, OTHER))
+        engine.step()
+        engine.check()
+        assert late._call.sequences[0].num_output_tokens == 1
+        assert large._call.sequences[0].num_blocks > 0
+
+
 def test_later_text_is_read_while_a_large_image_is_encoded(folder, monkeypatch, small_slices):
     with load(folder) as llm:
         engine = llm._engine

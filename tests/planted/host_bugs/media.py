@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from bug import Bug
+from bug import FIT, MEMORY_PLAN, Bug
 
 FEATURES = ["tests/runner/test_visual_features.py"]
 FAULTS = ["tests/runner/test_media_faults.py"]
 SLICES = ["tests/runner/test_tower_slices.py"]
+PIXELS = ["tests/vision/test_pixel_budgets.py"]
 CHAT = ["tests/test_media_chat.py"]
 
 MEDIA = "python/ernie_kernels/runner/media.py"
@@ -15,6 +16,8 @@ STEP = "python/ernie_kernels/runner/step_media.py"
 PROMPTS = "python/ernie_kernels/media_prompts.py"
 ENGINE = "python/ernie_kernels/runner/engine.py"
 SCHEDULER = "python/ernie_kernels/runner/scheduler.py"
+PROCESSOR = "python/ernie_kernels/vision/processor.py"
+SOURCES = "python/ernie_kernels/media_sources.py"
 REASONING = "python/ernie_kernels/runner/reasoning.py"
 TEMPLATE = "python/ernie_kernels/chat_template.py"
 
@@ -173,6 +176,62 @@ BUGS = [
         "        sequence.media = None\n",
         "        pass\n",
         FAULTS,
+    ),
+    Bug(
+        "budget: pixels of a video are those of a frame",
+        PROCESSOR,
+        "budget.spend(where, len(indices) * video.width * video.height)",
+        "budget.spend(where, video.width * video.height)",
+        PIXELS,
+    ),
+    Bug(
+        "budget: an image of a size that its beginning does not tell is free",
+        SOURCES,
+        "        if stored is not None:\n",
+        "        if stored is not None and self.kind != 'image':\n",
+        PIXELS,
+    ),
+    Bug(
+        "budget: only the images of the first request count in a call",
+        SOURCES,
+        "                kept.spend(source.where, rows * columns)\n",
+        "                kept.spend(source.where, rows * columns if len(budgets) == 1 else 0)\n",
+        PIXELS,
+    ),
+    Bug(
+        "budget: spent on the size before the resize alone",
+        SOURCES,
+        "kept.spend(source.where, rows * columns)",
+        "kept.spend(source.where, math.prod(size))",
+        PIXELS,
+    ),
+    Bug(
+        "memory: what numpy raises is passed on",
+        "python/ernie_kernels/memory_errors.py",
+        "    except MemoryError as error:\n",
+        "    except OutOfMemoryError as error:\n",
+        ["tests/runner/test_media_memory.py"],
+    ),
+    Bug(
+        "memory plan: the buffers of the tower's MLP hold all rows",
+        "python/ernie_kernels/models/vision_memory.py",
+        "mlp = min(num_patches, MLP_ROWS) *",
+        "mlp = num_patches *",
+        MEMORY_PLAN,
+    ),
+    Bug(
+        "memory plan: the cache takes the memory of images",
+        "python/ernie_kernels/load_model.py",
+        "plan = _plan_cache(config, options, weights + images, bytes_per_block)",
+        "plan = _plan_cache(config, options, weights, bytes_per_block)",
+        MEMORY_PLAN,
+    ),
+    Bug(
+        "fit: images take nothing",
+        "python/ernie_kernels/cli/fit_report.py",
+        "activations = plan.workspace_bytes + plan.visual_bytes",
+        "activations = plan.workspace_bytes",
+        FIT,
     ),
     Bug(
         "prompts: a video behind its own start is an image",
