@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import random
-import weakref
 
 import numpy as np
 import pytest
@@ -137,23 +136,6 @@ def test_nothing_is_left_of_what_ended(folder):
         gc.collect()
         assert len(store._held) == 0
         llm._engine.check()
-
-
-def test_pictures_of_an_answer_go_with_its_end(folder):
-    """While others of its call go on."""
-    with load(folder) as llm:
-        ids, media = PROMPTS[0]
-        place = ek.llm.place_function(llm._media, None, [ids, text(0, 9)], [media, None])
-        params = [ek.SamplingParams(max_tokens=n, ignore_eos=True) for n in (1, 9)]
-        requests = ek.llm.make_requests(None, [ids, text(0, 9)], params, None, llm._limits, place)
-        ticket = llm._engine.add_requests(requests)
-        first, second = ticket._call.sequences
-        shown = weakref.ref(first.media)
-        while not first.is_finished:
-            llm._engine.step()
-        assert not second.is_finished
-        gc.collect()
-        assert shown() is None
 
 
 def test_same_placeholders_with_other_pictures_share_nothing_of_them(folder):

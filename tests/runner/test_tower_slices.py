@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -332,3 +333,18 @@ def test_hits_are_counted(folder):
         assert (llm.stats()["encoded_images"], llm.stats()["image_hits"]) == (1, 1)
         tokens_of(llm, PROMPTS[3][0])
         assert llm.stats()["encoded_images"] == 1
+
+
+def test_pictures_of_an_answer_go_with_its_end(folder):
+    """While others of its call go on."""
+    with load(folder) as llm:
+        once = ek.SamplingParams(max_tokens=1, ignore_eos=True)
+        requests = [request_of(llm, WITH_LARGE, LARGE, once), request_of(llm, OTHER)]
+        ticket = llm._engine.add_requests(requests)
+        first, second = ticket._call.sequences
+        shown = weakref.ref(first.media)
+        while not first.is_finished:
+            llm._engine.step()
+        assert not second.is_finished
+        gc.collect()
+        assert shown() is None

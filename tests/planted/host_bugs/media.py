@@ -175,7 +175,7 @@ BUGS = [
         SCHEDULER,
         "        sequence.media = None\n",
         "        pass\n",
-        FAULTS,
+        SLICES,
     ),
     Bug(
         "budget: pixels of a video are those of a frame",

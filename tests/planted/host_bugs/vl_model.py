@@ -128,8 +128,8 @@ BUGS = [
     Bug(
         "vl model: the second piece of a video begins with its first frame again",
         ENCODER,
-        "begin = first * (group.num_patches // count)",
-        "begin = 0 * first * count",
+        "group.first_frame + frame, rows",
+        "frame, rows",
         GOLDEN,
     ),
     Bug(
