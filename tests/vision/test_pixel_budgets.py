@@ -132,6 +132,8 @@ def test_a_size_behind_the_beginning_of_a_file_counts_when_it_is_known():
     place(prompts_of(), images(late, late))
     with pytest.raises(ek.LimitError, match=r"image 2: with it .* have 60000 pixels"):
         place(prompts_of(), images(late, late, late))
+    with pytest.raises(ek.LimitError, match=r"image 1: with it .* of this call, resized,"):
+        place(prompts_of(VisionLimits(call_pixels=40_000)), images(late, late))
 
 
 @pytest.mark.parametrize(

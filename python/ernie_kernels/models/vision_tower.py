@@ -156,7 +156,7 @@ class VisionTower:
         ]
         self.norm = weights.layer_norm(TOWER_NORM, vision.layer_norm_eps)
         self.patch_values = vision.patch_values
-        self._levels = from_numpy(levels, device)
+        self.levels = from_numpy(levels, device)
         self._device = device
 
     def embed(self, item: VisualItem, frame: int, rows: slice, out: Tensor) -> None:
@@ -164,18 +164,18 @@ class VisionTower:
         _, h, w = item.grid_thw
         if item.pixels is not None:
             pixels = item.pixels[frame, rows.start * PATCH_SIZE : rows.stop * PATCH_SIZE]
-            self._embed_pixels(pixels, (1, rows.stop - rows.start, w), out)
+            self.embed_pixels(pixels, (1, rows.stop - rows.start, w), out)
         elif item.patches is not None:
             first = frame * h * w
-            self._embed_patches(item.patches[first + rows.start * w : first + rows.stop * w], out)
+            self.embed_patches(item.patches[first + rows.start * w : first + rows.stop * w], out)
 
-    def _embed_pixels(self, pixels: np.ndarray, grid: Grid, out: Tensor) -> None:
-        """uint8 ``[h * 14, w * 14, 3]``."""
+    def embed_pixels(self, pixels: np.ndarray, grid: Grid, out: Tensor) -> None:
+        """uint8 ``[t, h * 14, w * 14, 3]`` to ``out``, ``[t * h * w, hidden_size]``."""
         ops.patch_embed(
             from_numpy(pixels.reshape(-1), self._device),
             self.patch_embed,
             from_numpy(np.array([grid], np.int64)),
-            levels=self._levels,
+            levels=self.levels,
             patches=self._room(out),
             out=out,
         )
@@ -187,7 +187,7 @@ class VisionTower:
         shape = [min(len(out), PATCHES_AT_A_TIME), self.patch_values]
         return empty(shape, out.dtype_name, self._device)
 
-    def _embed_patches(self, patches: np.ndarray, out: Tensor) -> None:
+    def embed_patches(self, patches: np.ndarray, out: Tensor) -> None:
         """float32 ``[num_patches, 588]``, rounded to the dtype of ``out``."""
         rows = from_numpy(patches.astype(NUMPY_DTYPES[out.dtype_name], copy=False), self._device)
         ops.linear(rows, self.patch_embed, out=out)
