@@ -8,6 +8,7 @@ import numpy as np
 
 from ernie_kernels.errors import OutOfMemoryError
 from ernie_kernels.media_arguments import MediaArguments
+from ernie_kernels.memory_errors import out_of_memory
 from ernie_kernels.outputs import GenerationChunk, RequestOutput
 from ernie_kernels.runner.capacity import available_host_memory
 from ernie_kernels.runner.collector import Collector
@@ -64,9 +65,3 @@ def stream(
             raise out_of_memory(error, "generation") from None
         raise
     collector.raise_errors()
-
-
-def out_of_memory(error: MemoryError, stage: str) -> OutOfMemoryError:
-    if isinstance(error, OutOfMemoryError):
-        return OutOfMemoryError(f"{stage}: {error}")
-    return OutOfMemoryError(f"{stage}: host memory exhausted")

@@ -23,6 +23,7 @@ from ernie_kernels.load_model import LoadedModel, load_model
 from ernie_kernels.load_report import log_loaded
 from ernie_kernels.media_arguments import MediaArguments
 from ernie_kernels.media_prompts import place_function
+from ernie_kernels.memory_errors import out_of_memory, reporting_memory
 from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.models.media_positions import BAIDU, POSITION_RULES
 from ernie_kernels.outputs import GenerationChunk, RequestOutput
@@ -156,7 +157,7 @@ class LLM:
             llm = cls(load_model(folder, options), options)
             log_loaded(llm, folder, options.quantization)
         except MemoryError as error:
-            raise calls.out_of_memory(error, "loading the model") from None
+            raise out_of_memory(error, "loading the model") from None
         return llm
 
     # -------------------------------------------------------------------------------------- calls
@@ -198,7 +199,7 @@ class LLM:
             InputError, LimitError, TypeError: a sequence is empty, too long, or not of token ids; or
                 images and videos do not fit the tokens.
             ArgumentError: an array of the wrong shape or dtype, or for a model of text alone.
-            OutOfMemoryError: the logits do not fit in memory.
+            OutOfMemoryError: the logits, or what images take, do not fit in memory.
             DeviceError: as in :meth:`generate`.
         """
         self._check_open()
@@ -207,7 +208,8 @@ class LLM:
             self.config, self._processor, position_rule, pixel_values, image_grid_thw,
             pixel_values_videos, video_grid_thw, mm_token_type_ids, moe_mm_token_type_ids,
         )  # fmt: skip
-        return calls.forward(self._engine, prompt_token_ids, self._limits, media)
+        with reporting_memory("forward"):
+            return calls.forward(self._engine, prompt_token_ids, self._limits, media)
 
     @overload
     def generate(
@@ -268,17 +270,18 @@ class LLM:
         """
         self._check_open()
         check_one_of_type("stream", stream, bool)
-        requests = make_requests(
-            prompts,
-            prompt_token_ids,
-            params,
-            self.tokenizer,
-            self._limits,
-            place_function(self._media, prompts, prompt_token_ids, multi_modal_data),
-        )
-        collector = Collector(requests, has_text=self.tokenizer is not None)
-        call = calls.stream if stream else calls.finish
-        return call(self._engine, requests, collector)
+        with reporting_memory("generate"):
+            requests = make_requests(
+                prompts,
+                prompt_token_ids,
+                params,
+                self.tokenizer,
+                self._limits,
+                place_function(self._media, prompts, prompt_token_ids, multi_modal_data),
+            )
+            collector = Collector(requests, has_text=self.tokenizer is not None)
+            call = calls.stream if stream else calls.finish
+            return call(self._engine, requests, collector)
 
     @overload
     def chat(
@@ -350,19 +353,18 @@ class LLM:
             raise ConfigError(f"chat: {NO_TOKENIZER} to generate instead")
         check_one_of_type("stream", stream, bool)
         check_one_of_type("enable_thinking", enable_thinking, bool)
-        requests = [
-            self._chat_prompts.request(
+        with reporting_memory("chat"):
+            request = self._chat_prompts.request(
                 messages,
                 params,
                 enable_thinking=enable_thinking,
                 tools=tools,
                 chat_template_kwargs=chat_template_kwargs,
             )
-        ]
-        collector = Collector(requests, has_text=True)
-        if stream:
-            return calls.stream(self._engine, requests, collector)
-        return calls.finish(self._engine, requests, collector)[0]
+            collector = Collector([request], has_text=True)
+            if stream:
+                return calls.stream(self._engine, [request], collector)
+            return calls.finish(self._engine, [request], collector)[0]
 
     # -------------------------------------------------------------------------------------- state
 
@@ -382,7 +384,10 @@ class LLM:
             ``prompt_tokens`` (computed), ``prefix_hit_tokens`` (found in the cache instead),
             ``generated_tokens``, ``preemptions`` (answers that had to give their blocks to others for
             a while). With ``speculative_config``: ``drafted_tokens``, ``accepted_tokens`` (those of
-            them that proved right), ``acceptance_rate`` (None before the first).
+            them that proved right), ``acceptance_rate`` (None before the first). Of images and
+            videos, these counted by pairs of frames: ``encoded_images`` (by the vision tower),
+            ``image_hits`` (whose features were kept of an earlier prompt, or are another's), and
+            ``feature_bytes``, which are held now.
         """
         return {
             **self._sizes,

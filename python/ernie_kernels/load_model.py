@@ -19,9 +19,9 @@ from ernie_kernels.media_prompts import MediaPrompts, check_media_tokens
 from ernie_kernels.media_sources import TEXT_ALONE
 from ernie_kernels.models.config import ModelConfig, load_config
 from ernie_kernels.models.ernie import ErnieForCausalLM
-from ernie_kernels.models.loader import Checkpoint, open_checkpoint
+from ernie_kernels.models.loader import open_checkpoint
 from ernie_kernels.models.media_positions import BANKS_BY_ID
-from ernie_kernels.models.memory_plan import loaded_weight_nbytes
+from ernie_kernels.models.memory_plan import loaded_weight_nbytes, planned_visual_nbytes
 from ernie_kernels.models.weight_specs import HEAD
 from ernie_kernels.runner.block_manager import BlockManager
 from ernie_kernels.runner.capacity import CachePlan, available_memory_for_cache, plan_cache
@@ -75,7 +75,18 @@ def load_model(folder: Path, options: LoadOptions) -> LoadedModel:
         bytes_per_block = kv_cache_bytes_per_block(
             config, BLOCK_SIZE, dtype, with_mtp=options.num_drafts > 0
         )
-        plan = _plan_cache(config, checkpoint, options, dtype, weight_dtype, bytes_per_block)
+        weights = loaded_weight_nbytes(
+            config,
+            quantization=options.quantization,
+            weight_dtype=weight_dtype,
+            dtype=dtype,
+            device=options.device,
+            has_head=HEAD in checkpoint,
+            with_mtp=options.num_drafts > 0,
+        )
+        # What weights and images are about to take is not for the cache.
+        images = planned_visual_nbytes(config, processor.settings, dtype, options.device)
+        plan = _plan_cache(config, options, weights + images, bytes_per_block)
         model = ErnieForCausalLM(
             config,
             checkpoint,
@@ -136,24 +147,9 @@ def _load_text(folder: Path, config: ModelConfig) -> tuple[Tokenizer | None, Cha
 
 
 def _plan_cache(
-    config: ModelConfig,
-    checkpoint: Checkpoint,
-    options: LoadOptions,
-    dtype: str,
-    weight_dtype: str,
-    bytes_per_block: int,
+    config: ModelConfig, options: LoadOptions, other_bytes: int, bytes_per_block: int
 ) -> CachePlan:
-    # What the weights are about to take is not for the cache.
-    weights = loaded_weight_nbytes(
-        config,
-        quantization=options.quantization,
-        weight_dtype=weight_dtype,
-        dtype=dtype,
-        device=options.device,
-        has_head=HEAD in checkpoint,
-        with_mtp=options.num_drafts > 0,
-    )
-    available, share = available_memory_for_cache(options.device, weights)
+    available, share = available_memory_for_cache(options.device, other_bytes)
     return plan_cache(
         bytes_per_block=bytes_per_block,
         block_size=BLOCK_SIZE,

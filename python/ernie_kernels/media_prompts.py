@@ -20,7 +20,13 @@ from typing import Any
 import numpy as np
 
 from ernie_kernels.errors import ConfigError, InputError, LimitError
-from ernie_kernels.media_sources import TEXT_ALONE, MediaSource, sources_of_prompts
+from ernie_kernels.media_sources import (
+    TEXT_ALONE,
+    MediaBudget,
+    MediaSource,
+    budgets_of,
+    sources_of_prompts,
+)
 from ernie_kernels.models.media_positions import (
     BAIDU,
     IMAGE,
@@ -120,13 +126,19 @@ class MediaPrompts:
         return ids, types
 
     def place(
-        self, ids: np.ndarray, types: np.ndarray, sources: Sequence[MediaSource], where: str
+        self,
+        ids: np.ndarray,
+        types: np.ndarray,
+        sources: Sequence[MediaSource],
+        where: str,
+        budget: MediaBudget | None = None,
     ) -> tuple[np.ndarray, MediaPlan | None]:
         """Load what is shown, and put it in its place.
 
         Args:
             ids, types: of a prompt, ``[num_tokens]``.
             sources: of each kind in the order of its placeholders.
+            budget: of the request among those of a call; None: it comes alone.
 
         Returns:
             The ids with each placeholder as often as it has features, and where they are; None: it
@@ -146,11 +158,13 @@ class MediaPrompts:
             self._check_count(kind, int(np.count_nonzero(types == kind)), own, where)
         if not sources:
             return ids, None
+        if budget is None:
+            (budget,) = budgets_of([sources], self.processor)
         items: dict[int, list[VisualItem]] = {kind: [] for kind in given}
         room = self.max_model_len - int(np.count_nonzero(types == 0))
         for kind, own in given.items():
             for source in own:
-                item = source.load(self.processor)
+                item = source.load(self.processor, budget)
                 items[kind].append(item)
                 room -= item.num_tokens
                 if room < 0:
@@ -227,8 +241,9 @@ def place_function(
         0 if prompt_token_ids is None else len(checked_batch(prompt_token_ids, "prompt_token_ids"))
     )
     sources = sources_of_prompts(multi_modal_data, count)
+    budgets = budgets_of(sources, media.processor)
     return lambda index, ids, where: media.place(
-        ids, media.types_of_ids(ids), sources[index], where
+        ids, media.types_of_ids(ids), sources[index], where, budgets[index]
     )
 
 

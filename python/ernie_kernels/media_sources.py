@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,21 @@ from typing import Any
 from ernie_kernels.checkpoint_file import quoted
 from ernie_kernels.errors import InputError
 from ernie_kernels.vision.item import VisualItem
-from ernie_kernels.vision.processor import VisionProcessor
+from ernie_kernels.vision.pixel_budget import PixelBudget
+from ernie_kernels.vision.processor import PATCH_SIZE, VisionProcessor
+from ernie_kernels.vision.told_size import told_size
 
 TEXT_ALONE = "this model reads text alone; leave it out, or load an ERNIE-4.5-VL checkpoint"
 KINDS = {"image_url": "image", "image": "image", "video_url": "video", "video": "video"}  # of parts
+
+
+@dataclass(frozen=True, slots=True)
+class MediaBudget:
+    """Pixels that are left to a request."""
+
+    stored: PixelBudget  # before the resize
+    kept: PixelBudget  # after it; shared by all requests of a call
+    told: set[str]  # what has taken its part already, by what messages call it
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +43,47 @@ class MediaSource:
     where: str
     frame_rate: Any = None
 
-    def load(self, processor: VisionProcessor) -> VisualItem:
+    def load(self, processor: VisionProcessor, budget: MediaBudget) -> VisualItem:
+        stored = None if self.where in budget.told else budget.stored
         if self.kind == "image":
-            return processor.image(self.source, where=self.where)
-        return processor.video(self.source, frame_rate=self.frame_rate, where=self.where)
+            item = processor.image(self.source, where=self.where, budget=stored)
+        else:
+            item = processor.video(
+                self.source, frame_rate=self.frame_rate, where=self.where, budget=stored
+            )
+        if stored is not None:
+            budget.kept.spend(self.where, math.prod(item.grid_thw) * PATCH_SIZE**2)
+        return item
+
+
+def budgets_of(
+    prompts: Sequence[Sequence[MediaSource]], processor: VisionProcessor
+) -> list[MediaBudget]:
+    """Of each prompt of a call, told from the headers of its images: nothing is decoded.
+
+    Raises:
+        LimitError: an image is too large, or all together are; or there are too many.
+    """
+    limits = processor.limits
+    kept = PixelBudget(limits.call_pixels, "of this call, resized,", "send fewer prompts at a time")
+    budgets = []
+    for sources in prompts:
+        stored = PixelBudget(
+            limits.request_pixels, "of this request", "send fewer, or scale them down"
+        )
+        budget = MediaBudget(stored, kept, set())
+        budgets.append(budget)
+        # More than these are refused for their number.
+        for source in sources[: limits.images_per_request]:
+            size = None
+            if source.kind == "image":
+                size = told_size(source.source, source.where, limits)
+            if size is not None:
+                stored.spend(source.where, math.prod(size))
+                rows, columns = processor.target_size("image", source.where, *size)
+                kept.spend(source.where, rows * columns)
+                budget.told.add(source.where)
+    return budgets
 
 
 def sources_of_messages(messages: Sequence[Mapping[str, Any]]) -> list[MediaSource]:

@@ -73,6 +73,23 @@ def test_layers_of_a_vision_language_model(capfd, released):
         "token, and shared ones of width 3072 together"
     )
     assert lines[3] == "  and a vision tower with its resampler: 774.7 M parameters"
+    assert lines[4] == "  images and videos: up to 641.9 MB beside the weights, counted below"
+
+
+def test_images_of_a_folder_that_says_how_large_they_are(capfd, tmp_path):
+    """And what they take is not for the cache."""
+    (tmp_path / "config.json").write_text(json.dumps(ERNIE_VL_28B))
+    found = []
+    for pixels in (6177 * 784, 20000 * 784):
+        settings = {"size": {"shortest_edge": 3136, "longest_edge": pixels}}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+        _, out, _ = run(capfd, "fit", str(tmp_path), "--memory", "64GB", "--json")
+        way = json.loads(out)["ways"][0]
+        found.append((way["host"]["visual_bytes"], way["fits"]["host"]["tokens"]))
+    more = found[1][0] - found[0][0]
+    assert more == 4 * (20000 - 6177) * (6 * 2560 + 320 + 16 + 588 + 3 * 2560 * 2 // 4)
+    fewer = found[0][1] - found[1][1]
+    assert abs(fewer * 57344 - more) < 64 * 57344
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,10 @@ import ernie_kernels as ek
 import safetensors_bytes
 from ernie_kernels import _core
 from ernie_kernels.models.config import load_config
+from ernie_kernels.models.ernie_vl import PATCHES_PER_PIECE
+from ernie_kernels.models.media_positions import patch_positions
 from ernie_kernels.models.memory_plan import (
+    ITEMSIZES,
     LOADING_BYTES,
     kv_bytes_per_token,
     plan_memory,
@@ -17,12 +20,16 @@ from ernie_kernels.models.memory_plan import (
 )
 from ernie_kernels.models.model_weights import count_parameters, weights_of
 from ernie_kernels.models.quantization import QUANTIZATIONS, Quantization
+from ernie_kernels.models.vision_memory import most_patches, tower_nbytes
+from ernie_kernels.models.vision_tower import MLP_ROWS, FrameBatch, TowerBuffers
 from ernie_kernels.models.workspace import Workspace
 from ernie_kernels.runner.capacity import available_memory_for_cache
 from ernie_kernels.runner.model_runner import kv_cache_bytes_per_block
+from ernie_kernels.vision.settings import VisionSettings
 from mtp_checkpoint import write_mtp_checkpoint
 from released_configs import ERNIE_0_3B, ERNIE_21B, ERNIE_300B, ERNIE_VL_28B, ERNIE_VL_424B
 from tiny_checkpoint import MOE_SHAPES, write_checkpoint
+from vl_checkpoint import write_vl_checkpoint
 
 RELEASED = {
     "0.3B": ERNIE_0_3B,
@@ -354,3 +361,61 @@ def test_only_experts_that_are_not_rounded_want_room_for_their_products(tmp_path
     )
     assert without[0] == without[1]
     assert (with_room > without[0]) == (device == "cuda")
+
+
+# ------------------------------------------------------------------------------ images and videos
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("num_patches", [96, MLP_ROWS + 4])
+def test_the_tower_takes_what_is_planned(tmp_path, device, dtype, num_patches):
+    vision = config_of(tmp_path, ERNIE_VL_28B).vision
+    buffers = TowerBuffers.make(vision, num_patches, dtype, device)
+    frames = FrameBatch.of([(1, 2, num_patches // 2)], vision, device)
+    positions = patch_positions([(1, 2, num_patches // 2)])
+    planned = tower_nbytes(vision, ITEMSIZES[dtype], num_patches)
+    held = sum(tensor.nbytes for tensor in tensors_in(buffers))
+    assert held + frames.table.nbytes + positions.nbytes == planned
+
+
+def test_largest_images():
+    """The tower runs one image, two frames, or several that are small."""
+    assert most_patches(VisionSettings()) == 6177 * 4
+    frames = {"image_min_pixels": 784, "image_max_pixels": 784}
+    assert most_patches(VisionSettings(**frames)) == 2 * 1196 * 4
+    small = VisionSettings(**frames, video_min_pixels=784, video_max_pixels=784)
+    assert most_patches(small) == PATCHES_PER_PIECE
+
+
+def test_images_of_released_models(tmp_path):
+    planned = {
+        model: plan_memory(config_of(tmp_path, RELEASED[model])).visual_bytes for model in RELEASED
+    }
+    assert planned["21B"] == planned["0.3B"] == 0
+    patches = 6177 * 4
+    tower = patches * (6 * 1280 * 2 + 80 * 4 + 16 + 588) + 1024 * 5120 * 2
+    for model, hidden_size in (("VL-28B", 2560), ("VL-424B", 8192)):
+        features = 3 * patches // 4 * hidden_size * 2
+        assert planned[model] == tower + features + (128 << 20)
+
+
+def test_the_cache_leaves_room_for_images(tmp_path, monkeypatch):
+    write_vl_checkpoint(tmp_path)
+    asked = []
+
+    def remembered(device, other_bytes):
+        asked.append(other_bytes)
+        return available_memory_for_cache(device, other_bytes)
+
+    monkeypatch.setattr("ernie_kernels.load_model.available_memory_for_cache", remembered)
+    for pixels in (784, 10**7):
+        options = {"image_max_pixels": pixels, "image_min_pixels": 784}
+        with ek.LLM.from_pretrained(
+            tmp_path, device="cpu", max_model_len=64, mm_processor_kwargs=options
+        ) as llm:
+            settings = VisionSettings(**options)
+            plan = plan_memory(
+                llm.config, weight_dtype="float32", dtype="float32", settings=settings
+            )
+            assert asked[-1] == llm.stats()["weight_bytes"] + plan.visual_bytes
+    assert asked[0] < asked[1]

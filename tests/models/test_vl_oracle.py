@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ernie_kernels._core import empty, from_numpy
+from ernie_kernels._core import empty
 
 import ernie_kernels as ek
 from ernie_kernels.models.media_positions import IMAGE, POSITION_RULES, VIDEO, token_positions
 from ernie_kernels.models.vision_tower import FrameBatch, TowerBuffers
+from ernie_kernels.vision.processor import VisionProcessor
 from media_prompt import MediaPrompt, media_prompt, patches, together
 from vl_checkpoint import VL_SHAPES, write_vl_checkpoint
 
@@ -84,11 +85,19 @@ def test_several_prompts_at_once(models, rng):
 def test_tower(models, rng):
     _, ours, theirs = models
     vision, tower = ours.config.vision, ours.model.visual.tower
-    grids = [(1, 4, 6), (2, 6, 4), (1, 2, 2)]
+    grids = [(2, 4, 6), (4, 6, 4), (2, 2, 2)]
     x = patches(rng, grids)
     buffers = TowerBuffers.make(vision, len(x), "float32", "cpu")
-    tower.embed_patches(x, buffers.residual)
-    found = tower(FrameBatch.of(grids, vision, "cpu"), buffers).numpy()
+    items = VisionProcessor().from_patches("video", x, np.array(grids))
+    begin = 0
+    for item in items:
+        frames, h, w = item.grid_thw
+        for frame in range(frames):
+            tower.embed(item, frame, slice(0, h), buffers.residual[begin : begin + h * w])
+            begin += h * w
+    for _ in tower.slices(FrameBatch.of(grids, vision, "cpu"), buffers, 1000):
+        pass
+    found = buffers.hidden_states.numpy()
     with torch.no_grad():
         expected = theirs.model.vision_tower(torch.from_numpy(x), torch.tensor(grids))
     assert worst(found, expected.last_hidden_state.numpy()) < TOLERANCE
@@ -100,7 +109,10 @@ def test_resampler(models, rng):
     count = sum(t * h * w for t, h, w in grids)
     x = rng.standard_normal((count, ours.config.vision.hidden_size)).astype(np.float32)
     out = empty([6 + 12 + 1, config["hidden_size"]], "float32")
-    ours.model.visual.resampler(from_numpy(x), grids, out=out)
+    buffers = TowerBuffers.make(ours.config.vision, count, "float32", "cpu")
+    buffers.hidden_states.numpy()[:] = x
+    for _ in ours.model.visual.resampler.slices(grids, buffers, 1000, out=out):
+        pass
     with torch.no_grad():
         expected = theirs.model.resampler_model(torch.from_numpy(x), torch.tensor(grids))
     assert worst(out.numpy(), expected.numpy()) < TOLERANCE

@@ -65,20 +65,21 @@ def forget_blocks(llm) -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ek.OutOfMemoryError])
 def test_an_error_in_the_tower_leaves_the_engine_usable(folder, expected, monkeypatch, error):
     with load(folder) as llm:
-        resampler = llm.model.visual.resampler
+        visual = llm.model.visual
+        slices = visual.resampler.slices
         for failing in (1, 2, 3):
             calls = iter(range(1, 100))
 
             def fail(*arguments, calls=calls, failing=failing, **named):
                 if next(calls) == failing:
                     raise error("here")
-                return resampler(*arguments, **named)
+                return slices(*arguments, **named)
 
             llm._engine._scheduler._max_tokens_per_step = 20  # the pictures in steps of their own
-            monkeypatch.setattr(llm.model.visual, "resampler", fail)
+            monkeypatch.setattr(visual.resampler, "slices", fail)
             with pytest.raises(error, match="here"):
                 run(llm, 0)
-            monkeypatch.setattr(llm.model.visual, "resampler", resampler)
+            monkeypatch.setattr(visual.resampler, "slices", slices)
             llm._engine.check()
             assert llm.stats()["num_free_blocks"] == llm.stats()["num_blocks"]
             assert [run(llm, index) for index in range(3)] == expected
@@ -87,14 +88,14 @@ def test_an_error_in_the_tower_leaves_the_engine_usable(folder, expected, monkey
 
 def test_only_the_call_whose_picture_fails_ends(folder, expected, monkeypatch):
     with load(folder) as llm:
-        encode = llm.model.visual_features
+        encode = llm.model.visual_slices
 
         def fail(items):
             if any(item.key == bad.items[0].key for item in items):
                 raise ek.OutOfMemoryError("too large")
             return encode(items)
 
-        monkeypatch.setattr(llm.model, "visual_features", fail)
+        monkeypatch.setattr(llm.model, "visual_slices", fail)
         requests = [request_of(llm, index) for index in (0, 1, 2)]
         bad = requests[2].media
         tickets = [llm._engine.add_requests([request]) for request in requests]

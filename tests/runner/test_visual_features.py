@@ -15,7 +15,7 @@ from ernie_kernels.runner.batch import TokenSpan
 from ernie_kernels.runner.media import MediaPlan, PromptMedia, parts_of
 from ernie_kernels.runner.model_runner import ModelRunner
 from ernie_kernels.runner.step_media import StepMedia
-from ernie_kernels.runner.visual_features import ENTRY_BYTES, FeatureStore
+from ernie_kernels.runner.visual_features import ENTRY_BYTES, FeatureStore, Reading
 from ernie_kernels.vision.item import VisualItem
 
 TOKENS = MediaTokens(90, 91, 92, 93, 94, 95)
@@ -51,10 +51,14 @@ def plan_of(*parts: int | VisualItem, rule: str = "baidu") -> MediaPlan:
 
 
 class Encoder:
-    """A feature says which item it is of, which frame, and which row of the frame."""
+    """A feature says which item it is of, which frame, and which row of the frame.
+
+    A slice for each item.
+    """
 
     def __init__(self) -> None:
         self.calls: list[list[VisualItem]] = []
+        self.num_slices = 0
 
     def __call__(self, items):
         self.calls.append(list(items))
@@ -63,7 +67,21 @@ class Encoder:
             count = item.num_tokens
             marks = np.full(count, item.patches[0, 1]), np.full(count, item.patches[0, 0])
             rows.append(np.stack([*marks, np.arange(count), np.ones(count)], axis=1))
+            self.num_slices += 1
+            yield count
         return from_numpy(np.concatenate(rows).astype(np.float32))
+
+
+def provide(store: FeatureStore, media: PromptMedia, start: int, stop: int, encode) -> None:
+    """All of what a prompt is about to read, at once."""
+    readings: list[Reading] = []
+    for _ in range(100):
+        if store.may_read(Reading(media, start, stop), readings):
+            break
+        reading = store.next_reading(readings)
+        assert reading.media is media
+        store.advance(reading, encode)
+    assert store.next_reading(readings) is None
 
 
 PICTURE = item_of("image", (1, 4, 6), 1)  # 6 tokens
@@ -96,7 +114,7 @@ def test_every_token_gets_its_feature_whatever_the_chunks(chunk):
     found = np.zeros((total, WIDTH), np.float32)
     for start in range(0, total, chunk):
         count = min(chunk, total - start)
-        store.provide(media, start, start + count, encode)
+        provide(store, media, start, start + count, encode)
         # Behind three tokens of another sequence.
         step = StepMedia.of(
             [Span(None, 7, 3), Span(media, start, count)],
@@ -121,9 +139,9 @@ def test_every_token_gets_its_feature_whatever_the_chunks(chunk):
 
 def test_only_what_a_step_reads_is_encoded():
     media, store, encode = PromptMedia(plan_of(3, PICTURE, FILM, 1)), FeatureStore(), Encoder()
-    store.provide(media, 0, 3, encode)
+    provide(store, media, 0, 3, encode)
     assert encode.calls == []
-    store.provide(media, 3, 10, encode)
+    provide(store, media, 3, 10, encode)
     assert [item.kind for item in encode.calls[0]] == ["image", "video"]
     assert encode.calls[0][1].grid_thw == (2, 2, 4)
 
@@ -132,7 +150,7 @@ def test_the_same_picture_is_encoded_once():
     store, encode = FeatureStore(), Encoder()
     for _ in range(2):  # in one prompt, and in another that comes later
         media = PromptMedia(plan_of(PICTURE, 1, PICTURE))
-        store.provide(media, 0, 13, encode)
+        provide(store, media, 0, 13, encode)
         assert all(features is not None for features in media.features)
     assert store.num_encoded == sum(map(len, encode.calls)) == 1
 
@@ -141,7 +159,7 @@ def test_those_that_somebody_holds_are_found_beyond_the_bound():
     store, encode = FeatureStore(max_bytes=0), Encoder()
     media = [PromptMedia(plan_of(PICTURE)) for _ in range(2)]
     for each in media:
-        store.provide(each, 0, 6, encode)
+        provide(store, each, 0, 6, encode)
     assert store.num_encoded == 1
     assert media[0].features[0] is media[1].features[0]
     assert store.nbytes == 0
@@ -154,8 +172,8 @@ def test_what_is_kept_is_bounded():
     items = [item_of("image", (1, 2, 4), 0) for _ in range(300)]
     items = [VisualItem(i.kind, i.grid_thw, None, i.patches, n.to_bytes(16, "big")) for n, i in enumerate(items)]  # fmt: skip
     for number, item in enumerate(items):
-        store.provide(PromptMedia(plan_of(item)), 0, 2, encode)
-        store.provide(PromptMedia(plan_of(items[0])), 0, 2, encode)
+        provide(store, PromptMedia(plan_of(item)), 0, 2, encode)
+        provide(store, PromptMedia(plan_of(items[0])), 0, 2, encode)
         assert store.nbytes <= 10 * size
         assert len(store._recent) == min(number + 1, 10)
     assert store.num_encoded == 300  # the first was never forgotten

@@ -32,6 +32,7 @@ from ernie_kernels.models.config import (
     load_config,
     load_config_file,
 )
+from ernie_kernels.vision.settings import VisionSettings
 
 EXIT_DOES_NOT_FIT = 1
 
@@ -66,7 +67,8 @@ How to read the table:
   cache               keys and values of 1000 tokens of context
   tokens/s at most    of one sequence, where memory is read at --bandwidth. The cache of a long
                       context is read as well and makes it slower
-  host, cuda:N        tokens of context, of all sequences together, that fit beside the weights. On
+  host, cuda:N        tokens of context, of all sequences together, that fit beside the weights, and
+                      what images and videos take where the model reads them. On
                       the host the cache gets a tenth of them unless --max-model-len asks for more,
                       and never less than 8192 tokens
 
@@ -143,6 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
         places,
         bandwidth and bandwidth * 1e9,
         speculative_config=speculative,
+        settings=settings_at(path),
     )
     if arguments.json:
         print(json.dumps(report.as_dict(), indent=2))
@@ -162,6 +165,11 @@ def config_at(path: Path) -> ModelConfig:
             "that it is in"
         )
     return load_config(path) if is_folder else load_config_file(path)
+
+
+def settings_at(path: Path) -> VisionSettings:
+    """How large the files beside a configuration let images be."""
+    return VisionSettings.from_folder(path) if path.is_dir() else VisionSettings()
 
 
 def bytes_of(option: str, text: str) -> int:
@@ -192,6 +200,8 @@ def print_report(report: FitReport, path: Path, here: bool) -> None:
         print(f"  layer{'' if layers.isdigit() else 's'} {layers}: {described(plan)}")
     if config.vision is not None:
         print(f"  and a vision tower with its resampler: {count(parameters.vision)} parameters")
+        images = size(report.ways[0].on_host.visual_bytes)
+        print(f"  images and videos: up to {images} beside the weights, counted below")
     if config.num_nextn_predict_layers:
         module = size(report.ways[0].on_host.mtp_weight_bytes)
         counted = "counted below" if report.speculative_config else "more with --speculative-config"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ernie_kernels import _core
 from ernie_kernels.models.config import LayerPlan, ModelConfig
@@ -24,6 +24,9 @@ from ernie_kernels.runner.capacity import (
     DEVICE_SHARE,
     available_host_memory,
 )
+
+if TYPE_CHECKING:
+    from ernie_kernels.vision.settings import VisionSettings
 
 HOST = "host"
 ALL_WINT4 = "wint4-all"  # 4 bits in every matrix, which no single word says
@@ -182,14 +185,18 @@ def fit_report(
     bandwidth: float | None,
     *,
     speculative_config: Mapping[str, Any] | None = None,
+    settings: VisionSettings | None = None,
 ) -> FitReport:
-    """With ``speculative_config``, the prediction module and its part of the cache count."""
-    ways = list(_ways(config, places, with_mtp=speculative_config is not None))
+    """With ``speculative_config``, the prediction module and its part of the cache count. Images are as
+    large as ``settings`` let them be; None: as of the released models."""
+    ways = list(_ways(config, places, settings, with_mtp=speculative_config is not None))
     parameters = count_parameters(config)
     return FitReport(name, config, places, bandwidth, parameters, speculative_config, ways)
 
 
-def _ways(config: ModelConfig, places: list[Place], *, with_mtp: bool) -> Iterator[Way]:
+def _ways(
+    config: ModelConfig, places: list[Place], settings: VisionSettings | None, *, with_mtp: bool
+) -> Iterator[Way]:
     # As LLM chooses: float16 is computed in float32, and bfloat16 weights stay what they are.
     stored = "bfloat16" if config.dtype in (None, "bfloat16") else "float32"
     ways: list[tuple[str, str | dict[str, str] | None, str, tuple[str, ...]]] = [
@@ -213,6 +220,7 @@ def _ways(config: ModelConfig, places: list[Place], *, with_mtp: bool) -> Iterat
                 dtype=dtype,
                 device=device,
                 with_mtp=with_mtp,
+                settings=settings,
             )
             for device in ("cpu", "cuda")
         )
@@ -226,10 +234,11 @@ def _ways(config: ModelConfig, places: list[Place], *, with_mtp: bool) -> Iterat
 
 def _fit(place: Place, plan: MemoryPlan, places: list[Place]) -> Fit:
     # As in runner/capacity.py for a GPU; the host's default share for the cache is no limit.
+    activations = plan.workspace_bytes + plan.visual_bytes
     reserve, share = (
-        (HOST_RESERVE + plan.workspace_bytes, 1.0)
+        (HOST_RESERVE + activations, 1.0)
         if place.device == "cpu"
-        else (DEVICE_RESERVE + plan.workspace_bytes, DEVICE_SHARE)
+        else (DEVICE_RESERVE + activations, DEVICE_SHARE)
     )
     left = place.memory - plan.weight_bytes - reserve
     block = CACHE_BLOCK * plan.kv_bytes_per_token

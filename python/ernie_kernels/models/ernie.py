@@ -10,7 +10,7 @@ Projections that read the same input are fused into one matrix:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -186,11 +186,20 @@ class ErnieForCausalLM:
         Raises:
             UnsupportedError: the model has no vision tower.
         """
+        slices = self.visual_slices(items)
+        while True:
+            try:
+                next(slices)
+            except StopIteration as end:
+                return end.value
+
+    def visual_slices(self, items: Sequence[VisualItem]) -> Generator[int, None, Tensor]:
+        """The same slice by slice, as :meth:`.VisualEncoder.slices`."""
         if self.visual is None:
             raise UnsupportedError(
                 "visual_features: this model is of text alone; load an ERNIE-4.5-VL checkpoint"
             )
-        return self.visual(items)
+        return self.visual.slices(items)
 
     def logits(self, hidden_states: Tensor, *, out: Tensor | None = None) -> Tensor:
         """``[num_rows, hidden_size]`` to float32 ``[num_rows, vocab_size]``."""

@@ -12,7 +12,7 @@ features = rms_norm(mlp(t))                merge(v) = layer_norm(fc2(gelu(fc1(v)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,8 @@ import numpy as np
 from ernie_kernels._core import Tensor, empty
 from ernie_kernels.models.media_positions import Grid
 from ernie_kernels.models.resampler import Resampler
-from ernie_kernels.models.vision_config import TEMPORAL_MERGE_SIZE
+from ernie_kernels.models.slices import products_per_slice, slices_of
+from ernie_kernels.models.vision_config import SPATIAL_MERGE_SIZE, TEMPORAL_MERGE_SIZE
 from ernie_kernels.models.vision_tower import FrameBatch, TowerBuffers, VisionTower
 
 if TYPE_CHECKING:
@@ -79,10 +80,13 @@ class VisualEncoder:
         self._device = device
         self._dtype = dtype
 
-    def __call__(self, items: Sequence[VisualItem]) -> Tensor:
-        """Features of all items, one after the other: ``[sum of num_tokens, hidden_size]``.
+    def slices(self, items: Sequence[VisualItem]) -> Generator[int, None, Tensor]:
+        """Gives the products of each slice that is done; whoever leaves off lets go of everything.
 
-        On the CPU an item's features do not depend on the others.
+        On the CPU an item's features depend neither on the others nor on the slices.
+
+        Returns:
+            Features of all items, one after the other: ``[sum of num_tokens, hidden_size]``.
         """
         pieces = list(pieces_of(items))
         num_tokens = sum(group.num_tokens for piece in pieces for group in piece)
@@ -91,31 +95,38 @@ class VisualEncoder:
             return features
         most = max(sum(group.num_patches for group in piece) for piece in pieces)
         buffers = TowerBuffers.make(self._vision, most, self._dtype, self._device)
+        products = products_per_slice(self._device)
         done = 0
         for piece in pieces:
             stop = done + sum(group.num_tokens for group in piece)
-            self._encode(piece, buffers, out=features[done:stop])
+            yield from self._piece_slices(piece, buffers, products, out=features[done:stop])
             done = stop
         return features
 
-    def _encode(self, piece: list[FrameGroup], buffers: TowerBuffers, *, out: Tensor) -> None:
+    def _piece_slices(
+        self, piece: list[FrameGroup], buffers: TowerBuffers, products: int, *, out: Tensor
+    ) -> Iterator[int]:
         grids = [group.grid for group in piece]
         buffers = buffers.first(sum(group.num_patches for group in piece))
         done = 0
         for group in piece:
             stop = done + group.num_patches
-            self._embed(group, buffers.residual[done:stop])
+            yield from self._embedding_slices(group, products, buffers.residual[done:stop])
             done = stop
         frames = FrameBatch.of(grids, self._vision, self._device)
-        self.resampler(self.tower(frames, buffers), grids, out=out)
+        yield from self.tower.slices(frames, buffers, products)
+        yield from self.resampler.slices(grids, buffers, products, out=out)
 
-    def _embed(self, group: FrameGroup, out: Tensor) -> None:
-        item, first, count = group.item, group.first_frame, group.grid[0]
-        if item.pixels is not None:
-            self.tower.embed_pixels(item.pixels[first : first + count], group.grid, out)
-        elif item.patches is not None:
-            begin = first * (group.num_patches // count)
-            self.tower.embed_patches(item.patches[begin : begin + group.num_patches], out)
+    def _embedding_slices(self, group: FrameGroup, products: int, out: Tensor) -> Iterator[int]:
+        """By whole blocks of patches, whose rows follow each other."""
+        count, h, w = group.grid
+        of_blocks = SPATIAL_MERGE_SIZE * w * self._vision.patch_values * self._vision.hidden_size
+        for frame in range(count):
+            for blocks in slices_of(h // SPATIAL_MERGE_SIZE, of_blocks, products):
+                rows = slice(blocks.start * SPATIAL_MERGE_SIZE, blocks.stop * SPATIAL_MERGE_SIZE)
+                begin, end = ((frame * h + row) * w for row in (rows.start, rows.stop))
+                self.tower.embed(group.item, group.first_frame + frame, rows, out[begin:end])
+                yield (blocks.stop - blocks.start) * of_blocks
 
 
 def pieces_of(items: Sequence[VisualItem]) -> Iterator[list[FrameGroup]]:

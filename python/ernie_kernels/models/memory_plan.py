@@ -13,7 +13,9 @@ from typing import Any
 from ernie_kernels.models.config import ModelConfig
 from ernie_kernels.models.model_weights import Weight, mtp_weights_of, weights_of
 from ernie_kernels.models.quantization import WINT4, WINT8, Quantization, stored_as
+from ernie_kernels.models.vision_memory import most_patches, visual_nbytes
 from ernie_kernels.models.workspace import moe_workspace_nbytes
+from ernie_kernels.vision.settings import VisionSettings
 
 ITEMSIZES = {"bfloat16": 2, "float32": 4}  # bytes
 # Of one element, and how many of a row the CPU's panels keep together: csrc/ops/gemm.h, wint8.h,
@@ -43,6 +45,8 @@ class MemoryPlan:
             of its context comes on top; the row of an untied embedding is left out.
         mtp_weight_bytes: of the multi-token prediction module, loaded or not; 0 where there is none.
         workspace_bytes: of the activations of a step of ``max_tokens_per_step`` rows.
+        visual_bytes: of images and videos: activations of the vision tower, at most, and features that
+            are kept; 0 for a model of text alone. Not allocated before there are any.
         host_peak_bytes: of host memory while loading, over what the process had before.
         kv_bytes_per_token: of cache, for each token of context.
     """
@@ -56,6 +60,7 @@ class MemoryPlan:
     read_bytes_per_token: int
     mtp_weight_bytes: int
     workspace_bytes: int
+    visual_bytes: int
     host_peak_bytes: int
     kv_bytes_per_token: int
 
@@ -69,10 +74,12 @@ def plan_memory(
     device: str = "cpu",
     max_tokens_per_step: int = 512,
     with_mtp: bool = False,
+    settings: VisionSettings | None = None,
 ) -> MemoryPlan:
     """See :class:`MemoryPlan`, which has these arguments as attributes.
 
-    ``quantization`` is as :meth:`.Quantization.of` takes it.
+    ``quantization`` is as :meth:`.Quantization.of` takes it; ``settings`` say how large images are, None:
+    as for the released models.
     """
     rounding = Quantization.of(quantization)
 
@@ -110,6 +117,7 @@ def plan_memory(
             expert_dtype=rounding.expert_dtype(weight_dtype),
             with_mtp=with_mtp,
         ),
+        visual_bytes=planned_visual_nbytes(config, settings or VisionSettings(), dtype, device),
         host_peak_bytes=(total if device == "cpu" else 0) + largest + LOADING_BYTES,
         kv_bytes_per_token=kv_bytes_per_token(config, dtype, with_mtp=with_mtp),
     )
@@ -137,6 +145,16 @@ def loaded_weight_nbytes(
         with_mtp=with_mtp,
     )
     return plan.weight_bytes
+
+
+def planned_visual_nbytes(
+    config: ModelConfig, settings: VisionSettings, dtype: str, device: str
+) -> int:
+    """See :attr:`MemoryPlan.visual_bytes`."""
+    if config.vision is None:
+        return 0
+    patches = most_patches(settings)
+    return visual_nbytes(config.vision, config.hidden_size, ITEMSIZES[dtype], device, patches)
 
 
 def kv_bytes_per_token(config: ModelConfig, dtype: str, *, with_mtp: bool = False) -> int:

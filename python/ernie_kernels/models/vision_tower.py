@@ -1,7 +1,12 @@
-"""The vision tower: patches of images and frames to rows, each frame for itself."""
+"""The vision tower: patches of images and frames to rows, each frame for itself.
+
+A large image is seconds of work, so all of it runs slice by slice (:mod:`.slices`): a generator gives
+the products of each slice that it has done. On the CPU a row's bits do not depend on the slices.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,14 +14,16 @@ import numpy as np
 
 from ernie_kernels import ops
 from ernie_kernels._core import Tensor, empty, from_numpy
-from ernie_kernels.errors import InternalError
 from ernie_kernels.models.loader import NUMPY_DTYPES
 from ernie_kernels.models.media_positions import Grid, frame_bounds, patch_positions
+from ernie_kernels.models.slices import slices_of
+from ernie_kernels.models.vision_config import PATCH_SIZE
 from ernie_kernels.models.vision_weight_specs import BLOCKS, PATCH_EMBED, TOWER_NORM
 
 if TYPE_CHECKING:
     from ernie_kernels.models.vision_config import VisionConfig
     from ernie_kernels.models.weights import WeightReader
+    from ernie_kernels.vision.item import VisualItem
 
 # Rows of an MLP at a time: its width is four times that of the rest.
 MLP_ROWS = 1024
@@ -30,6 +37,7 @@ class FrameBatch:
     table: Tensor  # [num_patches, head_dim] float32, of ops.rope_2d_table
     cu_seqlens: Tensor  # [num_frames + 1] int32
     max_seqlen: int  # patches of the largest frame
+    num_pairs: int  # of patches that see each other
 
     @classmethod
     def of(cls, grids: list[Grid], vision: VisionConfig, device: str) -> FrameBatch:
@@ -38,6 +46,7 @@ class FrameBatch:
             table=ops.rope_2d_table(positions, vision.head_dim, theta=vision.rope_theta),
             cu_seqlens=from_numpy(frame_bounds(grids), device),
             max_seqlen=max(h * w for _, h, w in grids),
+            num_pairs=sum(t * (h * w) ** 2 for t, h, w in grids),
         )
 
 
@@ -88,36 +97,51 @@ class VisionBlock:
         self.fc2 = weights.vision_linear(f"{name}.mlp.fc2")
         self.num_heads = vision.num_heads
         self.head_dim = vision.head_dim
+        self.intermediate_size = vision.intermediate_size
 
-    def __call__(
-        self, hidden_states: Tensor | None, frames: FrameBatch, buffers: TowerBuffers
-    ) -> Tensor:
-        """Hidden states, in ``buffers`` as their residual; None before the first block."""
-        if hidden_states is None:
-            hidden_states = self.norm1(buffers.residual, out=buffers.hidden_states)
-        else:
-            hidden_states, _ = self.norm1.add(hidden_states, buffers.residual)
-        self.attend(self.qkv(hidden_states, out=buffers.qkv), frames, buffers)
-        hidden_states = self.proj(buffers.attention, out=hidden_states)
-        hidden_states, _ = self.norm2.add(hidden_states, buffers.residual)
-        for begin in range(0, len(hidden_states), MLP_ROWS):
-            rows = hidden_states[begin : begin + MLP_ROWS]
-            self.fc2(self.fc1(rows, out=buffers.mlp[: len(rows)]), out=rows)
-        return hidden_states
+    def slices(
+        self, frames: FrameBatch, buffers: TowerBuffers, products: int, *, is_first: bool
+    ) -> Iterator[int]:
+        """Hidden states and residual in ``buffers``; before the first block the residual alone."""
+        x, residual = buffers.hidden_states, buffers.residual
+        size = self.num_heads * self.head_dim
+        for rows in slices_of(len(x), 3 * size * size, products):
+            if is_first:
+                self.norm1(residual[rows], out=x[rows])
+            else:
+                self.norm1.add(x[rows], residual[rows])
+            query, key, _ = self._by_head(self.qkv(x[rows], out=buffers.qkv[rows]))
+            ops.rope_2d(query, key, frames.table[rows])
+            yield len(query) * 3 * size * size
+        yield from self._attend(frames, buffers, products)
+        of_row = size * size + 2 * size * self.intermediate_size
+        for rows in slices_of(len(x), of_row, products):
+            self.proj(buffers.attention[rows], out=x[rows])
+            hidden_states, _ = self.norm2.add(x[rows], residual[rows])
+            for begin in range(0, len(hidden_states), MLP_ROWS):
+                some = hidden_states[begin : begin + MLP_ROWS]
+                self.fc2(self.fc1(some, out=buffers.mlp[: len(some)]), out=some)
+            yield len(hidden_states) * of_row
 
-    def attend(self, qkv: Tensor, frames: FrameBatch, buffers: TowerBuffers) -> None:
+    def _attend(self, frames: FrameBatch, buffers: TowerBuffers, products: int) -> Iterator[int]:
+        query, key, value = self._by_head(buffers.qkv)
+        out = buffers.attention.reshape(len(query), self.num_heads, self.head_dim)
+        of_head = 2 * frames.num_pairs * self.head_dim
+        for heads in slices_of(self.num_heads, of_head, products):
+            ops.varlen_attention(
+                query[:, heads],
+                key[:, heads],
+                value[:, heads],
+                cu_seqlens=frames.cu_seqlens,
+                max_seqlen=frames.max_seqlen,
+                out=out[:, heads],
+            )
+            yield (heads.stop - heads.start) * of_head
+
+    def _by_head(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         heads = self.num_heads
         by_head = qkv.reshape(len(qkv), 3 * heads, self.head_dim)
-        query, key = by_head[:, :heads], by_head[:, heads : 2 * heads]
-        ops.rope_2d(query, key, frames.table)
-        ops.varlen_attention(
-            query,
-            key,
-            by_head[:, 2 * heads :],
-            cu_seqlens=frames.cu_seqlens,
-            max_seqlen=frames.max_seqlen,
-            out=buffers.attention.reshape(len(qkv), heads, self.head_dim),
-        )
+        return by_head[:, :heads], by_head[:, heads : 2 * heads], by_head[:, 2 * heads :]
 
 
 class VisionTower:
@@ -132,8 +156,18 @@ class VisionTower:
         ]
         self.norm = weights.layer_norm(TOWER_NORM, vision.layer_norm_eps)
         self.patch_values = vision.patch_values
-        self._levels = from_numpy(levels, device)
+        self.levels = from_numpy(levels, device)
         self._device = device
+
+    def embed(self, item: VisualItem, frame: int, rows: slice, out: Tensor) -> None:
+        """Some rows of patches, of even bounds, of one frame to ``out``, ``[num_patches, hidden_size]``."""
+        _, h, w = item.grid_thw
+        if item.pixels is not None:
+            pixels = item.pixels[frame, rows.start * PATCH_SIZE : rows.stop * PATCH_SIZE]
+            self.embed_pixels(pixels, (1, rows.stop - rows.start, w), out)
+        elif item.patches is not None:
+            first = frame * h * w
+            self.embed_patches(item.patches[first + rows.start * w : first + rows.stop * w], out)
 
     def embed_pixels(self, pixels: np.ndarray, grid: Grid, out: Tensor) -> None:
         """uint8 ``[t, h * 14, w * 14, 3]`` to ``out``, ``[t * h * w, hidden_size]``."""
@@ -141,7 +175,7 @@ class VisionTower:
             from_numpy(pixels.reshape(-1), self._device),
             self.patch_embed,
             from_numpy(np.array([grid], np.int64)),
-            levels=self._levels,
+            levels=self.levels,
             patches=self._room(out),
             out=out,
         )
@@ -158,12 +192,9 @@ class VisionTower:
         rows = from_numpy(patches.astype(NUMPY_DTYPES[out.dtype_name], copy=False), self._device)
         ops.linear(rows, self.patch_embed, out=out)
 
-    def __call__(self, frames: FrameBatch, buffers: TowerBuffers) -> Tensor:
-        """Rows behind the last norm, from the embedded patches in ``buffers.residual``."""
-        hidden_states = None
+    def slices(self, frames: FrameBatch, buffers: TowerBuffers, products: int) -> Iterator[int]:
+        """Rows behind the last norm in ``buffers.hidden_states``, from the embedded patches in
+        ``buffers.residual``."""
         for block in self.blocks:
-            hidden_states = block(hidden_states, frames, buffers)
-        if hidden_states is None:
-            raise InternalError("vision tower: no blocks")
-        hidden_states, _ = self.norm.add(hidden_states, buffers.residual)
-        return hidden_states
+            yield from block.slices(frames, buffers, products, is_first=block is self.blocks[0])
+        self.norm.add(buffers.hidden_states, buffers.residual)

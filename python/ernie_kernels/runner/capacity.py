@@ -74,12 +74,13 @@ def plan_cache(
     return CachePlan(blocks, min(wanted_len, blocks * block_size))
 
 
-def available_memory_for_cache(device: str, weight_bytes: int) -> tuple[int, float]:
-    """What weights leave for the cache and all else, in bytes, and the cache's share of it."""
+def available_memory_for_cache(device: str, other_bytes: int) -> tuple[int, float]:
+    """What weights and images, ``other_bytes``, leave for the cache and all else, in bytes, and the
+    cache's share of it."""
     if device == "cpu":
-        return max(0, available_host_memory() - weight_bytes), HOST_SHARE
+        return max(0, available_host_memory() - other_bytes), HOST_SHARE
     free, _ = _core.device_memory(device)
-    return max(0, free - weight_bytes - DEVICE_RESERVE), DEVICE_SHARE
+    return max(0, free - other_bytes - DEVICE_RESERVE), DEVICE_SHARE
 
 
 def available_host_memory() -> int:

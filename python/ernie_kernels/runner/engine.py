@@ -26,7 +26,7 @@ from ernie_kernels.runner.sequence import Progress, Sequence
 from ernie_kernels.runner.speculation import LOOKAHEAD, DraftCounts, draft
 from ernie_kernels.runner.throughput_log import Load, ThroughputLog
 from ernie_kernels.runner.ticket import Call, Ticket
-from ernie_kernels.runner.visual_features import FeatureStore
+from ernie_kernels.runner.visual_features import FeatureStore, Reading
 from ernie_kernels.tokenizer import Tokenizer
 
 # A lock that is taken again at once is never had by those who wait for it: seconds to leave it free.
@@ -219,17 +219,15 @@ class Engine:
         self._is_torn = True
         involved: set[Sequence] = set()
         try:
-            scheduled = self._scheduler.schedule()
+            readings: list[Reading] = []
+            scheduled = self._scheduler.schedule(
+                lambda *tokens: self._features.may_read(Reading(*tokens), readings)
+            )
+            encoded = self._encode(runner, readings, involved)
             if scheduled:
-                # Who has too large a picture ends alone.
-                for sequence, span in scheduled:
-                    if span.media is not None:
-                        involved = {sequence}
-                        encode = runner.model.visual_features
-                        self._features.provide(span.media, span.start, span.stop, encode)
                 involved = {sequence for sequence, _ in scheduled}
                 self._run(runner, scheduled)
-            elif self._scheduler.num_running or self._scheduler.num_waiting:
+            elif not encoded and self._scheduler.num_running + self._scheduler.num_waiting:
                 raise InternalError("engine: sequences wait and none can run")
         except Exception as error:  # noqa: BLE001  (it is raised where the outputs are taken)
             self._fail(error, involved)
@@ -237,6 +235,33 @@ class Engine:
             self._is_torn = False
         self._tidy()
         self._log.step_ends(self._load)
+
+    def _encode(
+        self, runner: ModelRunner, readings: list[Reading], involved: set[Sequence]
+    ) -> bool:
+        """Go on with images that prompts wait for; whether there were any.
+
+        As long as a chunk of a prompt takes, or until somebody comes or goes. Who has too large a
+        picture ends alone: meanwhile the sequences in ``involved`` are those of one call.
+        """
+        if not readings:
+            return False
+        products = runner.products_per_step
+        num_slices = 0
+        while products > 0 and not (num_slices and self._has_news):
+            reading = self._features.next_reading(readings)
+            if reading is None:
+                break
+            every = (s for call in self._calls.values() for s in call.sequences)
+            involved.update(s for s in every if s.media is reading.media)
+            products -= self._features.advance(reading, runner.model.visual_slices)
+            involved.clear()
+            num_slices += 1
+        return num_slices > 0
+
+    @property
+    def _has_news(self) -> bool:
+        return bool(self._arrived or self._aborted or self._ended)
 
     def _run(self, runner: ModelRunner, scheduled: list[tuple[Sequence, TokenSpan]]) -> None:
         # Those that sample first, so that their rows lie together.
@@ -336,7 +361,7 @@ class Engine:
         """
         if self._is_torn:
             self._mend()
-        if not (self._arrived or self._aborted or self._ended):
+        if not self._has_news:
             return
         self._is_torn = True
         # Counted before those who have come are let in: who goes after that may have come after it.
@@ -377,6 +402,7 @@ class Engine:
             # No circle remains: all is freed with the last reference to it.
             sequence.siblings = []
             sequence.news = deque()
+            sequence.media = None
         del self._calls[call.number]
 
     def _mend(self) -> None:
@@ -400,7 +426,8 @@ class Engine:
             contents may still be of use), ``running``, ``waiting`` (sequences), ``prompt_tokens``
             (computed), ``prefix_hit_tokens`` (found in the cache instead), ``generated_tokens``,
             ``preemptions``, ``drafted_tokens``, ``accepted_tokens`` (those of them that proved
-            right), ``acceptance_rate`` (None before the first draft).
+            right), ``acceptance_rate`` (None before the first draft), ``encoded_images``,
+            ``image_hits``, ``feature_bytes`` (of :class:`.FeatureStore`).
         """
         with self._waiting, self._lock:
             self._tidy()
@@ -416,6 +443,9 @@ class Engine:
                 "drafted_tokens": self._drafts.drafted,
                 "accepted_tokens": self._drafts.accepted,
                 "acceptance_rate": self._drafts.rate,
+                "encoded_images": self._features.num_encoded,
+                "image_hits": self._features.num_hits,
+                "feature_bytes": self._features.total_nbytes,
             }
 
     def _load(self) -> Load:

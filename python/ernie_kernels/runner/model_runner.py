@@ -13,6 +13,7 @@ from ernie_kernels.models.config import ModelConfig
 from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.models.layers import LayerKVCache, take
 from ernie_kernels.models.memory_plan import kv_bytes_per_token
+from ernie_kernels.models.model_weights import count_parameters
 from ernie_kernels.models.mtp import SpeculativeConfig
 from ernie_kernels.models.workspace import LayerBuffers, Workspace
 from ernie_kernels.runner.batch import ForwardBatch, TokenSpan
@@ -53,6 +54,7 @@ class ModelRunner:
 
     Attributes:
         num_drafts: tokens drafted for a sequence in a step, at most.
+        products_per_step: of the vision tower beside a step: about those of a step's tokens.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class ModelRunner:
         self.device = device = transfers.device
         self.block_size = block_size
         self.max_tokens_per_step = max_tokens_per_step
+        self.products_per_step = max_tokens_per_step * count_parameters(config).active
         self._vocab_size = config.vocab_size
         self._head_rows_per_call = head_rows_per_call(config)
         self._workspace = Workspace(

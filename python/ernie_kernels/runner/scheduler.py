@@ -6,6 +6,9 @@ scheduled. When none can be had, the running sequence that came last loses its b
 to the head of the queue: it is computed again later, to the same bits. So whoever waits came after
 all who run, and the oldest always goes forward.
 
+A prompt whose next tokens show images that the vision tower is not done with keeps its place and gets
+blocks for all its tokens, but does not run: nobody behind it waits for the tower.
+
 Guesses at a sequence's next tokens run behind its last one. They have a place in the step for sure,
 and blocks if some are left: nobody waits or goes for a guess.
 """
@@ -14,14 +17,18 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from ernie_kernels.errors import CapacityError, InternalError
 from ernie_kernels.runner.batch import TokenSpan
 from ernie_kernels.runner.block_manager import BlockManager
+from ernie_kernels.runner.media import PromptMedia
 from ernie_kernels.runner.sequence import Sequence
+
+# Of a prompt's media and its tokens ``start .. stop - 1`` whether these can be read now.
+MayRead = Callable[[PromptMedia, int, int], bool]
 
 # Of all blocks this share stays free when a sequence is admitted beside others, at least one block:
 # the others are about to grow.
@@ -123,8 +130,14 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------- a step
 
-    def schedule(self) -> list[tuple[Sequence, TokenSpan]]:
-        """The next step's work; at least one span unless nothing waits or runs."""
+    def schedule(self, may_read: MayRead | None = None) -> list[tuple[Sequence, TokenSpan]]:
+        """The next step's work; at least one span unless nothing waits or runs, or all that run are
+        told that they may not read on.
+
+        Args:
+            may_read: asked in the order in which prompts came, but for those that generate; None:
+                all may.
+        """
         num_drafted = sum(s.num_drafted for s in self._running)
         step = _Step(self._max_tokens_per_step - num_drafted)
         remaining = {s: s.num_tokens - s.num_computed for s in self._running}
@@ -133,10 +146,13 @@ class Scheduler:
             count = min(step.room, remaining[sequence])
             if count == 0:
                 break
-            # One without blocks has just lost them to another.
-            if sequence.num_blocks and self._take_blocks(sequence, count, step):
+            if sequence.num_blocks == 0:  # it has just lost them to another
+                continue
+            is_ready = _is_ready(sequence, count, may_read)
+            reserved = count if is_ready else remaining[sequence]
+            if self._take_blocks(sequence, reserved, step) and is_ready:
                 step.add(sequence, self._span(sequence, count))
-        self._admit(step)
+        self._admit(step, may_read)
         if num_drafted:
             self._add_drafts(step)
         return list(step.spans.items())
@@ -199,7 +215,7 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------ admission
 
-    def _admit(self, step: _Step) -> None:
+    def _admit(self, step: _Step, may_read: MayRead | None) -> None:
         manager = self._block_manager
         # While there is room in the step, all that run have the blocks for all their tokens.
         while step.room > 0 and self._waiting and len(self._running) < self._max_num_seqs:
@@ -216,11 +232,13 @@ class Scheduler:
             sequence.num_computed = len(found) * self._block_size
             self.num_prefix_hit_tokens += sequence.num_computed
             count = min(step.room, sequence.num_tokens - sequence.num_computed)
-            stop = sequence.num_computed + count
+            is_ready = _is_ready(sequence, count, may_read)
+            stop = sequence.num_computed + count if is_ready else sequence.num_tokens
             self._append_blocks(sequence, manager.allocate(manager.blocks_for(stop) - len(found)))
             self._running.append(sequence)
             del self._waiting[sequence]
-            step.add(sequence, self._span(sequence, count))
+            if is_ready:
+                step.add(sequence, self._span(sequence, count))
 
     def _awaits_sibling(self, sequence: Sequence) -> bool:
         """Whether one before it is just computing blocks of the prompt that both have."""
@@ -257,14 +275,18 @@ class Scheduler:
         """Make everything anew from the unfinished sequences alone, whatever has been interrupted.
 
         What a sequence has computed stays; the rest of its blocks, and all blocks of sequences that
-        are not among these, can be had again.
+        are not among these, can be had again. Who ran without having computed anything yet keeps one
+        block, and with it its place before those that came later.
         """
         ordered = sorted(sequences, key=lambda s: s.arrival)
+        ran = set(self._running)
         for sequence in ordered:
             sequence.num_drafted = 0
             if sequence.num_computed > sequence.num_blocks * self._block_size:
-                sequence.num_computed = 0
-            sequence.num_blocks = self._block_manager.blocks_for(sequence.num_computed)
+                sequence.num_computed = sequence.num_blocks = 0
+            least = min(1, sequence.num_blocks) if sequence in ran else 0
+            computed = self._block_manager.blocks_for(sequence.num_computed)
+            sequence.num_blocks = max(least, computed)
         self._running = list(itertools.takewhile(lambda s: s.num_blocks > 0, ordered))
         self._waiting = OrderedDict.fromkeys(ordered[len(self._running) :])
         for sequence in self._waiting:
@@ -291,3 +313,10 @@ class Scheduler:
         if len(self._running) > self._max_num_seqs:
             raise InternalError(f"scheduler: {len(self._running)} sequences run")
         self._block_manager.check(s.blocks.tolist() for s in self._running)
+
+
+def _is_ready(sequence: Sequence, count: int, may_read: MayRead | None) -> bool:
+    start = sequence.num_computed
+    if sequence.media is None or may_read is None:
+        return True
+    return may_read(sequence.media, start, start + count)

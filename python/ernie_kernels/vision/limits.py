@@ -18,6 +18,9 @@ class VisionLimits:
         side: pixels of a side, of images and of frames.
         image_pixels: of one image or frame.
         images_per_request: counted by who takes requests.
+        request_pixels: of all images and all frames that are kept, of a request, before they are
+            resized; counted by who takes requests.
+        call_pixels: of those of all requests that come together, after they are resized.
         frames: of a video, that are kept.
         stored_frames: of a video, that its file holds.
         video_pixels: of all the frames that are kept, before they are resized.
@@ -33,6 +36,8 @@ class VisionLimits:
     side: int = 16384
     image_pixels: int = 1 << 25
     images_per_request: int = 64
+    request_pixels: int = 1 << 30
+    call_pixels: int = 1 << 30
     frames: int = 1024
     stored_frames: int = 1 << 20
     video_pixels: int = 1 << 30

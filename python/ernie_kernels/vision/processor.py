@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from ernie_kernels.errors import ArgumentError, InputError, LimitError
+from ernie_kernels.memory_errors import reporting_memory
 from ernie_kernels.vision.digest import item_key
 from ernie_kernels.vision.frame_choice import chosen_frames
 from ernie_kernels.vision.image import load_image
 from ernie_kernels.vision.item import VisualItem
 from ernie_kernels.vision.limits import VisionLimits
+from ernie_kernels.vision.pixel_budget import PixelBudget
 from ernie_kernels.vision.resize import bicubic_resize, target_size
 from ernie_kernels.vision.settings import VisionSettings
 from ernie_kernels.vision.sources import Source
@@ -48,21 +50,34 @@ class VisionProcessor:
         """With the settings of a checkpoint folder; see :meth:`VisionSettings.from_folder`."""
         return cls(VisionSettings.from_folder(folder, **options), limits)
 
-    def image(self, source: Source, *, where: str = "image") -> VisualItem:
+    def image(
+        self, source: Source, *, where: str = "image", budget: PixelBudget | None = None
+    ) -> VisualItem:
         """One image.
 
         Args:
             source: encoded PNG, JPEG or WebP as bytes, path or data: URL; a Pillow image; an array.
             where: what messages call it, such as ``"image 2"``.
+            budget: of pixels, which those of the image take before it is resized.
 
-        Raises: what :func:`load_image` and :func:`target_size` raise.
+        Raises:
+            OutOfMemoryError: the host has no memory for it.
+            Others: what :func:`load_image` and :func:`target_size` raise.
         """
-        pixels = load_image(source, where, self.limits)
-        rows, columns = self._target_size("image", where, *pixels.shape[:2])
-        return self._item("image", bicubic_resize(pixels, rows, columns)[None])
+        with reporting_memory(where):
+            pixels = load_image(source, where, self.limits)
+            if budget is not None:
+                budget.spend(where, pixels.shape[0] * pixels.shape[1])
+            rows, columns = self.target_size("image", where, *pixels.shape[:2])
+            return self._item("image", bicubic_resize(pixels, rows, columns)[None])
 
     def video(
-        self, source: Source, *, frame_rate: float | None = None, where: str = "video"
+        self,
+        source: Source,
+        *,
+        frame_rate: float | None = None,
+        where: str = "video",
+        budget: PixelBudget | None = None,
     ) -> VisualItem:
         """One video.
 
@@ -71,18 +86,25 @@ class VisionProcessor:
                 a sequence of images of one size; or an array uint8 ``[frames, H, W, 3]``.
             frame_rate: of a sequence, frames per second. None: all frames are kept, up to
                 ``max_frames``, and their times are as if there were 24.
+            budget: of pixels, which the frames that are kept take before they are decoded.
 
         Raises:
             InputError: not a readable video, no frames, frames of several sizes.
             LimitError: beyond the limits of frames, pixels, bytes or time.
             UnsupportedError: the extra that it needs is missing.
+            OutOfMemoryError: the host has no memory for it.
         """
         is_rate = type(frame_rate) in (int, float) and 1e-3 <= frame_rate <= 1e5  # type: ignore[operator]
         if frame_rate is not None and not is_rate:
             raise ArgumentError(f"{where}: frame_rate: expected a number 0.001..100000")
-        with open_video(source, where, self.limits, frame_rate) as video:
+        with (
+            reporting_memory(where),
+            open_video(source, where, self.limits, frame_rate) as video,
+        ):
             known_rate = frame_rate is not None or not isinstance(source, (list, tuple, np.ndarray))
             indices = self._choose(video, where, known_rate)
+            if budget is not None:
+                budget.spend(where, len(indices) * video.width * video.height)
             return self._item("video", self._frames(video, indices, where))
 
     def from_patches(
@@ -138,7 +160,8 @@ class VisionProcessor:
             begin = end
         return items
 
-    def _target_size(self, kind: str, where: str, height: int, width: int) -> tuple[int, int]:
+    def target_size(self, kind: str, where: str, height: int, width: int) -> tuple[int, int]:
+        """Height and width that an image, or frame of a video, is resized to; see :func:`target_size`."""
         settings = self.settings
         low, high = (getattr(settings, f"{kind}_{end}_pixels") for end in ("min", "max"))
         return target_size(
@@ -187,7 +210,7 @@ class VisionProcessor:
         for place, pixels in enumerate(video.frames(indices)):
             if place == 0:
                 stored = pixels.shape
-                rows, columns = self._target_size("video", where, *pixels.shape[:2])
+                rows, columns = self.target_size("video", where, *pixels.shape[:2])
                 result = np.empty((len(indices) + len(indices) % 2, rows, columns, 3), np.uint8)
             elif pixels.shape != stored:
                 raise InputError(f"{where}: frames of several sizes; give them one")

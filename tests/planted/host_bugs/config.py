@@ -138,8 +138,8 @@ BUGS = [
     Bug(
         "fit: a GPU's cache may take all that is left",
         REPORT,
-        "else (DEVICE_RESERVE + plan.workspace_bytes, DEVICE_SHARE)",
-        "else (DEVICE_RESERVE + plan.workspace_bytes, 1.0)",
+        "else (DEVICE_RESERVE + activations, DEVICE_SHARE)",
+        "else (DEVICE_RESERVE + activations, 1.0)",
         FIT,
     ),
 ]

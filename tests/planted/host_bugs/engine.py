@@ -57,8 +57,8 @@ BUGS = [
     Bug(
         "engine: who asks for figures does not stand in line",
         "python/ernie_kernels/runner/engine.py",
-        'before the first draft).\n        """\n        with self._waiting, self._lock:',
-        'before the first draft).\n        """\n        with self._lock:',
+        'FeatureStore`).\n        """\n        with self._waiting, self._lock:',
+        'FeatureStore`).\n        """\n        with self._lock:',
         THREADS,
     ),
     Bug(

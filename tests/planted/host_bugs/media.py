@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from bug import Bug
+from bug import FIT, MEMORY_PLAN, Bug
 
 FEATURES = ["tests/runner/test_visual_features.py"]
 FAULTS = ["tests/runner/test_media_faults.py"]
+SLICES = ["tests/runner/test_tower_slices.py"]
+PIXELS = ["tests/vision/test_pixel_budgets.py"]
 CHAT = ["tests/test_media_chat.py"]
 FILES = ["tests/vision/test_local_files.py"]
 VIDEOS = ["tests/vision/test_videos.py"]
@@ -17,6 +19,10 @@ MEDIA = "python/ernie_kernels/runner/media.py"
 STORE = "python/ernie_kernels/runner/visual_features.py"
 STEP = "python/ernie_kernels/runner/step_media.py"
 PROMPTS = "python/ernie_kernels/media_prompts.py"
+ENGINE = "python/ernie_kernels/runner/engine.py"
+SCHEDULER = "python/ernie_kernels/runner/scheduler.py"
+PROCESSOR = "python/ernie_kernels/vision/processor.py"
+SOURCES = "python/ernie_kernels/media_sources.py"
 REASONING = "python/ernie_kernels/runner/reasoning.py"
 TEMPLATE = "python/ernie_kernels/chat_template.py"
 LOCAL_FILES = "python/ernie_kernels/vision/local_files.py"
@@ -90,14 +96,14 @@ BUGS = [
     Bug(
         "features: two of a kind are encoded twice",
         STORE,
-        "                missing[part.key] = part.item\n",
-        "                missing[part.key + bytes([index % 256])] = part.item\n",
+        "                items[part.key] = part.item\n",
+        "                items[part.key + bytes([index % 256])] = part.item\n",
         FEATURES,
     ),
     Bug(
         "features: the first to come is the first to go",
         STORE,
-        "                    self._recent.move_to_end(part.key)\n",
+        "                    self._recent.move_to_end(key)\n",
         "                    pass\n",
         FEATURES,
     ),
@@ -111,23 +117,129 @@ BUGS = [
     Bug(
         "features: all of a step share one memory",
         STORE,
-        "rows[first : first + item.num_tokens], own",
-        "rows[: item.num_tokens], own",
+        "rows[first : first + count], own",
+        "rows[:count], own",
         FEATURES,
     ),
     Bug(
         "engine: whoever was in the step ends with a picture",
-        "python/ernie_kernels/runner/engine.py",
-        "                        involved = {sequence}\n",
-        "                        involved = {s for s, _ in scheduled}\n",
+        ENGINE,
+        "if s.media is reading.media)",
+        "if s.media is not None)",
         FAULTS,
     ),
     Bug(
+        "engine: who gives up waits for all slices of a step",
+        ENGINE,
+        "while products > 0 and not (num_slices and self._has_news):",
+        "while products > 0:",
+        SLICES,
+    ),
+    Bug(
+        "engine: a step waits for all of a large picture",
+        ENGINE,
+        "products -= self._features.advance(",
+        "_ = self._features.advance(",
+        SLICES,
+    ),
+    Bug(
+        "features: the tower waits for nobody to read",
+        STORE,
+        "return None if held > self._max_bytes else reading",
+        "return reading",
+        SLICES,
+    ),
+    Bug(
+        "features: what is found is not counted",
+        STORE,
+        "self.num_hits += media.features[index] is not None",
+        "self.num_hits += 0",
+        SLICES,
+    ),
+    Bug(
+        "slices: more in one than it may have",
+        "python/ernie_kernels/models/slices.py",
+        "size = -(-count // max(1, -(-count // most)))",
+        "size = -(-count // max(1, count // most))",
+        SLICES,
+    ),
+    Bug(
+        "scheduler: who waits for the tower goes behind those that came later",
+        SCHEDULER,
+        "least = min(1, sequence.num_blocks) if sequence in ran else 0",
+        "least = 0",
+        SLICES,
+    ),
+    Bug(
+        "scheduler: who waits for the tower keeps others out of the step",
+        SCHEDULER,
+        "            if is_ready:\n                step.add(sequence, self._span(sequence, count))\n",
+        "            if not is_ready:\n                return\n"
+        "            step.add(sequence, self._span(sequence, count))\n",
+        SLICES,
+    ),
+    Bug(
         "scheduler: pictures of what has ended stay",
-        "python/ernie_kernels/runner/scheduler.py",
+        SCHEDULER,
         "        sequence.media = None\n",
         "        pass\n",
-        FAULTS,
+        SLICES,
+    ),
+    Bug(
+        "budget: pixels of a video are those of a frame",
+        PROCESSOR,
+        "budget.spend(where, len(indices) * video.width * video.height)",
+        "budget.spend(where, video.width * video.height)",
+        PIXELS,
+    ),
+    Bug(
+        "budget: an image of a size that its beginning does not tell is free",
+        SOURCES,
+        "        if stored is not None:\n",
+        "        if stored is not None and self.kind != 'image':\n",
+        PIXELS,
+    ),
+    Bug(
+        "budget: only the images of the first request count in a call",
+        SOURCES,
+        "                kept.spend(source.where, rows * columns)\n",
+        "                kept.spend(source.where, rows * columns if len(budgets) == 1 else 0)\n",
+        PIXELS,
+    ),
+    Bug(
+        "budget: spent on the size before the resize alone",
+        SOURCES,
+        "kept.spend(source.where, rows * columns)",
+        "kept.spend(source.where, math.prod(size))",
+        PIXELS,
+    ),
+    Bug(
+        "memory: what numpy raises is passed on",
+        "python/ernie_kernels/memory_errors.py",
+        "    except MemoryError as error:\n",
+        "    except OutOfMemoryError as error:\n",
+        ["tests/runner/test_media_memory.py"],
+    ),
+    Bug(
+        "memory plan: the buffers of the tower's MLP hold all rows",
+        "python/ernie_kernels/models/vision_memory.py",
+        "mlp = min(num_patches, MLP_ROWS) *",
+        "mlp = num_patches *",
+        MEMORY_PLAN,
+    ),
+    Bug(
+        "memory plan: the cache takes the memory of images",
+        "python/ernie_kernels/load_model.py",
+        "plan = _plan_cache(config, options, weights + images, bytes_per_block)",
+        "plan = _plan_cache(config, options, weights, bytes_per_block)",
+        MEMORY_PLAN,
+    ),
+    Bug(
+        "fit: images take nothing",
+        "python/ernie_kernels/cli/fit_report.py",
+        "activations = plan.workspace_bytes + plan.visual_bytes",
+        "activations = plan.workspace_bytes",
+        FIT,
     ),
     Bug(
         "prompts: a video behind its own start is an image",
