@@ -54,22 +54,8 @@ class ErnieDecoder:
     def __call__(
         self, batch: ForwardBatch, kv_caches: list[LayerKVCache], buffers: LayerBuffers
     ) -> Tensor:
-        config = self._config
-        residual = self.embed_tokens(batch.input_ids, out=buffers.residual)
-        if batch.visual_rows is not None and batch.visual_features is not None:
-            ops.scatter_rows(batch.visual_features, batch.visual_rows, residual)
-        if batch.mrope_positions is None:
-            ops.rope_table(
-                batch.positions, config.head_dim, theta=config.rope_theta, out=buffers.rope_table
-            )
-        else:
-            ops.mrope_table(
-                batch.mrope_positions,
-                config.head_dim,
-                theta=config.rope_theta,
-                freq_allocation=config.freq_allocation,
-                out=buffers.rope_table,
-            )
+        residual = self.embed(batch, out=buffers.residual)
+        self.write_rope_table(batch, out=buffers.rope_table)
         hidden_states = None
         for layer, kv_cache in zip(self.layers, kv_caches, strict=True):
             # Nothing reads what the last layer makes of rows that are not wanted.
@@ -79,6 +65,27 @@ class ErnieDecoder:
             )
         hidden_states, _ = self.norm.add(hidden_states, residual)
         return hidden_states
+
+    def embed(self, batch: ForwardBatch, *, out: Tensor) -> Tensor:
+        """``[num_tokens, hidden_size]``: rows of the table, and of images and videos their features."""
+        self.embed_tokens(batch.input_ids, out=out)
+        if batch.visual_rows is not None and batch.visual_features is not None:
+            ops.scatter_rows(batch.visual_features, batch.visual_rows, out)
+        return out
+
+    def write_rope_table(self, batch: ForwardBatch, *, out: Tensor) -> None:
+        """Of every token's position, of one number or of three: ``[num_tokens, head_dim]`` float32."""
+        config = self._config
+        if batch.mrope_positions is None:
+            ops.rope_table(batch.positions, config.head_dim, theta=config.rope_theta, out=out)
+            return
+        ops.mrope_table(
+            batch.mrope_positions,
+            config.head_dim,
+            theta=config.rope_theta,
+            freq_allocation=config.freq_allocation,
+            out=out,
+        )
 
 
 class ErnieForCausalLM:

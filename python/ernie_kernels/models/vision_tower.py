@@ -132,7 +132,7 @@ class VisionTower:
         ]
         self.norm = weights.layer_norm(TOWER_NORM, vision.layer_norm_eps)
         self.patch_values = vision.patch_values
-        self._levels = from_numpy(levels, device)
+        self.levels = from_numpy(levels, device)
         self._device = device
 
     def embed_pixels(self, pixels: np.ndarray, grid: Grid, out: Tensor) -> None:
@@ -141,7 +141,7 @@ class VisionTower:
             from_numpy(pixels.reshape(-1), self._device),
             self.patch_embed,
             from_numpy(np.array([grid], np.int64)),
-            levels=self._levels,
+            levels=self.levels,
             patches=self._room(out),
             out=out,
         )
