@@ -106,7 +106,8 @@ class ErnieForCausalLM:
         mtp: that module, or None.
         expert_dtype: in which experts lie in memory, where the model has any.
         visual: vision tower and resampler, or None in a model of text alone.
-        nbytes, mtp_nbytes: bytes of all weights, and of the module's among them.
+        nbytes, mtp_nbytes, visual_nbytes: bytes of all weights, and among them of the module's, and of
+            the tower's and the resampler's.
 
     Raises:
         ConfigError: ``with_mtp``, and the checkpoint has no such module.
@@ -158,6 +159,7 @@ class ErnieForCausalLM:
         without_mtp = weights.nbytes
         self.mtp = MultiTokenPredictor(config, weights, self.model) if with_mtp else None
         self.mtp_nbytes = weights.nbytes - without_mtp
+        without_visual = weights.nbytes
         self.visual = None
         if config.vision is not None:
             self.visual = VisualEncoder(
@@ -168,6 +170,7 @@ class ErnieForCausalLM:
                 device=device,
                 dtype=dtype,
             )
+        self.visual_nbytes = weights.nbytes - without_visual
         self.is_tied = is_tied
         self.nbytes = weights.nbytes
 

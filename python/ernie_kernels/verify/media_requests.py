@@ -121,7 +121,9 @@ class MediaRequests:
         if encoder is None or vision is None or shape is None:
             return None
         pictures = self.layout.pictures
-        trace = VisionTrace(encoder, vision, items_of(pictures), device=llm.device, dtype=llm.dtype)
+        trace = VisionTrace(
+            llm.model, encoder, vision, items_of(pictures), device=llm.device, dtype=llm.dtype
+        )
         twin = Twin(exists=llm.dtype == "bfloat16")
         return VisionComparison(weights, shape, trace, judge, self.settings, pictures, twin)
 

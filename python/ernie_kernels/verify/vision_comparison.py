@@ -175,9 +175,13 @@ class VisionComparison:
             "after_norm", resampler.after_norm, w.after_norm, self._eps, trace.projected,
             trace.features,
         )  # fmt: skip
-        # What prompts are given has the bits of what was looked at here.
-        same = Expected(trace.features, np.zeros_like(trace.features))
-        parts.append(self._judge.part("features", self._trace.whole(), same))
+        # What prompts are given has the bits of what was looked at here. On a GPU the number of rows
+        # decides the order of sums: there only what is put together wrongly is found.
+        share = 0.0 if self._trace.features_are_exact else 2.0**-4
+        slack = np.full_like(trace.features, share * np.abs(trace.features).max())
+        parts.append(
+            self._judge.part("features", self._trace.whole(), Expected(trace.features, slack))
+        )
         self._model.norm(norm)
         self.features = self._model.resample(w)
         exact = self.features[: len(trace.features)]

@@ -10,10 +10,11 @@ import numpy as np
 from ernie_kernels import ops
 from ernie_kernels._core import Tensor, empty, from_numpy
 from ernie_kernels.errors import InternalError
+from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.models.ernie_vl import VisualEncoder
 from ernie_kernels.models.resampler import Merger
 from ernie_kernels.models.vision_config import VisionConfig
-from ernie_kernels.models.vision_tower import FrameBatch, TowerBuffers, VisionBlock
+from ernie_kernels.models.vision_tower import FrameBatch, VisionBlock
 from ernie_kernels.verify.expert_trace import as_float64
 from ernie_kernels.verify.formulas import Array
 from ernie_kernels.vision.item import VisualItem
@@ -55,7 +56,9 @@ class ResamplerTrace:
 
 
 class VisionTrace:
-    """Runs a loaded encoder over items in one piece.
+    """Runs a loaded model's encoder over items in one piece, layer by layer.
+
+    How the engine itself puts the layers together is held against this as a whole: :meth:`whole`.
 
     Attributes:
         features: ``[sum of num_tokens, hidden_size of the text]``, when all has run.
@@ -63,6 +66,7 @@ class VisionTrace:
 
     def __init__(
         self,
+        model: ErnieForCausalLM,
         encoder: VisualEncoder,
         vision: VisionConfig,
         items: Sequence[VisualItem],
@@ -72,26 +76,36 @@ class VisionTrace:
     ) -> None:
         self.encoder = encoder
         self.features: Tensor | None = None
+        self._model = model
         self._items = items
+        self._device = device
         self._grids = [item.grid_thw for item in items]
         num_patches = sum(t * h * w for t, h, w in self._grids)
-        self._buffers = TowerBuffers.make(vision, num_patches, dtype, device)
         self._frames = FrameBatch.of(self._grids, vision, device)
+        self._residual = empty([num_patches, vision.hidden_size], dtype, device)
         self._hidden: Tensor | None = None
 
+    @property
+    def features_are_exact(self) -> bool:
+        """Whether :meth:`whole` has the bits of :attr:`features`."""
+        return self._device == "cpu"
+
     def whole(self) -> Array:
-        """The features as the engine makes them, without a look at what is in between."""
-        return as_float64(self.encoder(self._items))
+        """The features as prompts are given them."""
+        return as_float64(self._model.visual_features(self._items))
 
     def embed(self) -> Array:
         """Pixels to the tower's first rows."""
-        first = 0
-        for item, (t, h, w) in zip(self._items, self._grids, strict=True):
-            if item.pixels is not None:
-                out = self._buffers.residual[first : first + t * h * w]
-                self.encoder.tower.embed_pixels(item.pixels, item.grid_thw, out)
-            first += t * h * w
-        return as_float64(self._buffers.residual)
+        pixels = [item.pixels.reshape(-1) for item in self._items if item.pixels is not None]
+        tower = self.encoder.tower
+        ops.patch_embed(
+            from_numpy(np.concatenate(pixels), self._device),
+            tower.patch_embed,
+            np.array(self._grids, np.int64),
+            levels=tower.levels,
+            out=self._residual,
+        )
+        return as_float64(self._residual)
 
     def blocks(self) -> Iterator[BlockTrace]:
         """Run the next block; each yields what it did."""
@@ -100,48 +114,43 @@ class VisionTrace:
 
     def final(self) -> tuple[Array, Array, Array, Array]:
         """What the last block leaves, hidden and residual, their sum, and its norm."""
-        hidden, residual = self._left(), as_float64(self._buffers.residual)
-        self._hidden, entered = self.encoder.tower.norm.add(
-            self._existing_hidden(), self._buffers.residual
-        )
-        return hidden, residual, as_float64(entered), as_float64(self._hidden)
+        left = as_float64(self._existing_hidden()), as_float64(self._residual)
+        self._hidden, entered = self.encoder.tower.norm.add(self._existing_hidden(), self._residual)
+        return *left, as_float64(entered), as_float64(self._hidden)
 
     def resample(self) -> ResamplerTrace:
         resampler = self.encoder.resampler
         x, spatial = _merge(resampler.spatial_linear, ops.spatial_merge(self._existing_hidden(), 2))
-        pairs = ops.temporal_merge(x, from_numpy(np.array(self._grids, np.int64)))
+        pairs = ops.temporal_merge(x, np.array(self._grids, np.int64))
         x, temporal = _merge(resampler.temporal_linear, pairs)
         projected = resampler.mlp(x)
-        features = empty(list(projected.shape), projected.dtype_name, projected.device)
+        features = _like(projected)
         self.features = resampler.after_norm(projected, out=features)
         return ResamplerTrace(spatial, temporal, as_float64(projected), as_float64(features))
 
     def _run(self, block: VisionBlock) -> BlockTrace:
-        """As ``VisionBlock.__call__``."""
-        buffers = self._buffers
-        hidden, residual = None, as_float64(buffers.residual)
+        hidden, residual = None, as_float64(self._residual)
         if self._hidden is None:
-            x = block.norm1(buffers.residual, out=buffers.hidden_states)
+            x = block.norm1(self._residual, out=_like(self._residual))
         else:
-            hidden = self._left()
-            x, _ = block.norm1.add(self._hidden, buffers.residual)
-        entered, normed = as_float64(buffers.residual), as_float64(x)
-        block.attend(block.qkv(x, out=buffers.qkv), self._frames, buffers)
-        qkv = as_float64(buffers.qkv).reshape(len(normed), 3, block.num_heads, block.head_dim)
-        projected = block.proj(buffers.attention)
+            hidden = as_float64(self._hidden)
+            x, _ = block.norm1.add(self._hidden, self._residual)
+        entered, normed = as_float64(self._residual), as_float64(x)
+        query, key, value, mixed = self._attend(block, block.qkv(x))
+        projected = block.proj(mixed.reshape(len(x), x.shape[1]))
         given = as_float64(projected)
-        x, _ = block.norm2.add(projected, buffers.residual)
+        x, _ = block.norm2.add(projected, self._residual)
         activated = block.fc1(x)
         self._hidden = block.fc2(activated)
         return BlockTrace(
             entered=entered,
             normed=normed,
-            query=qkv[:, 0],
-            key=qkv[:, 1],
-            value=qkv[:, 2],
-            attention=as_float64(buffers.attention).reshape(qkv[:, 0].shape),
+            query=as_float64(query),
+            key=as_float64(key),
+            value=as_float64(value),
+            attention=as_float64(mixed),
             projected=given,
-            middle=as_float64(buffers.residual),
+            middle=as_float64(self._residual),
             middle_normed=as_float64(x),
             activated=as_float64(activated),
             down=as_float64(self._hidden),
@@ -149,18 +158,36 @@ class VisionTrace:
             residual=residual,
         )
 
+    def _attend(self, block: VisionBlock, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Turned queries and keys, values, and what attention makes of them."""
+        heads = block.num_heads
+        by_head = qkv.reshape(len(qkv), 3 * heads, block.head_dim)
+        query, key = by_head[:, :heads], by_head[:, heads : 2 * heads]
+        value = by_head[:, 2 * heads :]
+        ops.rope_2d(query, key, self._frames.table)
+        mixed = empty([len(qkv), heads, block.head_dim], qkv.dtype_name, self._device)
+        ops.varlen_attention(
+            query,
+            key,
+            value,
+            cu_seqlens=self._frames.cu_seqlens,
+            max_seqlen=self._frames.max_seqlen,
+            out=mixed,
+        )
+        return query, key, value, mixed
+
     def _existing_hidden(self) -> Tensor:
         if self._hidden is None:
             raise InternalError("verify: no block has run")
         return self._hidden
 
-    def _left(self) -> Array:
-        return as_float64(self._existing_hidden())
+
+def _like(tensor: Tensor) -> Tensor:
+    return empty(list(tensor.shape), tensor.dtype_name, tensor.device)
 
 
 def _merge(merger: Merger, given: Tensor) -> tuple[Tensor, MergerTrace]:
     activated = merger.fc1(given)
     linear = merger.fc2(activated)
-    normed = empty(list(linear.shape), linear.dtype_name, linear.device)
-    merger.norm(linear, out=normed)
+    normed = merger.norm(linear, out=_like(linear))
     return normed, MergerTrace(*map(as_float64, (given, activated, linear, normed)))
