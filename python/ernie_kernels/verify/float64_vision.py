@@ -16,7 +16,6 @@ from ernie_kernels.verify.stored_vision import (
     BlockWeights,
     LayerNormWeights,
     MergerWeights,
-    ResamplerWeights,
 )
 from ernie_kernels.verify.stored_weights import Matrix
 from ernie_kernels.verify.twin import Twin
@@ -78,16 +77,20 @@ class Float64Vision:
         """Behind the last block."""
         self._x = self._norm(self._x, w)
 
-    def resample(self, w: ResamplerWeights) -> Array:
-        """Features, ``[num_tokens, hidden_size of the text]``; the twin's below them."""
-        x = self._merge(spatially_merged(self._x), w.spatial)
-        halves = np.split(x, self._twin.copies)
-        merged = [temporally_merged(half, self._pictures) for half in halves]
-        x = self._merge(np.concatenate(merged), w.temporal)
-        x = self._twin.linear(x, w.mlp)
-        return self._twin.rounded(formulas.rms_norm(x, w.after_norm, self._eps))
+    def merge_spatially(self, w: MergerWeights) -> None:
+        self._x = self._merged(spatially_merged(self._x), w)
 
-    def _merge(self, x: Array, w: MergerWeights) -> Array:
+    def merge_temporally(self, w: MergerWeights) -> None:
+        halves = np.split(self._x, self._twin.copies)
+        pairs = [temporally_merged(half, self._pictures) for half in halves]
+        self._x = self._merged(np.concatenate(pairs), w)
+
+    def features(self, mlp: Matrix, after_norm: Array) -> Array:
+        """``[num_tokens, hidden_size of the text]``; the twin's below them."""
+        x = self._twin.linear(self._x, mlp)
+        return self._twin.rounded(formulas.rms_norm(x, after_norm, self._eps))
+
+    def _merged(self, x: Array, w: MergerWeights) -> Array:
         return self._norm(self._twin.linear(self._activated(x, w.fc1, "gelu"), w.fc2), w.norm)
 
     def _norm(self, x: Array, w: LayerNormWeights) -> Array:

@@ -38,14 +38,6 @@ class MergerWeights:
     norm: LayerNormWeights
 
 
-@dataclass(frozen=True, slots=True)
-class ResamplerWeights:
-    spatial: MergerWeights
-    temporal: MergerWeights
-    mlp: Matrix
-    after_norm: Array
-
-
 class StoredVision:
     """Read as :class:`.StoredWeights` reads: nothing is kept."""
 
@@ -69,17 +61,17 @@ class StoredVision:
     def norm(self) -> LayerNormWeights:
         return self._tower_norm("ln")
 
-    def resampler(self) -> ResamplerWeights:
-        return ResamplerWeights(
-            spatial=self._merger(f"{RESAMPLER}.spatial_linear"),
-            temporal=self._merger(f"{RESAMPLER}.temporal_linear"),
-            mlp=self._weights.plain_linear(f"{RESAMPLER}.mlp"),
-            after_norm=self._weights.vector(f"{RESAMPLER}.after_norm.weight"),
-        )
-
-    def _merger(self, name: str) -> MergerWeights:
+    def merger(self, name: str) -> MergerWeights:
+        """``"spatial_linear"`` or ``"temporal_linear"``: much the largest, so one at a time."""
+        whole = f"{RESAMPLER}.{name}"
         linear = self._weights.plain_linear
-        return MergerWeights(linear(f"{name}.0"), linear(f"{name}.2"), self._norm(f"{name}.3"))
+        return MergerWeights(linear(f"{whole}.0"), linear(f"{whole}.2"), self._norm(f"{whole}.3"))
+
+    def projection(self) -> Matrix:
+        return self._weights.plain_linear(f"{RESAMPLER}.mlp")
+
+    def after_norm(self) -> Array:
+        return self._weights.vector(f"{RESAMPLER}.after_norm.weight")
 
     def _tower_linear(self, name: str, *, has_bias: bool = True) -> Matrix:
         return self._weights.plain_linear(self._tower_name(name), has_bias=has_bias)

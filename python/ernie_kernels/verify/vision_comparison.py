@@ -33,7 +33,7 @@ from ernie_kernels.verify.stored_vision import (
 from ernie_kernels.verify.stored_weights import StoredWeights
 from ernie_kernels.verify.twin import Twin
 from ernie_kernels.verify.vision_shape import VisionShape
-from ernie_kernels.verify.vision_trace import BlockTrace, MergerTrace, VisionTrace
+from ernie_kernels.verify.vision_trace import BlockTrace, MergerTrace, ResamplerTrace, VisionTrace
 from ernie_kernels.vision.settings import VisionSettings
 
 
@@ -158,34 +158,46 @@ class VisionComparison:
         """The tower's last norm too."""
         tower, resampler = self._trace.encoder.tower, self._trace.encoder.resampler
         left, residual, entered, normed = self._trace.final()
-        norm, w = self._stored.norm(), self._stored.resampler()
+        norm = self._stored.norm()
         parts = [self._judge.part("residual", entered, self._bounds.sum(left, residual))]
         parts += self._norm("ln", tower.norm, norm, entered, normed)
+        self._model.norm(norm)
         trace = self._trace.resample()
+        spatial = self._stored.merger("spatial_linear")
         given = spatially_merged(normed)
-        parts += self._merger("spatial_linear", resampler.spatial_linear, w.spatial, given,
-                              trace.spatial)  # fmt: skip
-        given = temporally_merged(trace.spatial.normed, self._pictures)
-        parts += self._merger("temporal_linear", resampler.temporal_linear, w.temporal, given,
-                              trace.temporal)  # fmt: skip
-        parts += self._judge.linear(
-            "mlp", resampler.mlp, w.mlp, trace.temporal.normed, trace.projected
+        parts += self._merger(
+            "spatial_linear", resampler.spatial_linear, spatial, given, trace.spatial
         )
-        parts += self._judge.norm(
-            "after_norm", resampler.after_norm, w.after_norm, self._eps, trace.projected,
+        self._model.merge_spatially(spatial)
+        del spatial
+        temporal = self._stored.merger("temporal_linear")
+        given = temporally_merged(trace.spatial.normed, self._pictures)
+        parts += self._merger(
+            "temporal_linear", resampler.temporal_linear, temporal, given, trace.temporal
+        )
+        self._model.merge_temporally(temporal)
+        del temporal
+        parts += self._features(trace)
+        exact = self.features[: len(trace.features)]
+        return stage_of("resampler", trace.features, exact, parts)
+
+    def _features(self, trace: ResamplerTrace) -> Iterator[PartResult]:
+        """Rows of the text model's width."""
+        resampler = self._trace.encoder.resampler
+        mlp, after_norm = self._stored.projection(), self._stored.after_norm()
+        yield from self._judge.linear(
+            "mlp", resampler.mlp, mlp, trace.temporal.normed, trace.projected
+        )
+        yield from self._judge.norm(
+            "after_norm", resampler.after_norm, after_norm, self._eps, trace.projected,
             trace.features,
         )  # fmt: skip
         # What prompts are given has the bits of what was looked at here. On a GPU the number of rows
         # decides the order of sums: there only what is put together wrongly is found.
         share = 0.0 if self._trace.features_are_exact else 2.0**-4
         slack = np.full_like(trace.features, share * np.abs(trace.features).max())
-        parts.append(
-            self._judge.part("features", self._trace.whole(), Expected(trace.features, slack))
-        )
-        self._model.norm(norm)
-        self.features = self._model.resample(w)
-        exact = self.features[: len(trace.features)]
-        return stage_of("resampler", trace.features, exact, parts)
+        yield self._judge.part("features", self._trace.whole(), Expected(trace.features, slack))
+        self.features = self._model.features(mlp, after_norm)
 
     def _merger(
         self, name: str, layer: Any, w: MergerWeights, given: Array, trace: MergerTrace
