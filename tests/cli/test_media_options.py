@@ -75,28 +75,6 @@ def test_generate_is_what_chat_answers(capfd, folder, pictures):
     assert out == expected.outputs[0].text + "\n"
 
 
-def test_chat_shows_them_with_the_first_message(capfd, folder, pictures, monkeypatch):
-    asked = []
-    chat = ek.LLM.chat
-    monkeypatch.setattr(
-        ek.LLM, "chat", lambda self, messages, *rest, **named: (
-            asked.append(messages), chat(self, messages, *rest, **named))[1],
-    )  # fmt: skip
-    monkeypatch.setattr("sys.stdin", io.StringIO("One\nTwo\nclear\nThree\n"))
-    path = str(pictures / "two.png")
-    code, _, err = run(
-        capfd, "chat", *model(folder), "--image", path,
-        "--enable-thinking", "--reasoning-max-tokens", "1",
-    )  # fmt: skip
-    assert code == 0, err
-    shown = [{"type": "image", "image": path}, {"type": "text", "text": "One"}]
-    assert asked[0] == [{"role": "user", "content": shown}]
-    assert asked[1][0] == asked[0][0]
-    assert asked[1][2] == {"role": "user", "content": "Two"}
-    assert asked[2][0]["content"][0] == shown[0]
-    assert len(asked[2]) == 1
-
-
 def conversation(capfd, monkeypatch, lines: str, *arguments: str) -> tuple[list, str]:
     """What the model was asked, message by message, and stderr."""
     asked = []
@@ -109,6 +87,20 @@ def conversation(capfd, monkeypatch, lines: str, *arguments: str) -> tuple[list,
     code, _, err = run(capfd, "chat", *arguments)
     assert code == 0, err
     return asked, err
+
+
+def test_chat_shows_them_with_the_first_message(capfd, folder, pictures, monkeypatch):
+    path = str(pictures / "two.png")
+    asked, _ = conversation(
+        capfd, monkeypatch, "One\nTwo\nclear\nThree\n", *model(folder), "--image", path,
+        "--enable-thinking", "--reasoning-max-tokens", "1",
+    )  # fmt: skip
+    shown = [{"type": "image", "image": path}, {"type": "text", "text": "One"}]
+    assert asked[0] == [{"role": "user", "content": shown}]
+    assert asked[1][0] == asked[0][0]
+    assert asked[1][2] == {"role": "user", "content": "Two"}
+    assert asked[2][0]["content"][0] == shown[0]
+    assert len(asked[2]) == 1
 
 
 def test_a_conversation_is_shown_files_in_between(capfd, folder, pictures, monkeypatch):
