@@ -119,13 +119,13 @@ def test_a_conversation_is_shown_files_in_between(capfd, folder, pictures, monke
 def test_what_cannot_be_shown_ends_no_conversation(capfd, folder, pictures, monkeypatch):
     (pictures / "words.png").write_text("no picture")
     lines = (
-        f"/image\n/image nowhere/no.png\n/video {pictures}\n/image {pictures / 'words.png'}\n"
+        f"/image\n/image ~nobody-here/no.png\n/video {pictures}\n/image {pictures / 'words.png'}\n"
         "What?\nHello\n/imagine that\n"
     )
     asked, err = conversation(capfd, monkeypatch, lines, *model(folder))
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert errors[0] == "error: /image: expected the name of a file, as in '/image FILE'"
-    assert errors[1] == "error: /image: 'nowhere/no.png': there is no such file"
+    assert errors[1] == "error: /image: '~nobody-here/no.png': there is no such file"
     assert errors[2].startswith("error: /video: '")
     assert errors[3].startswith("error: image 'words.png': not a readable PNG")
     # The refused message is forgotten with what it showed.
@@ -178,12 +178,14 @@ def test_a_model_of_text_alone_says_so(capfd, pictures, monkeypatch, command, op
     assert "--model_path" in err
 
 
-def test_a_file_that_is_not_there_is_named(capfd, folder):
-    code, _, err = run(
-        capfd, "generate", *model(folder), "--prompt", "What?", "--image", "nowhere/no.png"
-    )
-    assert code != 0
-    assert "image 'no.png': cannot be read (ENOENT)" in err
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_a_file_that_is_not_there_is_named(capfd, monkeypatch, command):
+    """Before a model is loaded."""
+    monkeypatch.delattr(ek.LLM, "from_pretrained")
+    prompt = ["--prompt", "What?"] if command == "generate" else []
+    code, _, err = run(capfd, command, *prompt, "--image", "nowhere/no.png")
+    assert code == 2
+    assert err == "error: --image: 'nowhere/no.png': there is no such file\n"
 
 
 @pytest.mark.parametrize("command", ["generate", "chat"])

@@ -31,8 +31,12 @@ LAYER = 2  # with experts in the shape that is corrupted
 @pytest.mark.parametrize("shape", VL_SHAPES)
 def test_random_models_pass(tmp_path, device, shape, dtype):
     config, _ = write_vl_checkpoint(tmp_path, dtype=dtype, seed=3, shape=shape)
-    report = verify(tmp_path, device=device)
+    promised = []
+    report = verify(
+        tmp_path, device=device, progress=lambda stages, count: (promised.append(count), stages)[1]
+    )
     assert report.failures == []
+    assert promised == [len(report.stages)]
     assert report.pictures == (
         "an image of 112 x 84 pixels",
         "a video of 8 x 28 x 56 pixels",

@@ -9,6 +9,7 @@ from typing import Any
 from ernie_kernels.cli.command import add_command
 from ernie_kernels.cli.media import (
     add_media_options,
+    check_files,
     check_options_seen,
     check_sees,
     media_parts,
@@ -68,6 +69,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     changes = {"reasoning_max_tokens": arguments.reasoning_max_tokens}
     params = sampling_params(arguments, **changes)
+    check_files(arguments)
     opening = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
     with load_model(arguments) as llm:
         if arguments.max_tokens is None:
@@ -103,6 +105,7 @@ def talk(
                 continue
             if part is not None:
                 parts.append(part)
+                print(f"(the {part['type']} goes with your next message)", file=sys.stderr)
                 continue
             asked = [*messages, user_message(line, parts)]
             messages = answer(llm, asked, params, enable_thinking=enable_thinking)

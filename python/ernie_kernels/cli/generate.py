@@ -12,6 +12,7 @@ from typing import Any
 from ernie_kernels.cli.command import add_command, add_json
 from ernie_kernels.cli.media import (
     add_media_options,
+    check_files,
     check_options_seen,
     media_parts,
     naming_files,
@@ -69,6 +70,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     params = sampling_params(arguments, ignore_eos=arguments.ignore_eos)
+    check_files(arguments)
     prompts = [read_stdin() if prompt == "-" else prompt for prompt in arguments.prompt]
     with load_model(arguments) as llm:
         watch = Stopwatch()

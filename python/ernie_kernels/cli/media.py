@@ -42,6 +42,13 @@ def media_parts(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return [{"type": kind, kind: file} for kind in KINDS for file in getattr(arguments, kind)]
 
 
+def check_files(arguments: argparse.Namespace) -> None:
+    """Raises InputError for an image or video that is not there: a model takes a while to load."""
+    for kind in KINDS:
+        for name in getattr(arguments, kind):
+            existing_file(f"--{kind}", name)
+
+
 def check_sees(llm: LLM, name: str) -> None:
     """Raises InputError for an image or video that the model could not see.
 
@@ -66,7 +73,7 @@ def typed_part(line: str) -> dict[str, Any] | None:
     """Of ``/image FILE`` or ``/video FILE`` in a conversation; None for any other line.
 
     Raises:
-        InputError: no file is named, or there is none.
+        InputError: no file is named, or there is no such file.
     """
     word, _, rest = line.partition(" ")
     kind = word.removeprefix("/")
@@ -77,14 +84,23 @@ def typed_part(line: str) -> dict[str, Any] | None:
         name = name[1:-1]
     if not name:
         raise InputError(f"{word}: expected the name of a file, as in '{word} FILE'")
-    file = Path(name).expanduser()
+    return {"type": kind, kind: existing_file(word, name)}
+
+
+def existing_file(word: str, name: str) -> str:
+    """Its path, for a name that may begin with ``~``.
+
+    Raises:
+        InputError: there is no such file; ``word`` is what named it.
+    """
     try:
+        file = Path(name).expanduser()
         is_file = file.is_file()
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # the last: of a user that there is not
         is_file = False
     if not is_file:
         raise InputError(f"{word}: {quoted(name)}: there is no such file")
-    return {"type": kind, kind: str(file)}
+    return str(file)
 
 
 def user_message(text: str, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
