@@ -265,7 +265,8 @@ def check_speculative_of(config: ModelConfig, speculative: SpeculativeConfig | N
     """Raises UnsupportedError for what cannot guess ahead."""
     if config.vision is not None and speculative is not None:
         raise UnsupportedError(
-            "speculative_config: not in this version for a vision-language model; leave it out"
+            "speculative_config: not for a vision-language model: no released one is known to hold a "
+            "multi-token prediction module; leave it out"
         )
 
 

@@ -14,6 +14,7 @@ from ernie_kernels.cli.throughput import ThroughputBench, cache_bytes
 from ernie_kernels.models.memory_plan import plan_memory
 from mtp_checkpoint import MTP, write_mtp_checkpoint
 from tiny_checkpoint import MOE_SHAPES, write_checkpoint
+from vl_checkpoint import write_vl_checkpoint
 
 QUICK = ["--repeats", "1", "--prompt_tokens", "16", "--new_tokens", "4"]
 
@@ -144,6 +145,25 @@ def test_a_step_reads_the_experts_that_are_chosen(tmp_path, tied, quantization):
     everything = plan.weight_bytes - (0 if tied else config["vocab_size"] * row)
     assert many - 100 * cache <= plan.weight_bytes
     assert many - 100 * cache >= everything - (16 * row)
+
+
+MEDIA_IDS = (
+    "im_patch_id", "video_token_id", "image_start_token_id", "image_end_token_id",
+    "video_start_token_id", "video_end_token_id",
+)  # fmt: skip
+
+
+def test_a_vision_language_model_is_measured_on_text(tmp_path):
+    """No prompt has a token that stands for an image; of the weights, text reads its own."""
+    ids = dict(zip(MEDIA_IDS, range(0, 12, 2), strict=True))
+    write_vl_checkpoint(tmp_path, dtype="bfloat16", vocab_size=14, **ids)
+    with ek.LLM.from_pretrained(tmp_path, device="cpu") as llm:
+        bench = ThroughputBench(llm, prompt_tokens=64, new_tokens=2, seed=0)
+        speed = bench.measure(2, 1, lambda: None)
+        plan = plan_memory(llm.config, device="cpu")
+        read = bench.bytes_per_step(1) - 65 * plan.kv_bytes_per_token
+    assert speed.prompt_tokens_per_second > 0
+    assert read == plan.read_bytes_per_token
 
 
 def test_cache_bytes_are_whole_blocks(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import importlib.util
 import inspect
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 from commands import run
 
 from ernie_kernels import _core, ops
-from ernie_kernels.doctor import examine, facts
+from ernie_kernels.doctor import examine, facts, media_facts
 from ernie_kernels.doctor.case import Case
 from ernie_kernels.doctor.examination import _worst
 from ernie_kernels.doctor.op_checks import CHECKS, CPU_ONLY
@@ -45,7 +46,15 @@ def test_json(capfd):
     assert report["problems"] == []
     assert report["processor"]["tier in use"] == _core.cpu_tier()
     assert report["demo"]["cpu"] == " tuples."
-    assert {"software", "processor", "memory", "build", "GPU", "packages"} < report.keys()
+    assert {
+        "software",
+        "processor",
+        "memory",
+        "build",
+        "GPU",
+        "packages",
+        "images and videos",
+    } < report.keys()
     assert all(op["passed"] and op["milliseconds"] >= 0 for op in report["ops"])
 
 
@@ -176,6 +185,46 @@ def test_missing_and_old_packages(monkeypatch):
     ]
     values = {fact.name: fact.value for fact in facts._packages()}
     assert values["torch"] == "not installed (optional)"
+
+
+def media_facts_without(monkeypatch, *missing: str) -> dict[str, str | None]:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in missing else find(name)
+    )
+    found = list(media_facts.media_facts())
+    assert [fact.problem for fact in found] == [None] * 3
+    return {fact.name: fact.value for fact in found}
+
+
+def test_what_can_be_shown(monkeypatch):
+    pytest.importorskip("PIL")
+    values = media_facts_without(monkeypatch, "av")
+    assert values["images"].startswith("JPEG, PNG, WebP, by Pillow ")
+    assert values["GIF, lists of frames"] == "yes; timestamps are drawn"
+    assert values["video files"] == "no: PyAV is missing; pip install 'ernie-kernels[video]'"
+
+
+def test_nothing_can_be_shown(monkeypatch):
+    values = media_facts_without(monkeypatch, "PIL", "av")
+    missing = "no: Pillow is missing; pip install 'ernie-kernels[{}]'"
+    assert list(values.values()) == [missing.format(each) for each in ("vision", "vision", "video")]
+
+
+def test_a_pillow_that_lacks_something(monkeypatch):
+    features = pytest.importorskip("PIL.features")
+    monkeypatch.setattr(features, "check", lambda name: name not in ("webp", "freetype2"))
+    images, frames, _ = media_facts.media_facts()
+    assert images.value.endswith("; this build of it cannot read WebP")
+    assert "pass draw_timestamps=False" in frames.value
+
+
+def test_a_broken_pillow_is_a_problem(monkeypatch):
+    pytest.importorskip("PIL.features")
+    monkeypatch.delattr("PIL.features")
+    monkeypatch.setitem(sys.modules, "PIL.features", None)
+    images, _ = media_facts.media_facts()
+    assert images.problem.startswith("Pillow is installed and cannot be imported")
 
 
 def command(code: str, **environment: str) -> subprocess.CompletedProcess:

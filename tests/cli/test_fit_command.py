@@ -309,6 +309,13 @@ def test_drafts_count_where_they_are_asked_for(capfd, released, tmp_path):
     assert command[-2:] == ["--speculative-config", DRAFTS]
 
 
+def test_no_drafts_of_a_vision_language_model(capfd, released):
+    """As where it is loaded."""
+    code, out, err = run(capfd, "fit", released("VL-28B"), "--speculative-config", DRAFTS)
+    assert (code, out) == (1, "")
+    assert "speculative_config: not for a vision-language model: no released one is known" in err
+
+
 @pytest.mark.parametrize(
     ("model", "value", "words"),
     [

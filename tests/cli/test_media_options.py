@@ -75,26 +75,94 @@ def test_generate_is_what_chat_answers(capfd, folder, pictures):
     assert out == expected.outputs[0].text + "\n"
 
 
-def test_chat_shows_them_with_the_first_message(capfd, folder, pictures, monkeypatch):
+def conversation(capfd, monkeypatch, lines: str, *arguments: str) -> tuple[list, str]:
+    """What the model was asked, message by message, and stderr."""
     asked = []
     chat = ek.LLM.chat
     monkeypatch.setattr(
         ek.LLM, "chat", lambda self, messages, *rest, **named: (
             asked.append(messages), chat(self, messages, *rest, **named))[1],
     )  # fmt: skip
-    monkeypatch.setattr("sys.stdin", io.StringIO("One\nTwo\nclear\nThree\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    code, _, err = run(capfd, "chat", *arguments)
+    assert code == 0, err
+    return asked, err
+
+
+def test_chat_shows_them_with_the_first_message(capfd, folder, pictures, monkeypatch):
     path = str(pictures / "two.png")
-    code, _, err = run(
-        capfd, "chat", *model(folder), "--image", path,
+    asked, _ = conversation(
+        capfd, monkeypatch, "One\nTwo\nclear\nThree\n", *model(folder), "--image", path,
         "--enable-thinking", "--reasoning-max-tokens", "1",
     )  # fmt: skip
-    assert code == 0, err
     shown = [{"type": "image", "image": path}, {"type": "text", "text": "One"}]
     assert asked[0] == [{"role": "user", "content": shown}]
     assert asked[1][0] == asked[0][0]
     assert asked[1][2] == {"role": "user", "content": "Two"}
     assert asked[2][0]["content"][0] == shown[0]
     assert len(asked[2]) == 1
+
+
+def test_a_conversation_is_shown_files_in_between(capfd, folder, pictures, monkeypatch):
+    one, two, film = (str(pictures / name) for name in ("one.png", "two.png", "film.gif"))
+    lines = f"Hello\n/image {one}\n/video '{film}'\nWhat?\n/image {two}\nclear\nAnd now?\n"
+    asked, _ = conversation(capfd, monkeypatch, lines, *model(folder))
+    assert [messages[-1]["content"] for messages in asked] == [
+        "Hello",
+        [{"type": "image", "image": one}, {"type": "video", "video": film},
+         {"type": "text", "text": "What?"}],
+        "And now?",
+    ]  # fmt: skip
+    assert [len(messages) for messages in asked] == [1, 3, 1]
+
+
+def test_what_cannot_be_shown_ends_no_conversation(capfd, folder, pictures, monkeypatch):
+    (pictures / "words.png").write_text("no picture")
+    lines = (
+        f"/image\n/image ~nobody-here/no.png\n/video {pictures}\n/image {pictures / 'words.png'}\n"
+        "What?\nHello\n/imagine that\n"
+    )
+    asked, err = conversation(capfd, monkeypatch, lines, *model(folder))
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert errors[0] == "error: /image: expected the name of a file, as in '/image FILE'"
+    assert errors[1] == "error: /image: '~nobody-here/no.png': there is no such file"
+    assert errors[2].startswith("error: /video: '")
+    assert errors[3].startswith("error: image 'words.png': not a readable PNG")
+    # The refused message is forgotten with what it showed.
+    assert asked[1] == [{"role": "user", "content": "Hello"}]
+    assert asked[2][-1]["content"] == "/imagine that"
+
+
+def test_an_error_names_the_file(capfd, folder, pictures):
+    (pictures / "words.png").write_text("no picture")
+    code, _, err = run(
+        capfd, "generate", *model(folder), "--prompt", "What?",
+        "--image", str(pictures / "one.png"), "--image", str(pictures / "words.png"),
+    )  # fmt: skip
+    assert code == 2
+    assert err.startswith("error: image 'words.png': not a readable PNG, JPEG or WebP image")
+
+
+def test_how_they_are_prepared(capfd, folder, pictures):
+    """``one.png`` has six tokens as the folder's file says."""
+    lengths = []
+    for size in ("40000", "784"):
+        options = json.dumps({"image_min_pixels": 784, "image_max_pixels": int(size)})
+        code, out, err = run(
+            capfd, "generate", *model(folder), "--prompt", "What?", "--json",
+            "--image", str(pictures / "one.png"), "--mm_processor_kwargs", options,
+        )  # fmt: skip
+        assert code == 0, err
+        ids = json.loads(out)["requests"][0]["prompt_token_ids"]
+        lengths.append(ids.count(TOKENS["<|IMAGE_PLACEHOLDER|>"]))
+    assert lengths[0] > lengths[1] == 1
+
+
+def test_a_file_named_in_a_conversation_about_text_alone(capfd, pictures, monkeypatch):
+    lines = f"/image {pictures / 'one.png'}\nHello\n"
+    asked, err = conversation(capfd, monkeypatch, lines, "--device", "cpu", "--max-length", "2")
+    assert "error: /image: this model reads text alone" in err
+    assert asked == [[{"role": "user", "content": "Hello"}]]
 
 
 @pytest.mark.parametrize("command", ["generate", "chat"])
@@ -110,12 +178,14 @@ def test_a_model_of_text_alone_says_so(capfd, pictures, monkeypatch, command, op
     assert "--model_path" in err
 
 
-def test_a_file_that_is_not_there_is_named(capfd, folder):
-    code, _, err = run(
-        capfd, "generate", *model(folder), "--prompt", "What?", "--image", "nowhere/no.png"
-    )
-    assert code != 0
-    assert "'no.png' cannot be read (ENOENT)" in err
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_a_file_that_is_not_there_is_named(capfd, monkeypatch, command):
+    """Before a model is loaded."""
+    monkeypatch.delattr(ek.LLM, "from_pretrained")
+    prompt = ["--prompt", "What?"] if command == "generate" else []
+    code, _, err = run(capfd, command, *prompt, "--image", "nowhere/no.png")
+    assert code == 2
+    assert err == "error: --image: 'nowhere/no.png': there is no such file\n"
 
 
 @pytest.mark.parametrize("command", ["generate", "chat"])

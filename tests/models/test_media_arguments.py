@@ -187,7 +187,8 @@ def test_a_model_of_text_has_no_features(tmp_path):
 def test_no_guesses_ahead(tmp_path):
     write_vl_checkpoint(tmp_path)
     with pytest.raises(
-        ek.UnsupportedError, match="speculative_config: not in this version for a vision"
+        ek.UnsupportedError,
+        match="speculative_config: not for a vision-language model: no released one",
     ):
         ek.LLM.from_pretrained(
             tmp_path,

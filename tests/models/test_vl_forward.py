@@ -15,7 +15,6 @@ from ernie_kernels import ops
 from ernie_kernels.models import ernie_vl
 from ernie_kernels.models.media_positions import IMAGE, VIDEO
 from ernie_kernels.models.vision_tower import FrameBatch
-from ernie_kernels.verify.check import verify
 from ernie_kernels.vision.settings import VisionSettings
 from media_prompt import media_prompt, together, visual_item
 from tiny_checkpoint import make_weights
@@ -263,9 +262,3 @@ def test_cached_blocks_of_an_image_are_not_those_of_its_ids(llm, prompts):
     assert llm.stats()["prefix_hit_tokens"] > before
     with pytest.raises(ek.InputError, match="image placeholders, 0 images given"):
         llm.generate(prompt_token_ids=[prompt.ids], params=greedy)
-
-
-def test_verify_is_for_text_so_far(tmp_path):
-    write_vl_checkpoint(tmp_path)
-    with pytest.raises(ek.UnsupportedError, match="verify: vision-language models are not in"):
-        verify(tmp_path, device="cpu")

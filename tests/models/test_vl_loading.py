@@ -14,9 +14,10 @@ from ernie_kernels.models.config import load_config
 from ernie_kernels.models.loader import open_checkpoint
 from ernie_kernels.models.memory_plan import plan_memory
 from ernie_kernels.models.weight_specs import weight_specs
+from mtp_checkpoint import mtp_weights
 from released_configs import ERNIE_VL_28B, ERNIE_VL_424B
 from tiny_checkpoint import in_shards
-from vl_checkpoint import VL_SHAPES, vl_to_paddle, vl_to_saved, write_vl_checkpoint
+from vl_checkpoint import VL_SHAPES, text_config, vl_to_paddle, vl_to_saved, write_vl_checkpoint
 
 LAYOUTS = {"baidu": dict, "saved": vl_to_saved, "paddle": vl_to_paddle}
 ROUTER = "model.layers.1.mlp.gate.weight"
@@ -185,3 +186,20 @@ def test_files_of_transformers(tmp_path):
     assert read.keys() == expected.keys()
     for name, array in expected.items():
         assert np.array_equal(read[name], array), name
+
+
+def test_a_prediction_module_beside_is_left_alone(tmp_path):
+    """None is known in a released file; answers do not depend on it."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    config, weights = write_vl_checkpoint(one)
+    write_vl_checkpoint(other, num_nextn_predict_layers=1)
+    module = mtp_weights(text_config(config), "float32")
+    safetensors_bytes.save(other / "model.safetensors", weights | module)
+    answers = []
+    for folder in (one, other):
+        with ek.LLM.from_pretrained(folder, device="cpu", max_model_len=64) as llm:
+            (answer,) = llm.generate(
+                prompt_token_ids=[[5, 7, 11]], params=ek.SamplingParams(max_tokens=6)
+            )
+        answers.append(answer.outputs[0].token_ids)
+    assert answers[0] == answers[1]

@@ -7,7 +7,16 @@ import sys
 from typing import Any
 
 from ernie_kernels.cli.command import add_command
-from ernie_kernels.cli.media import add_media_options, check_sees, user_message
+from ernie_kernels.cli.media import (
+    add_media_options,
+    check_files,
+    check_options_seen,
+    check_sees,
+    media_parts,
+    naming_files,
+    typed_part,
+    user_message,
+)
 from ernie_kernels.cli.options import (
     add_model_options,
     add_sampling_options,
@@ -15,19 +24,23 @@ from ernie_kernels.cli.options import (
     sampling_params,
 )
 from ernie_kernels.cli.timing import Stopwatch, draft_report, summary
-from ernie_kernels.errors import InputError
+from ernie_kernels.errors import InputError, UnsupportedError
 from ernie_kernels.llm import LLM
 from ernie_kernels.runner.sampling import SamplingParams
+
+Message = dict[str, Any]
 
 DESCRIPTION = """\
 Talk to a model. Type a message and press Enter; the answer comes as it is generated and the
 conversation is remembered.
 
+  /image FILE    show an image with the next message; /video FILE a video (ERNIE-4.5-VL)
   clear          forget the conversation
   quit, exit     leave (so does Ctrl-D)
   Ctrl-C         stop an answer; leave when there is none
 
-Images and videos are shown with the first message, and again with the first one after "clear".
+What --image and --video name is shown with the first message, and again with the first one after
+"clear".
 
   ernie-kernels chat --model_path ./ERNIE-4.5-0.3B-PT --temperature 0.7 --top_p 0.9
   ernie-kernels chat --model_path ./ERNIE-4.5-VL-28B-A3B-PT --image photo.jpg --enable-thinking
@@ -56,27 +69,56 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     changes = {"reasoning_max_tokens": arguments.reasoning_max_tokens}
     params = sampling_params(arguments, **changes)
+    check_files(arguments)
     opening = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
     with load_model(arguments) as llm:
         if arguments.max_tokens is None:
             changes["max_tokens"] = max(1, min(512, llm.max_model_len // 2))
             params = sampling_params(arguments, **changes)
-        check_sees(llm, arguments)
-        messages = list(opening)
-        while (line := read_line()) is not None:
-            if line in ("quit", "exit"):
-                break
-            if line == "clear":
-                messages = list(opening)
-            elif line:
-                is_first = len(messages) == len(opening)
-                said = (
-                    user_message(line, arguments) if is_first else {"role": "user", "content": line}
-                )
-                messages = answer(
-                    llm, [*messages, said], params, enable_thinking=arguments.enable_thinking
-                )
+        check_options_seen(llm, arguments)
+        talk(llm, opening, media_parts(arguments), params, arguments.enable_thinking)
     return 0
+
+
+def talk(
+    llm: LLM,
+    opening: list[Message],
+    first_parts: list[Message],
+    params: SamplingParams,
+    enable_thinking: bool,
+) -> None:
+    """Until the user leaves.
+
+    Args:
+        opening: what every conversation begins with.
+        first_parts: what the first message of every conversation shows.
+    """
+    messages, parts = list(opening), list(first_parts)
+    while (line := read_line()) not in (None, "quit", "exit"):
+        if line == "clear":
+            messages, parts = list(opening), list(first_parts)
+        elif line:
+            try:
+                part = shown_part(llm, line)
+            except InputError as error:
+                print(f"error: {error}", file=sys.stderr)
+                continue
+            if part is not None:
+                parts.append(part)
+                print(f"(the {part['type']} goes with your next message)", file=sys.stderr)
+                continue
+            asked = [*messages, user_message(line, parts)]
+            messages = answer(llm, asked, params, enable_thinking=enable_thinking)
+            # A refused message is forgotten with what it shows, but for what the command line names.
+            parts = list(first_parts) if messages == opening else []
+
+
+def shown_part(llm: LLM, line: str) -> Message | None:
+    """What a line shows with the next message; None: it is a message."""
+    part = typed_part(line)
+    if part is not None:
+        check_sees(llm, f"/{part['type']}")
+    return part
 
 
 def read_line() -> str | None:
@@ -91,7 +133,9 @@ def read_line() -> str | None:
         return None
 
 
-def answer(llm: LLM, asked: list, params: SamplingParams, *, enable_thinking: bool) -> list:
+def answer(
+    llm: LLM, asked: list[Message], params: SamplingParams, *, enable_thinking: bool
+) -> list[Message]:
     """Print the answer to the last message; returns the conversation with it.
 
     A message that is refused is taken out of the conversation.
@@ -99,13 +143,15 @@ def answer(llm: LLM, asked: list, params: SamplingParams, *, enable_thinking: bo
     watch = Stopwatch()
     text, num_prompt_tokens = "", 0
     try:
-        for chunk in llm.chat(asked, params, stream=True, enable_thinking=enable_thinking):
+        with naming_files(asked):
+            chunks = llm.chat(asked, params, stream=True, enable_thinking=enable_thinking)
+        for chunk in chunks:
             watch.count(len(chunk.token_ids))
             text += chunk.delta or ""
             print(chunk.reasoning_delta + (chunk.delta or ""), end="", flush=True)
             if chunk.output is not None:
                 num_prompt_tokens = len(chunk.output.prompt_token_ids)
-    except InputError as error:
+    except (InputError, UnsupportedError) as error:
         print(f"error: {error} ('clear' forgets the conversation)", file=sys.stderr)
         return asked[:-1]
     except KeyboardInterrupt:

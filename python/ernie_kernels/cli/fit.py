@@ -24,7 +24,7 @@ from ernie_kernels.cli.fit_report import (
 from ernie_kernels.cli.options import add_speculative_config
 from ernie_kernels.errors import ArgumentError
 from ernie_kernels.llm import DEMO_FOLDER
-from ernie_kernels.load_arguments import check_speculative_config
+from ernie_kernels.load_arguments import check_speculative_config, check_speculative_of
 from ernie_kernels.models.config import (
     CONFIG_FILE,
     LayerPlan,
@@ -134,7 +134,9 @@ def run(arguments: argparse.Namespace) -> int:
     path = DEMO_FOLDER if arguments.config is None else Path(arguments.config)
     config = config_at(path)
     speculative = arguments.speculative_config
-    if check_speculative_config(speculative) and not config.num_nextn_predict_layers:
+    drafts = check_speculative_config(speculative)
+    check_speculative_of(config, drafts)
+    if drafts and not config.num_nextn_predict_layers:
         raise ArgumentError(
             f"fit: --speculative-config: the configuration of {quoted(path.resolve().name)} names no "
             "multi-token prediction module (num_nextn_predict_layers); leave the option out"

@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from ernie_kernels.cli.command import add_command, add_json
-from ernie_kernels.cli.media import add_media_options, check_sees, media_parts, user_message
+from ernie_kernels.cli.media import (
+    add_media_options,
+    check_files,
+    check_options_seen,
+    media_parts,
+    naming_files,
+    user_message,
+)
 from ernie_kernels.cli.options import (
     add_model_options,
     add_sampling_options,
@@ -63,6 +70,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     params = sampling_params(arguments, ignore_eos=arguments.ignore_eos)
+    check_files(arguments)
     prompts = [read_stdin() if prompt == "-" else prompt for prompt in arguments.prompt]
     with load_model(arguments) as llm:
         watch = Stopwatch()
@@ -88,12 +96,16 @@ def chunks(
     llm: LLM, prompts: list[str], params: SamplingParams, arguments: argparse.Namespace
 ) -> Iterator[GenerationChunk]:
     """All prompts together; those that show something one after the other, as messages of a user."""
-    if not media_parts(arguments):
+    parts = media_parts(arguments)
+    if not parts:
         yield from llm.generate(prompts, params, stream=True)
         return
-    check_sees(llm, arguments)
+    check_options_seen(llm, arguments)
     for index, prompt in enumerate(prompts):
-        for chunk in llm.chat([user_message(prompt, arguments)], params, stream=True):
+        messages = [user_message(prompt, parts)]
+        with naming_files(messages):
+            answer = llm.chat(messages, params, stream=True)
+        for chunk in answer:
             yield dataclasses.replace(chunk, request_index=index)
 
 

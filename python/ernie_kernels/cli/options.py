@@ -38,6 +38,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add_speculative_config(group)
     group.add_argument(
+        "--mm-processor-kwargs",
+        type=json_object,
+        metavar="JSON",
+        help="how images and videos are prepared, in place of what the checkpoint's files say: "
+        '\'{"image_max_pixels": 500000, "fps": 1, "max_frames": 32}\' takes fewer tokens',
+    )
+    group.add_argument(
         "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N"
     )
     group.add_argument("--num-threads", type=int, metavar="N", help="CPU threads (default: all)")
@@ -157,6 +164,7 @@ def load_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "num_threads",
         "max_model_len",
         "speculative_config",
+        "mm_processor_kwargs",
     )
     return {name: getattr(arguments, name) for name in names}
 

@@ -65,6 +65,10 @@ class ThroughputBench:
         self._new_tokens = new_tokens
         self._rng = np.random.default_rng(seed)
         self._params = SamplingParams(max_tokens=new_tokens, ignore_eos=True)
+        tokens = llm.config.media_tokens
+        # What stands for an image without one is refused.
+        unused = [] if tokens is None else list(tokens.all)
+        self._ids = np.setdiff1d(np.arange(llm.config.vocab_size), unused)
 
     def measure(self, batch_size: int, repeats: int, done: Callable[[], object]) -> BatchSpeed:
         """``done`` is called after each of the runs, one more than ``repeats``: the first warms up."""
@@ -81,8 +85,7 @@ class ThroughputBench:
 
     def _run(self, batch_size: int) -> np.ndarray:
         """Seconds from the call to each token: ``[batch_size, new_tokens]``."""
-        vocab_size = self._llm.config.vocab_size
-        prompts = self._rng.integers(0, vocab_size, (batch_size, self._prompt_tokens)).tolist()
+        prompts = self._rng.choice(self._ids, (batch_size, self._prompt_tokens)).tolist()
         times: list[list[float]] = [[] for _ in range(batch_size)]
         begin = time.perf_counter()
         for chunk in self._llm.generate(prompt_token_ids=prompts, params=self._params, stream=True):
@@ -136,6 +139,7 @@ class ThroughputBench:
         drafts = llm.num_speculative_tokens
         again = llm.model.lm_head.weight.nbytes + llm.model.mtp_nbytes
         weights = llm.stats()["weight_bytes"] - llm.model.mtp_nbytes + drafts * again
+        weights -= llm.model.visual_nbytes  # text is all that is read
         weights -= self._bytes_of_idle_experts(batch_size * (1 + drafts))
         if not llm.model.is_tied:
             table = llm.model.model.embed_tokens.weight.nbytes
@@ -150,8 +154,14 @@ class ThroughputBench:
         nbytes = 0.0
         for plan, layer in zip(config.layers, layers, strict=True):
             if isinstance(layer.mlp, MoE):
-                experts = layer.mlp.gate_up_proj.nbytes + layer.mlp.down_proj.nbytes
+                moe = layer.mlp
+                experts = moe.gate_up_proj.nbytes + moe.down_proj.nbytes
                 nbytes += experts * (1 - plan.top_k / plan.num_experts) ** num_tokens
+                # Text asks none of the other bank.
+                others = (*moe.gate_up_projs[1:], *moe.down_projs[1:])
+                nbytes += sum(each.nbytes for each in others)
+                nbytes += sum(gate.weight.nbytes for gate in moe.router.gates[1:])
+                nbytes += moe.router.correction_bias.nbytes * (1 - 1 / len(moe.router.gates))
         return round(nbytes)
 
 

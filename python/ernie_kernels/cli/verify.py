@@ -26,7 +26,9 @@ Every part of every layer (norms, projections, RoPE, attention, MLP, head) gets 
 input and is judged element by element: its error may be as large as rounding to the dtype of the
 activations and summing in float32 can make it, and no larger. Every weight and every norm's eps is
 probed besides. At the end the engine's next-token probabilities are compared with those of a
-float64 model that has run from the token ids on.
+float64 model that has run from the token ids on. A vision-language model is also shown an image and a
+video of noise: its vision tower and resampler are looked at block by block, and positions and banks of
+experts token by token.
 
 Exit code: 0 all within bounds, 1 something is not, 2 could not be run.
 
@@ -121,8 +123,11 @@ def print_report(report: Report) -> None:
     lengths = ", ".join(map(str, report.prompt_lengths))
     print(
         f"{quoted(report.model)} ({report.dtype}{quantized} on {report.device}, {report.cpu_tier}) "
-        f"against {quoted(report.reference)} in float64; prompts of {lengths} tokens\n"
+        f"against {quoted(report.reference)} in float64; prompts of {lengths} tokens"
     )
+    if report.pictures:
+        print(f"The last shows {' and '.join(report.pictures)}.")
+    print()
     print(f"{'':<10} {'max error':>10} {'relative':>9}   worst part, and its share of its bound")
     for stage in report.stages:
         worst = stage.worst

@@ -10,7 +10,8 @@ import numpy as np
 
 from ernie_kernels import _core
 from ernie_kernels._core import Tensor
-from ernie_kernels.doctor.facts import Fact, all_facts, described
+from ernie_kernels.doctor.fact import Fact
+from ernie_kernels.doctor.facts import all_facts, described
 from ernie_kernels.doctor.op_checks import CHECKS, cases
 from ernie_kernels.verify.bounds import Expected
 from ernie_kernels.verify.report import PartResult, worst_of

@@ -8,10 +8,12 @@ import os
 import platform
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_kernels import __version__, _core
+from ernie_kernels.doctor.fact import Fact
+from ernie_kernels.doctor.media_facts import SECTION as MEDIA
+from ernie_kernels.doctor.media_facts import media_facts
 from ernie_kernels.errors import Error
 
 # What pyproject.toml lists, and the least versions.
@@ -36,21 +38,6 @@ OPTIONAL = {
 TIERS = ("portable", "avx2", "avx512", "avx512_bf16")
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """One line of a report.
-
-    Attributes:
-        value: what was found; None where it could not be found out.
-        problem: what is wrong with it and what to do; None where nothing is.
-    """
-
-    section: str
-    name: str
-    value: str | int | None
-    problem: str | None = None
-
-
 def all_facts() -> Iterator[Fact]:
     sections: dict[str, Callable[[], Iterator[Fact]]] = {
         "software": _software,
@@ -59,6 +46,7 @@ def all_facts() -> Iterator[Fact]:
         "build": _build,
         "GPU": _gpu,
         "packages": _packages,
+        MEDIA: media_facts,
     }
     for section, facts in sections.items():
         try:

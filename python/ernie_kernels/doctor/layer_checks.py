@@ -5,14 +5,12 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import numpy.typing as npt
 
 from ernie_kernels import ops
 from ernie_kernels.doctor.case import EPS, THETA, Case, Pairs, exactly, float64
 from ernie_kernels.doctor.linear_checks import wint4_weight
-from ernie_kernels.verify import formulas
+from ernie_kernels.verify import formulas, vision_bounds
 from ernie_kernels.verify.bounds import FLOAT32, UNDERFLOW, Expected
-from ernie_kernels.verify.formulas import Array
 
 
 def rms_norm(case: Case) -> Pairs:
@@ -31,17 +29,11 @@ def add_rms_norm(case: Case) -> Pairs:
     yield out, case.bounds.rms_norm(float64(added), weight, EPS)
 
 
-def layer_norm_of(case: Case, x: Array, weight: Array, bias: Array) -> Expected:
-    value = formulas.layer_norm(x, weight, bias, EPS)
-    size = np.abs(x).max(-1, keepdims=True) / x.std(-1, keepdims=True) * np.abs(weight)
-    bound = case.bounds.unit * np.abs(value) + 32 * FLOAT32 * (size + np.abs(bias))
-    return Expected(value, bound + UNDERFLOW)
-
-
 def layer_norm(case: Case) -> Pairs:
     x, weight, bias = case.random(5, 37), case.random(37), case.random(37)
     given = case.floats(x), case.floats(weight), case.floats(bias)
-    yield case.timed(lambda: ops.layer_norm(*given, eps=EPS)), layer_norm_of(case, x, weight, bias)
+    expected = vision_bounds.layer_norm(case.bounds, x, weight, bias, EPS)
+    yield case.timed(lambda: ops.layer_norm(*given, eps=EPS)), expected
 
 
 def add_layer_norm(case: Case) -> Pairs:
@@ -49,7 +41,7 @@ def add_layer_norm(case: Case) -> Pairs:
     added, factors = case.floats(residual), (case.floats(weight), case.floats(bias))
     out, _ = case.timed(lambda: ops.add_layer_norm(case.floats(x), added, *factors, eps=EPS))
     yield added, case.bounds.sum(x, residual)
-    yield out, layer_norm_of(case, float64(added), weight, bias)
+    yield out, vision_bounds.layer_norm(case.bounds, float64(added), weight, bias, EPS)
 
 
 def embedding(case: Case) -> Pairs:
@@ -74,18 +66,13 @@ def silu_and_mul(case: Case) -> Pairs:
 
 def gelu(case: Case) -> Pairs:
     x = case.random(5, 26) * 4
-    value = formulas.gelu(x)
-    computed = FLOAT32 * (16 + x**2) + case.bounds.unit
-    out = case.timed(lambda: ops.gelu(case.floats(x)))
-    yield out, Expected(value, computed * np.abs(value) + UNDERFLOW)
+    yield case.timed(lambda: ops.gelu(case.floats(x))), vision_bounds.gelu(case.bounds, x)
 
 
 def quick_gelu(case: Case) -> Pairs:
     x = case.random(5, 26) * 4
-    value = formulas.quick_gelu(x)
-    computed = 16 * FLOAT32 * (1 + np.abs(x)) + case.bounds.unit
     out = case.timed(lambda: ops.quick_gelu(case.floats(x)))
-    yield out, Expected(value, computed * np.abs(value) + UNDERFLOW)
+    yield out, vision_bounds.quick_gelu(case.bounds, x)
 
 
 def rope_table(case: Case) -> Pairs:
@@ -100,20 +87,15 @@ def mrope_table(case: Case) -> Pairs:
     positions = np.array([[0, 1, 4095], [0, 31, 131071], [0, 7, 2]])
     given = case.integers(positions, "int64")
     out = case.timed(lambda: ops.mrope_table(given, 14, theta=THETA, freq_allocation=3))
-    by_row = np.stack([formulas.rope_angles(row, 14, THETA) for row in positions])
-    angles = np.stack([by_row[row, :, i] for i, row in enumerate((1, 2, 1, 2, 0, 0, 0))], axis=1)
+    angles = formulas.rope_angles_3d(positions, 14, THETA, 3)
     value = np.stack([np.cos(angles), np.sin(angles)], axis=-1).reshape(3, 14)
     yield out, Expected(value, FLOAT32 * (1.01 * np.abs(value)) + UNDERFLOW)
-
-
-def rope_2d_angles(positions: npt.NDArray[np.int64]) -> Array:
-    return np.concatenate([formulas.rope_angles(row, 6, 10000.0) for row in positions], axis=1)
 
 
 def rope_2d_table(case: Case) -> Pairs:
     positions = np.array([[0, 1, 95], [0, 3, 40]])
     out = case.timed(lambda: ops.rope_2d_table(case.integers(positions, "int64"), 12))
-    angles = rope_2d_angles(positions)
+    angles = formulas.rope_angles_2d(positions.T, 12, 10000.0)
     value = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
     yield out, Expected(value, FLOAT32 * (1.01 * np.abs(value)) + UNDERFLOW)
 
@@ -124,11 +106,9 @@ def rope_2d(case: Case) -> Pairs:
     turned = case.floats(query), case.floats(key)
     table = ops.rope_2d_table(case.integers(positions, "int64"), 12)
     case.timed(lambda: ops.rope_2d(*turned, table))
+    angles = formulas.rope_angles_2d(positions.T, 12, 10000.0)
     for actual, before in zip(turned, (query, key), strict=True):
-        value = formulas.rotate_halves(before, rope_2d_angles(positions))
-        size = np.tile(sum(np.abs(half) for half in np.split(before, 2, axis=-1)), 2)
-        bound = case.bounds.unit * np.abs(value) + 16 * FLOAT32 * size + UNDERFLOW
-        yield actual, Expected(value, bound)
+        yield actual, vision_bounds.rotated_halves(case.bounds, exactly(before), angles)
 
 
 def rope(case: Case) -> Pairs:

@@ -7,8 +7,8 @@ import numpy as np
 from ernie_kernels import ops
 from ernie_kernels._core import Tensor
 from ernie_kernels.doctor.case import Case, Pairs, exactly, float64
-from ernie_kernels.verify import formulas
-from ernie_kernels.verify.bounds import FLOAT32, Expected
+from ernie_kernels.verify import vision_bounds
+from ernie_kernels.verify.bounds import FLOAT32, Bounds, Expected
 from ernie_kernels.verify.formulas import Array
 from ernie_kernels.verify.stored_weights import Matrix
 
@@ -17,12 +17,10 @@ def linear(case: Case) -> Pairs:
     x, weight, bias = case.random(5, 37), case.random(19, 37), case.random(19)
     out = case.timed(lambda: ops.linear(case.floats(x), case.floats(weight), case.floats(bias)))
     yield out, case.bounds.linear(x, Matrix(weight, bias))
-    for name, activation in (("gelu", formulas.gelu), ("quick_gelu", formulas.quick_gelu)):
+    for name in vision_bounds.ACTIVATIONS:
         given = case.floats(x), case.floats(weight), case.floats(bias)
         activated = ops.linear(*given, activation=name, dtype="float32")
-        sums = case.bounds.linear(x, Matrix(weight, bias), dtype="float32")
-        bound = 1.2 * sums.bound + 16 * FLOAT32 * (1 + np.abs(sums.value))  # its steepest slope
-        yield activated, Expected(activation(sums.value), bound)
+        yield activated, vision_bounds.activated(Bounds("float32"), x, Matrix(weight, bias), name)
 
 
 def linear_pack(case: Case) -> Pairs:

@@ -54,22 +54,8 @@ class ErnieDecoder:
     def __call__(
         self, batch: ForwardBatch, kv_caches: list[LayerKVCache], buffers: LayerBuffers
     ) -> Tensor:
-        config = self._config
-        residual = self.embed_tokens(batch.input_ids, out=buffers.residual)
-        if batch.visual_rows is not None and batch.visual_features is not None:
-            ops.scatter_rows(batch.visual_features, batch.visual_rows, residual)
-        if batch.mrope_positions is None:
-            ops.rope_table(
-                batch.positions, config.head_dim, theta=config.rope_theta, out=buffers.rope_table
-            )
-        else:
-            ops.mrope_table(
-                batch.mrope_positions,
-                config.head_dim,
-                theta=config.rope_theta,
-                freq_allocation=config.freq_allocation,
-                out=buffers.rope_table,
-            )
+        residual = self.embed(batch, out=buffers.residual)
+        self.write_rope_table(batch, out=buffers.rope_table)
         hidden_states = None
         for layer, kv_cache in zip(self.layers, kv_caches, strict=True):
             # Nothing reads what the last layer makes of rows that are not wanted.
@@ -79,6 +65,27 @@ class ErnieDecoder:
             )
         hidden_states, _ = self.norm.add(hidden_states, residual)
         return hidden_states
+
+    def embed(self, batch: ForwardBatch, *, out: Tensor) -> Tensor:
+        """``[num_tokens, hidden_size]``: rows of the table, and of images and videos their features."""
+        self.embed_tokens(batch.input_ids, out=out)
+        if batch.visual_rows is not None and batch.visual_features is not None:
+            ops.scatter_rows(batch.visual_features, batch.visual_rows, out)
+        return out
+
+    def write_rope_table(self, batch: ForwardBatch, *, out: Tensor) -> None:
+        """Of every token's position, of one number or of three: ``[num_tokens, head_dim]`` float32."""
+        config = self._config
+        if batch.mrope_positions is None:
+            ops.rope_table(batch.positions, config.head_dim, theta=config.rope_theta, out=out)
+            return
+        ops.mrope_table(
+            batch.mrope_positions,
+            config.head_dim,
+            theta=config.rope_theta,
+            freq_allocation=config.freq_allocation,
+            out=out,
+        )
 
 
 class ErnieForCausalLM:
@@ -99,7 +106,8 @@ class ErnieForCausalLM:
         mtp: that module, or None.
         expert_dtype: in which experts lie in memory, where the model has any.
         visual: vision tower and resampler, or None in a model of text alone.
-        nbytes, mtp_nbytes: bytes of all weights, and of the module's among them.
+        nbytes, mtp_nbytes, visual_nbytes: bytes of all weights, and among them of the module's, and of
+            the tower's and the resampler's.
 
     Raises:
         ConfigError: ``with_mtp``, and the checkpoint has no such module.
@@ -151,6 +159,7 @@ class ErnieForCausalLM:
         without_mtp = weights.nbytes
         self.mtp = MultiTokenPredictor(config, weights, self.model) if with_mtp else None
         self.mtp_nbytes = weights.nbytes - without_mtp
+        without_visual = weights.nbytes
         self.visual = None
         if config.vision is not None:
             self.visual = VisualEncoder(
@@ -161,6 +170,7 @@ class ErnieForCausalLM:
                 device=device,
                 dtype=dtype,
             )
+        self.visual_nbytes = weights.nbytes - without_visual
         self.is_tied = is_tied
         self.nbytes = weights.nbytes
 

@@ -10,16 +10,21 @@ from typing import Any
 import numpy as np
 
 from ernie_kernels import _core
-from ernie_kernels.errors import ConfigError, UnsupportedError
 from ernie_kernels.llm import DEMO_FOLDER, LLM
-from ernie_kernels.load_arguments import check_folder, check_integer, check_quantization
+from ernie_kernels.load_arguments import (
+    check_folder,
+    check_integer,
+    check_mm_processor_kwargs,
+    check_quantization,
+)
 from ernie_kernels.models.quantization import W8A8, WINT4, WINT8
 from ernie_kernels.verify.bounds import Bounds
 from ernie_kernels.verify.comparison import Comparison
-from ernie_kernels.verify.engine_trace import EngineTrace
-from ernie_kernels.verify.prompts import make_prompts
+from ernie_kernels.verify.judge import Judge
+from ernie_kernels.verify.media_requests import MediaRequests
 from ernie_kernels.verify.report import Limits, LogitsResult, Report, StageResult
-from ernie_kernels.verify.stored_weights import Architecture, StoredWeights
+from ernie_kernels.verify.same_shape import check_shapes
+from ernie_kernels.verify.stored_weights import StoredWeights
 
 Bits = tuple[int | None, int | None]
 Progress = Callable[[Iterator[StageResult], int], Iterator[StageResult]]
@@ -45,7 +50,7 @@ def verify(
 
     Args:
         path: folder of the checkpoint; None: the demo model.
-        reference: folder whose config.json and tensors the float64 side reads; None: ``path``.
+        reference: folder that the float64 side reads; None: ``path``.
         load_options: of :meth:`LLM.from_pretrained`.
 
     The other arguments are those of :func:`verify_loaded`.
@@ -60,6 +65,7 @@ def verify(
             llm,
             other,
             quantization=load_options.get("quantization"),
+            mm_processor_kwargs=load_options.get("mm_processor_kwargs"),
             tokens=tokens,
             limits=limits,
             progress=progress,
@@ -72,17 +78,19 @@ def verify_loaded(
     reference: Path,
     *,
     quantization: str | Mapping[str, str | None] | None = None,
+    mm_processor_kwargs: Mapping[str, Any] | None = None,
     tokens: int = 64,
     limits: Mapping[str, float] | None = None,
     progress: Progress = lambda stages, _: stages,
 ) -> Report:
     """Compare a loaded model with float64; nobody else may use it meanwhile.
 
+    A vision-language model also gets a prompt with an image and a video.
+
     Args:
-        reference: folder whose config.json and tensors the float64 side reads.
-        quantization: how the model's weights were quantised while loading, as
-            :meth:`LLM.from_pretrained` takes it.
-        tokens: of the longest prompt, 1..1024.
+        reference: folder whose config.json, tensors and preprocessor files the float64 side reads.
+        quantization, mm_processor_kwargs: what :meth:`LLM.from_pretrained` was given.
+        tokens: of the longest prompt of text, 1..1024.
         limits: fields of :class:`Limits` that are not to be those of the dtype and quantisation.
         progress: wraps the stages as they come; also told how many there will be.
 
@@ -90,14 +98,11 @@ def verify_loaded(
         ArgumentError, TypeError: an argument is out of range or of the wrong type.
         ConfigError, FormatError, WeightError: the reference cannot be read, or is a model of
             another shape.
-        UnsupportedError: a vision-language model.
+        LimitError: the prompt with an image and a video is longer than the model allows.
     """
     check_integer("tokens", tokens, 1, 1024)
-    if llm.config.vision is not None:
-        raise UnsupportedError(
-            "verify: vision-language models are not in this version; give a model of text alone"
-        )
     kinds = check_quantization(quantization, llm.device)
+    options = check_mm_processor_kwargs(mm_processor_kwargs)
     bounds, expert_bounds = (
         Bounds(llm.dtype, *QUANTIZED_BITS[kind]) for kind in (kinds.dense, kinds.experts)
     )
@@ -110,8 +115,9 @@ def verify_loaded(
         round_matrices=llm.weight_dtype == "bfloat16",
         round_vectors=llm.dtype == "bfloat16",
     )
-    _check_shapes(llm, weights.architecture)
-    prompts = make_prompts(llm.tokenizer, llm.config.vocab_size, llm.max_model_len, tokens)
+    check_shapes(llm.config, weights.architecture)
+    requests = MediaRequests.make(llm, weights.architecture, reference, options, tokens)
+    layout = requests.layout
     report = Report(
         model="",
         reference=reference.resolve().name,
@@ -119,41 +125,20 @@ def verify_loaded(
         dtype=llm.dtype,
         quantization=kinds.name,
         cpu_tier=_core.cpu_tier(),
-        prompt_lengths=tuple(len(ids) for ids in prompts),
+        prompt_lengths=tuple(len(prompt.ids) for prompt in layout.prompts),
         limits=chosen,
+        pictures=tuple(map(str, layout.pictures)),
     )
     # The engine's own way from ids to logits, beside the trace's.
-    logits = np.concatenate(llm.forward([ids.tolist() for ids in prompts]))
-    trace = EngineTrace(llm.model, llm.config, prompts, device=llm.device, dtype=llm.dtype)
-    comparison = Comparison(weights, trace, bounds, expert_bounds, chosen.bound_scale, prompts)
-    for stage in progress(comparison.stages(), weights.architecture.num_layers + 2):
+    logits = np.concatenate(requests.forward(llm))
+    trace = requests.trace(llm)
+    vision = requests.vision(llm, weights, Judge(trace, Bounds(llm.dtype), chosen.bound_scale))
+    comparison = Comparison(
+        weights, trace, bounds, expert_bounds, chosen.bound_scale, layout, vision
+    )
+    for stage in progress(comparison.stages(), comparison.num_stages):
         report.stages.append(stage)
     exact, twin = comparison.logits, comparison.twin_logits
     judged = LogitsResult.of(logits.astype(np.float64), exact, chosen.near_tie)
     rounding = LogitsResult.of(twin, exact, chosen.near_tie) if len(twin) else None
     return replace(report, logits=judged, rounding=rounding)
-
-
-def _check_shapes(llm: LLM, reference: Architecture) -> None:
-    config, experts = llm.config, reference.experts
-    layers = [index for index, plan in enumerate(config.layers) if plan.mlp == "moe"]
-    pairs: dict[str, tuple[Any, Any]] = {
-        "vocab_size": (config.vocab_size, reference.vocab_size),
-        "hidden_size": (config.hidden_size, reference.hidden_size),
-        "intermediate_size": (config.intermediate_size, reference.intermediate_size),
-        "num_hidden_layers": (config.num_hidden_layers, reference.num_layers),
-        "num_attention_heads": (config.num_attention_heads, reference.num_heads),
-        "num_key_value_heads": (config.num_key_value_heads, reference.num_kv_heads),
-        "head_dim": (config.head_dim, reference.head_dim),
-        "moe_num_experts": (config.num_experts, experts.count),
-        "moe_k": (config.top_k, experts.top_k),
-        "moe_intermediate_size": (config.moe_intermediate_size, experts.width),
-        "moe_num_shared_experts": (config.num_shared_experts, experts.num_shared),
-        "layers with experts": (layers, [i for i, has in enumerate(experts.layers) if has]),
-    }
-    for key, (ours, theirs) in pairs.items():
-        if ours != theirs:
-            raise ConfigError(
-                f"verify: {key} is {ours} in the model and {theirs} in the reference; give the "
-                "folder of the same model"
-            )

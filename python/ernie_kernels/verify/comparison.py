@@ -6,29 +6,38 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ernie_kernels.errors import ConfigError
 from ernie_kernels.verify import formulas
 from ernie_kernels.verify.bounds import Bounds, Expected
-from ernie_kernels.verify.engine_trace import EngineTrace, ExpertTrace, LayerTrace
+from ernie_kernels.verify.engine_trace import EngineTrace, LayerTrace
 from ernie_kernels.verify.expert_comparison import ExpertComparison, own_choice
+from ernie_kernels.verify.expert_trace import ExpertTrace, as_float64
 from ernie_kernels.verify.float64_model import Float64Model
 from ernie_kernels.verify.formulas import Array
 from ernie_kernels.verify.judge import Judge
-from ernie_kernels.verify.report import PartResult, StageResult, worst_of
+from ernie_kernels.verify.media import Layout
+from ernie_kernels.verify.report import PartResult, StageResult, stage_of, worst_of
 from ernie_kernels.verify.stored_weights import (
     CHUNK_ROWS,
     LayerWeights,
     Matrix,
     MLPWeights,
-    RouterWeights,
     StoredWeights,
 )
+from ernie_kernels.verify.twin import Twin
+from ernie_kernels.verify.vision_comparison import VisionComparison
+
+# What the first layer is given.
+INPUTS = ("rows of the prompts", "positions", "banks of experts")
 
 
 class Comparison:
     """Judges every part on the engine's own input, and runs the float64 model along.
+
+    Args:
+        layout: of the prompts that the trace runs.
+        vision: of what they show; None in a model of text alone.
 
     Attributes:
         logits, twin_logits: of the float64 model and of its twin, when all stages have run;
@@ -42,7 +51,8 @@ class Comparison:
         bounds: Bounds,
         expert_bounds: Bounds,
         bound_scale: float,
-        prompts: list[npt.NDArray[np.int64]],
+        layout: Layout,
+        vision: VisionComparison | None = None,
     ) -> None:
         self.logits: Array = np.zeros((0, 0))
         self.twin_logits: Array = np.zeros((0, 0))
@@ -51,15 +61,28 @@ class Comparison:
         self._bounds = bounds
         self._expert_bounds = expert_bounds
         self._judge = Judge(trace, bounds, bound_scale)
-        self._shape = weights.architecture
-        self._model = Float64Model(self._shape, prompts, has_twin=bounds.dtype == "bfloat16")
-        self._ids = np.concatenate(prompts)
-        ends = np.cumsum([len(ids) for ids in prompts])
-        self._sequences = [slice(e - len(i), e) for e, i in zip(ends, prompts, strict=True)]
-        positions = np.concatenate([np.arange(len(ids)) for ids in prompts])
-        self._angles = formulas.rope_angles(positions, self._shape.head_dim, self._shape.theta)
+        self._shape = shape = weights.architecture
+        self._layout = layout
+        self._vision = vision
+        self._ids = layout.ids
+        if shape.vision is None:
+            angles = formulas.rope_angles(layout.positions[0], shape.head_dim, shape.theta)
+        else:
+            angles = formulas.rope_angles_3d(
+                layout.positions, shape.head_dim, shape.theta, shape.num_time_pairs
+            )
+        self._angles = angles
+        twin = Twin(exists=bounds.dtype == "bfloat16")
+        self._model = Float64Model(shape, layout.prompts, angles, twin)
+
+    @property
+    def num_stages(self) -> int:
+        return self._shape.num_layers + 2 + (0 if self._vision is None else self._vision.num_stages)
 
     def stages(self) -> Iterator[StageResult]:
+        if self._vision is not None:
+            yield from self._vision.stages()
+            self._trace.show(self._vision.traced_features)
         yield self._embedding()
         for index, trace in enumerate(self._trace.layers()):
             yield self._layer(index, trace)
@@ -68,7 +91,7 @@ class Comparison:
     # --------------------------------------------------------------------------- the three stages
 
     def _embedding(self) -> StageResult:
-        """All rows of the table: a lookup is a copy."""
+        """All rows of the table: a lookup is a copy. And what stands for images and videos."""
         hidden = np.zeros((len(self._ids), self._shape.hidden_size))
         looked_up = hidden.copy()
         results = []
@@ -79,8 +102,22 @@ class Comparison:
             here = (self._ids >= first) & (self._ids < first + len(rows))
             hidden[here] = rows[self._ids[here] - first]
             looked_up[here] = got[self._ids[here] - first]
-        self._model.embed(hidden)
-        return _stage("embedding", looked_up, hidden, [worst_of(results)])
+        parts = [worst_of(results)]
+        places = self._layout.feature_rows
+        features = np.zeros((0, self._shape.hidden_size))
+        if self._vision is not None:
+            features = self._vision.features
+            looked_up[places] = as_float64(self._vision.traced_features)
+        entered, *found = self._trace.inputs()
+        wanted: tuple[Array, ...] = (
+            looked_up,
+            self._layout.positions.astype(np.float64),
+            self._layout.banks.astype(np.float64),
+        )
+        for name, actual, exact in zip(INPUTS, (entered, *found), wanted, strict=True):
+            parts.append(self._judge.part(name, actual, Expected(exact, np.zeros_like(exact))))
+        self._model.embed(hidden, places, features)
+        return stage_of("embedding", entered, self._model.hidden, parts)
 
     def _layer(self, index: int, trace: LayerTrace) -> StageResult:
         weights, eps = self._weights.layer(index), self._shape.eps
@@ -102,17 +139,18 @@ class Comparison:
         )  # fmt: skip
         self._model.attention(weights)
         others = (0, 0.0)
-        if trace.experts is not None and weights.router is not None:
-            ids, router = trace.experts.ids, weights.router
-            logits = self._model.route(weights.post_norm, router, ids)
-            others = own_choice(logits, router.bias, ids)
-            parts += self._experts(index, layer.mlp, weights, router, trace, trace.experts)
-        elif trace.gated is not None and weights.mlp is not None and weights.router is None:
+        if trace.experts is not None and weights.routers:
+            ids, banks = trace.experts.ids, self._layout.banks
+            logits = self._model.route(weights.post_norm, weights.routers, banks, ids)
+            biases = np.array([router.bias for router in weights.routers])[banks]
+            others = own_choice(logits, biases, ids % self._shape.experts.count)
+            parts += self._experts(index, layer.mlp, weights, trace, trace.experts)
+        elif trace.gated is not None and weights.mlp is not None and not weights.routers:
             self._model.dense(weights.post_norm, weights.mlp)
             parts += self._mlp(layer.mlp, weights.mlp, trace, trace.gated)
         else:
             raise ConfigError(f"verify: layer {index} has experts in one of the two models only")
-        return _stage(
+        return stage_of(
             f"layer {index}", trace.middle + trace.down, self._model.hidden, parts, *others
         )
 
@@ -133,7 +171,7 @@ class Comparison:
                 turned = self._bounds.rotated(expected, self._angles)
                 yield self._judge.part(f"{name} and RoPE", actual, turned)
         attended = []
-        for rows in self._sequences:
+        for rows in self._layout.sequences:
             expected = self._bounds.attention(trace.query[rows], trace.key[rows], trace.value[rows])
             attended.append(self._judge.part("attention", trace.attention[rows], expected))
         yield worst_of(attended)
@@ -156,13 +194,14 @@ class Comparison:
         index: int,
         moe: Any,
         weights: LayerWeights,
-        router: RouterWeights,
         trace: LayerTrace,
         experts: ExpertTrace,
     ) -> Iterator[PartResult]:
-        shape = self._shape.experts
-        layer = ExpertComparison(self._judge, self._expert_bounds, moe, trace, experts, shape)
-        yield from layer.routing(router)
+        layer = ExpertComparison(
+            self._judge, self._expert_bounds, moe, trace, experts, self._shape.experts,
+            self._layout.banks,
+        )  # fmt: skip
+        yield from layer.routing(weights.routers)
         if weights.mlp is not None:
             yield from layer.shared(weights.mlp)
         yield from layer.all_experts(self._every_expert(index))
@@ -170,7 +209,8 @@ class Comparison:
 
     def _every_expert(self, layer: int) -> Iterator[MLPWeights]:
         """One after the other, each read once for both the engine and the float64 model."""
-        for index in range(self._shape.experts.count):
+        shape = self._shape.experts
+        for index in range(shape.count * len(shape.widths)):
             mlp = self._weights.expert(layer, index)
             self._model.add_expert(index, mlp)
             yield mlp
@@ -199,19 +239,4 @@ class Comparison:
                 results[name].append(self._judge.part(name, actual[:, columns], expected))
         parts += [worst_of(each) for each in results.values()]
         self.logits, self.twin_logits = np.split(logits, [len(self._ids)])
-        return _stage("head", probes["head"][1], self.logits, parts)
-
-
-def _stage(
-    name: str,
-    actual: Array,
-    expected: Array,
-    parts: list[PartResult],
-    num_other_choices: int = 0,
-    widest_gap: float = 0.0,
-) -> StageResult:
-    difference = actual - expected
-    norm = float(np.linalg.norm(expected))
-    relative = float(np.linalg.norm(difference)) / norm if norm else float("inf")
-    largest = float(np.abs(difference).max())
-    return StageResult(name, largest, relative, tuple(parts), num_other_choices, widest_gap)
+        return stage_of("head", probes["head"][1], self.logits, parts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import ml_dtypes
 import numpy as np
@@ -20,35 +21,17 @@ from ernie_kernels.models.config import ModelConfig
 from ernie_kernels.models.ernie import ErnieForCausalLM
 from ernie_kernels.models.experts import MoE
 from ernie_kernels.models.layers import LayerKVCache, Linear, RMSNorm
-from ernie_kernels.models.workspace import ExpertBuffers, Workspace
+from ernie_kernels.models.workspace import Workspace
 from ernie_kernels.ops import ExpertWeights
 from ernie_kernels.runner.batch import ForwardBatch, TokenSpan
+from ernie_kernels.runner.media import PromptMedia
+from ernie_kernels.runner.visual_features import Features
+from ernie_kernels.verify.expert_trace import ExpertTrace, as_float64, run_experts
 from ernie_kernels.verify.formulas import Array
 
 BLOCK_SIZE = 32
 DECODED_TOKENS = 4  # at the end of each sequence
 NUMPY_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-
-
-def float64(tensor: Tensor) -> Array:
-    return tensor.numpy().astype(np.float64)
-
-
-@dataclass(slots=True)
-class ExpertTrace:
-    """What a layer with experts did, and what the ops that its fused op stands for make of the same.
-
-    ``gated`` and ``outputs`` have a row for each choice of each token.
-    """
-
-    logits: Array  # [tokens, num_experts]
-    weights: Array  # [tokens, top_k]
-    ids: npt.NDArray[np.int64]
-    gated: Array  # [tokens, top_k, width]
-    outputs: Array  # [tokens, top_k, hidden_size]
-    combined: Array
-    shared_gated: Array | None
-    shared: Array | None
 
 
 @dataclass(slots=True)
@@ -91,6 +74,8 @@ class EngineTrace:
     Args:
         prompts: token ids of each sequence, int64.
         device, dtype: those that the model was loaded with.
+        media: what each sequence shows, if any does; :meth:`show` gives their features.
+        first_vision_id: ids from this one on ask the vision experts; None: by their place.
     """
 
     def __init__(
@@ -101,24 +86,53 @@ class EngineTrace:
         *,
         device: str,
         dtype: str,
+        media: Sequence[PromptMedia | None] | None = None,
+        first_vision_id: int | None = None,
     ) -> None:
         self.model = model
         self.device = device
         self.dtype = dtype
         self._config = config
+        self._prompts = prompts
+        self._media = [None] * len(prompts) if media is None else list(media)
+        self._first_vision_id = first_vision_id
         self._num_tokens = sum(len(ids) for ids in prompts)
         self._num_blocks = sum(-(-len(ids) // BLOCK_SIZE) for ids in prompts)
         self._workspace = Workspace(
             config, self._num_tokens, dtype, device, expert_dtype=model.expert_dtype
         )
-        self._steps = [self._first_state(*step) for step in self._cut(prompts)]
+
+    def show(self, features: Tensor) -> None:
+        """The features of all that the sequences show, one after the other; before any layer runs."""
+        first = 0
+        for media in self._media:
+            if media is None:
+                continue
+            for index, part in enumerate(media.parts):
+                stop = first + part.item.num_tokens
+                media.features[index] = Features(features[first:stop])
+                first = stop
+
+    def inputs(self) -> tuple[Array, Array, Array]:
+        """What the first layer reads: rows, positions ``[3, num_tokens]`` and banks of all tokens."""
+        rows = np.zeros((self._num_tokens, self._config.hidden_size))
+        positions, banks = np.zeros((3, self._num_tokens)), np.zeros(self._num_tokens)
+        for step in self._steps:
+            batch, three = step.batch, step.batch.mrope_positions
+            rows[step.rows] = as_float64(step.residual)
+            positions[:, step.rows] = as_float64(batch.positions if three is None else three)
+            if batch.banks is not None:
+                banks[step.rows] = as_float64(batch.banks)
+        return rows, positions, banks
 
     def embedding_rows(self, chunk: int) -> Iterator[tuple[int, Array]]:
         """The whole table as the engine looks it up, ``chunk`` rows at a time."""
         vocab_size = self._config.vocab_size
         for first in range(0, vocab_size, chunk):
             ids = np.arange(first, min(first + chunk, vocab_size), dtype=np.int64)
-            yield first, float64(self._embed(from_numpy(ids, self.device), len(ids)))
+            out = empty([len(ids), self._config.hidden_size], self.dtype, self.device)
+            table = self.model.model.embed_tokens
+            yield first, as_float64(table(from_numpy(ids, self.device), out=out))
 
     def layers(self) -> Iterator[LayerTrace]:
         """Run the next layer over all steps, in order; each yields what it did."""
@@ -131,16 +145,7 @@ class EngineTrace:
             arrays, experts = trace.arrays, None
             query, key, value = self._heads(arrays.pop("qkv"))
             if isinstance(layer.mlp, MoE):
-                experts = ExpertTrace(
-                    logits=arrays.pop("logits"),
-                    weights=arrays.pop("weights"),
-                    ids=arrays.pop("ids").astype(np.int64),
-                    gated=arrays.pop("expert_gated"),
-                    outputs=arrays.pop("outputs"),
-                    combined=arrays.pop("combined"),
-                    shared_gated=arrays.pop("shared_gated", None),
-                    shared=arrays.pop("shared", None),
-                )
+                experts = ExpertTrace.taken_from(arrays, len(layer.mlp.gate_up_projs))
             yield LayerTrace(
                 hidden=arrays.pop("hidden", None),
                 query=query,
@@ -165,20 +170,20 @@ class EngineTrace:
         return a["hidden"], a["residual"], a["entered"], a["normed"]
 
     def logits(self, normed: Array) -> Array:
-        return float64(self.model.logits(self.tensor(normed)))
+        return as_float64(self.model.logits(self.tensor(normed)))
 
     def linear(self, layer: Linear, x: Array, *, dtype: str | None = None) -> Array:
         """A linear layer of the model on other inputs; its results are not rounded to 16 bits.
 
         ``dtype``: of the inputs where it is not that of the activations.
         """
-        return float64(layer(self.tensor(x, dtype), dtype="float32"))
+        return as_float64(layer(self.tensor(x, dtype), dtype="float32"))
 
     def expert_linear(self, experts: ExpertWeights, x: Array) -> Array:
         """All experts on the same few rows, one expert's results below the other's."""
         offsets = np.arange(experts.num_experts + 1) * len(x)
         rows = np.tile(np.arange(len(x), dtype=np.int32), experts.num_experts)
-        return float64(
+        return as_float64(
             ops.grouped_linear(
                 self.tensor(x, "float32"),
                 experts,
@@ -189,7 +194,7 @@ class EngineTrace:
 
     def norm(self, norm: RMSNorm, x: Array) -> Array:
         given = self.tensor(x)
-        return float64(norm(given, out=empty(list(given.shape), self.dtype, self.device)))
+        return as_float64(norm(given, out=empty(list(given.shape), self.dtype, self.device)))
 
     def tensor(self, x: Array, dtype: str | None = None) -> Tensor:
         """Rounded to the dtype of the activations, or to another, on the device."""
@@ -197,6 +202,11 @@ class EngineTrace:
         return from_numpy(rounded, self.device)
 
     # ---------------------------------------------------------------------------------------- steps
+
+    @cached_property
+    def _steps(self) -> list[_Step]:
+        """Made when all features are there."""
+        return [self._first_state(*step) for step in self._cut(self._prompts)]
 
     def _cut(
         self, prompts: Sequence[npt.NDArray[np.int64]]
@@ -214,18 +224,16 @@ class EngineTrace:
             for index, (begin, end) in enumerate(cuts):
                 if begin < end:
                     ids = prompts[index][begin:end]
-                    spans.append(TokenSpan(ids, begin, blocks[index], len(ids)))
+                    media = self._media[index]
+                    spans.append(TokenSpan(ids, begin, blocks[index], len(ids), media))
                     rows.append(np.arange(begin, end) + starts[index])
             yield spans, np.concatenate(rows)
             cuts = [(end, min(end + 1, n)) for (_, end), n in zip(cuts, lengths, strict=True)]
 
     def _first_state(self, spans: list[TokenSpan], rows: npt.NDArray[np.int64]) -> _Step:
-        batch = ForwardBatch.from_spans(spans, BLOCK_SIZE, self.device)
-        return _Step(batch, rows, None, self._embed(batch.input_ids, len(rows)))
-
-    def _embed(self, ids: Tensor, count: int) -> Tensor:
-        out = empty([count, self._config.hidden_size], self.dtype, self.device)
-        return self.model.model.embed_tokens(ids, out=out)
+        batch = ForwardBatch.from_spans(spans, BLOCK_SIZE, self.device, self._first_vision_id)
+        residual = empty([len(rows), self._config.hidden_size], self.dtype, self.device)
+        return _Step(batch, rows, None, self.model.model.embed(batch, out=residual))
 
     def _empty_cache(self) -> LayerKVCache:
         config = self._config
@@ -242,11 +250,9 @@ class EngineTrace:
 
     def _run_layer(self, layer, step: _Step, cache: LayerKVCache, trace: _Recorder) -> None:
         """As ``DecoderLayer.__call__``, with a look at everything in between."""
-        batch, config = step.batch, self._config
+        batch = step.batch
         buffers = self._workspace.rows(len(step.rows))
-        ops.rope_table(
-            batch.positions, config.head_dim, theta=config.rope_theta, out=buffers.rope_table
-        )
+        self.model.model.write_rope_table(batch, out=buffers.rope_table)
         trace.keep(residual=step.residual)
         if step.hidden is None:
             normed = layer.input_layernorm(step.residual, out=buffers.hidden_states)
@@ -260,34 +266,17 @@ class EngineTrace:
         trace.keep(attention=buffers.attention, projected=projected)
         normed, middle = layer.post_attention_layernorm.add(projected, step.residual)
         trace.keep(middle=middle, middle_normed=normed)
-        down = layer.feed_forward(normed, buffers, None)
+        down = layer.feed_forward(normed, buffers, None, batch.banks)
         trace.keep(down=down)
         # The buffers serve the next step as well.
         step.hidden = from_numpy(down.numpy().copy(), self.device)
         if isinstance(layer.mlp, MoE):
-            self._run_experts(layer.mlp, normed, buffers.of_experts, trace)
+            has_banks = batch.banks is not None
+            trace.keep_arrays(
+                **run_experts(layer.mlp, normed, buffers.of_experts, has_banks=has_banks)
+            )
         else:
             trace.keep(gated=buffers.mlp.gated)
-
-    def _run_experts(self, moe: MoE, x: Tensor, buffers: ExpertBuffers, trace: _Recorder) -> None:
-        """Once more what ``moe`` has just done, op by op, with the experts that it chose."""
-        ids, weights = buffers.topk_ids, buffers.topk_weights
-        trace.keep(logits=buffers.router_logits, weights=weights, ids=ids)
-        offsets, inverse, rows = ops.moe_sort(ids, moe.gate_up_proj.num_experts)
-        int8 = moe.int8_activations
-        gated = ops.grouped_linear_silu_and_mul(
-            x, moe.gate_up_proj, offsets, source_rows=rows, int8_activations=int8
-        )
-        outputs = ops.grouped_linear(gated, moe.down_proj, offsets, int8_activations=int8)
-        shared = None
-        if moe.shared_experts is not None:
-            shared = empty(list(x.shape), self.dtype, self.device)
-            moe.shared_experts(x, buffers.shared, out=shared)
-            trace.keep(shared_gated=buffers.shared.gated, shared=shared)
-        combined = ops.moe_combine(outputs, inverse, weights, shared=shared)
-        places = inverse.numpy()
-        trace.keep(combined=combined)
-        trace.keep_arrays(expert_gated=float64(gated)[places], outputs=float64(outputs)[places])
 
 
 class _Recorder:
@@ -299,7 +288,7 @@ class _Recorder:
         self._num_tokens = num_tokens
 
     def keep(self, **tensors: Tensor) -> None:
-        self.keep_arrays(**{name: float64(tensor) for name, tensor in tensors.items()})
+        self.keep_arrays(**{name: as_float64(tensor) for name, tensor in tensors.items()})
 
     def keep_arrays(self, **arrays: Array) -> None:
         for name, array in arrays.items():

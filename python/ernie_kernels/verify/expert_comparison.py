@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ernie_kernels.verify import routing
+from ernie_kernels.verify.architecture import ExpertShape
 from ernie_kernels.verify.bounds import Bounds, Expected
-from ernie_kernels.verify.engine_trace import ExpertTrace, LayerTrace, float64
+from ernie_kernels.verify.engine_trace import LayerTrace
+from ernie_kernels.verify.expert_trace import ExpertTrace, as_float64
 from ernie_kernels.verify.formulas import Array
 from ernie_kernels.verify.judge import Judge
 from ernie_kernels.verify.report import PartResult, worst_of
-from ernie_kernels.verify.stored_weights import ExpertShape, Matrix, MLPWeights, RouterWeights
+from ernie_kernels.verify.routing import Ids
+from ernie_kernels.verify.stored_weights import Matrix, MLPWeights, RouterWeights
 
 if TYPE_CHECKING:
     from ernie_kernels.models.experts import MoE
@@ -28,6 +31,7 @@ class ExpertComparison:
 
     Args:
         bounds: of the experts' matrices.
+        banks: that each token is to ask.
     """
 
     judge: Judge
@@ -36,18 +40,40 @@ class ExpertComparison:
     trace: LayerTrace
     experts: ExpertTrace
     shape: ExpertShape
+    banks: Ids
 
-    def routing(self, router: RouterWeights) -> Iterator[PartResult]:
+    def routing(self, routers: tuple[RouterWeights, ...]) -> Iterator[PartResult]:
+        """Of each bank; the parts of the second are called by what it is for."""
+        biases = as_float64(self.moe.router.correction_bias)
+        for bank, router in enumerate(routers):
+            prefix = "vision " if bank else ""
+            gate = Matrix(router.gate, None)
+            yield from self.judge.weights_of(
+                self.moe.router.gates[bank], {f"{prefix}router": gate}, FLOAT32
+            )
+            bias = biases[self._experts_of(bank)]
+            exact = Expected(router.bias, np.zeros_like(router.bias))
+            yield self.judge.part(f"{prefix}correction bias", bias, exact)
+            rows = np.flatnonzero(self.banks == bank)
+            if len(rows):
+                yield from self._choice(bank, prefix, router, gate, rows)
+
+    def _choice(
+        self, bank: int, prefix: str, router: RouterWeights, gate: Matrix, rows: Ids
+    ) -> Iterator[PartResult]:
         part, experts = self.judge.part, self.experts
-        gate = Matrix(router.gate, None)
-        yield from self.judge.weights_of(self.moe.router.gate, {"router": gate}, FLOAT32)
-        bias = float64(self.moe.router.correction_bias)
-        yield part("correction bias", bias, Expected(router.bias, np.zeros_like(router.bias)))
-        yield part("router", experts.logits, FLOAT32.linear(self.trace.middle_normed, gate))
-        chosen, expected = routing.choice(experts.logits, router.bias, experts.ids)
-        yield part("choice of experts", chosen, expected)
-        weighed = routing.weights(experts.logits, experts.ids, self.shape.norm_min)
-        yield part("weights of experts", experts.weights, weighed)
+        logits = experts.logits[rows, self._experts_of(bank)]
+        # Those of another bank are none of this one's.
+        ids = experts.ids[rows] - bank * self.shape.count
+        given = self.trace.middle_normed[rows]
+        yield part(f"{prefix}router", logits, FLOAT32.linear(given, gate))
+        chosen, expected = routing.choice(logits, router.bias, ids)
+        yield part(f"choice of {prefix}experts", chosen, expected)
+        weighed = routing.weights(logits, ids % self.shape.count, self.shape.norm_min)
+        yield part(f"weights of {prefix}experts", experts.weights[rows], weighed)
+
+    def _experts_of(self, bank: int) -> slice:
+        return slice(bank * self.shape.count, (bank + 1) * self.shape.count)
 
     def shared(self, mlp: MLPWeights) -> Iterator[PartResult]:
         layer, part, bounds = self.moe.shared_experts, self.judge.part, self.judge.bounds
@@ -64,27 +90,27 @@ class ExpertComparison:
         yield part("shared down_proj", self.experts.shared, down)
 
     def all_experts(self, weights: Iterator[MLPWeights]) -> Iterator[PartResult]:
-        """Of each kind of part the worst expert's, and the sum over experts."""
-        hidden, width = self.trace.middle_normed.shape[1], self.shape.width
-        signs = self.judge.signs(hidden), self.judge.signs(width)
-        through = [
-            self.judge.trace.expert_linear(layer, each)
-            for layer, each in zip((self.moe.gate_up_proj, self.moe.down_proj), signs, strict=True)
-        ]
+        """Of each kind of part the worst expert's, and the sum over experts.
+
+        Args:
+            weights: of the experts of all banks in turn.
+        """
+        hidden = self.trace.middle_normed.shape[1]
         kinds: dict[str, list[PartResult]] = {}
-        for index, mlp in enumerate(weights):
-            rows = slice(2 * index, 2 * index + 2)
-            gate_up, down = through[0][rows], through[1][rows]
-            for kind, actual, given, matrix in (
-                ("gate_proj weights", gate_up[:, :width], signs[0], mlp.gate),
-                ("up_proj weights", gate_up[:, width:], signs[0], mlp.up),
-                ("down_proj weights", down, signs[1], mlp.down),
-            ):
-                expected = self.bounds.linear(given, matrix, dtype="float32")
-                part = self.judge.part(f"experts.{index}.{kind}", actual, expected)
-                kinds.setdefault(kind, []).append(part)
-            for kind, part in self._tokens_of(index, mlp):
-                kinds.setdefault(kind, []).append(part)
+        for bank, width in enumerate(self.shape.widths):
+            signs = self.judge.signs(hidden), self.judge.signs(width)
+            layers = self.moe.gate_up_projs[bank], self.moe.down_projs[bank]
+            through = [
+                self.judge.trace.expert_linear(layer, each)
+                for layer, each in zip(layers, signs, strict=True)
+            ]
+            for number in range(self.shape.count):
+                index = bank * self.shape.count + number
+                rows = slice(2 * number, 2 * number + 2)
+                for kind, part in self._expert(
+                    index, next(weights), signs, through[0][rows], through[1][rows]
+                ):
+                    kinds.setdefault(kind, []).append(part)
         yield from (worst_of(parts) for parts in kinds.values())
         sums = routing.combined(
             self.experts.outputs,
@@ -97,11 +123,26 @@ class ExpertComparison:
         apart = Expected(self.experts.combined, np.zeros_like(self.experts.combined))
         yield self.judge.part("fused experts", self.trace.down, apart)
 
+    def _expert(
+        self, index: int, mlp: MLPWeights, signs: tuple[Array, Array], gate_up: Array, down: Array
+    ) -> Iterator[tuple[str, PartResult]]:
+        """One expert's weights, by what it makes of ``signs``, and what its tokens got."""
+        width = len(mlp.gate.weight)
+        for kind, actual, given, matrix in (
+            ("gate_proj weights", gate_up[:, :width], signs[0], mlp.gate),
+            ("up_proj weights", gate_up[:, width:], signs[0], mlp.up),
+            ("down_proj weights", down, signs[1], mlp.down),
+        ):
+            expected = self.bounds.linear(given, matrix, dtype="float32")
+            yield kind, self.judge.part(f"experts.{index}.{kind}", actual, expected)
+        yield from self._tokens_of(index, mlp)
+
     def _tokens_of(self, index: int, mlp: MLPWeights) -> Iterator[tuple[str, PartResult]]:
         tokens, slots = np.nonzero(self.experts.ids == index)
-        if not len(tokens):
+        of_bank = self.experts.gated[index // self.shape.count]
+        if not len(tokens) or of_bank is None:
             return
-        gated, outputs = self.experts.gated[tokens, slots], self.experts.outputs[tokens, slots]
+        gated, outputs = of_bank[tokens, slots], self.experts.outputs[tokens, slots]
         expected = self.bounds.gated(self.trace.middle_normed[tokens], mlp.gate, mlp.up)
         name = f"experts.{index}.gate_proj and up_proj"
         yield "gate_proj and up_proj", self.judge.part(name, gated, expected)
@@ -109,7 +150,7 @@ class ExpertComparison:
         yield "down_proj", self.judge.part(f"experts.{index}.down_proj", outputs, expected)
 
 
-def own_choice(logits: Array, bias: Array, ids: routing.Ids) -> tuple[int, float]:
+def own_choice(logits: Array, bias: Array, ids: Ids) -> tuple[int, float]:
     """Of how many tokens a model with these logits would choose other experts, and by how much their
     scores are apart at most."""
     scores = routing.softmax(logits)[0] + bias

@@ -51,6 +51,30 @@ def rope_angles(positions: npt.NDArray[np.int64], head_dim: int, theta: float) -
     return (positions.astype(np.float32)[:, None] * frequency).astype(np.float64)
 
 
+def rope_angles_3d(
+    positions: npt.NDArray[np.int64], head_dim: int, theta: float, num_time_pairs: int
+) -> Array:
+    """The same of positions ``[3, num_tokens]`` in time, rows and columns.
+
+    The last pairs, the slowest, turn with time; of the others the even ones with the row and the odd
+    ones with the column.
+    """
+    of_time, of_row, of_column = (rope_angles(each, head_dim, theta) for each in positions)
+    angles = of_time.copy()
+    num_others = head_dim // 2 - num_time_pairs
+    angles[:, 0:num_others:2] = of_row[:, 0:num_others:2]
+    angles[:, 1:num_others:2] = of_column[:, 1:num_others:2]
+    return angles
+
+
+def rope_angles_2d(places: npt.NDArray[np.int64], head_dim: int, theta: float) -> Array:
+    """Of patches at ``[num_patches, 2]`` (row, column): half of the pairs turn with each.
+
+    For :func:`rotate_halves`; frequencies are those of a head of half the size.
+    """
+    return np.concatenate([rope_angles(each, head_dim // 2, theta) for each in places.T], axis=1)
+
+
 def rotate(x: Array, angles: Array) -> Array:
     """Turn the pairs ``(x[2i], x[2i + 1])`` of ``[num_tokens, num_heads, head_dim]``."""
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ernie_kernels.verify import vision_bounds
 from ernie_kernels.verify.bounds import Bounds, Expected
 from ernie_kernels.verify.engine_trace import EngineTrace
 from ernie_kernels.verify.formulas import Array
@@ -35,12 +37,44 @@ class Judge:
     ) -> Iterator[PartResult]:
         """A norm on its own input, and on one so small that eps counts."""
         yield self.part(name, actual, self.bounds.rms_norm(x, weight, eps))
-        # Mean squares from a hundredth of eps to eps: there a wrong eps is as large as the result.
-        scale = np.sqrt(eps * np.array([[0.01], [0.1], [1.0]]))
-        small = self._random.standard_normal((3, len(weight))) * scale
-        rounded = self.trace.tensor(small).numpy().astype(np.float64)
-        expected = self.bounds.rms_norm(rounded, weight, eps)
-        yield self.part(f"{name} near eps", self.trace.norm(norm, rounded), expected)
+        given = self._near(eps, len(weight))
+        expected = self.bounds.rms_norm(given, weight, eps)
+        yield self.part(f"{name} near eps", self.trace.norm(norm, given), expected)
+
+    def layer_norm(
+        self,
+        name: str,
+        norm: Any,
+        weight: Array,
+        bias: Array,
+        eps: float,
+        x: Array,
+        actual: Array,
+    ) -> Iterator[PartResult]:
+        """The same of a norm that takes the mean out first."""
+        yield self.part(name, actual, vision_bounds.layer_norm(self.bounds, x, weight, bias, eps))
+        given = self._near(eps, len(weight))
+        expected = vision_bounds.layer_norm(self.bounds, given, weight, bias, eps)
+        yield self.part(f"{name} near eps", self.trace.norm(norm, given), expected)
+
+    def linear(
+        self, name: str, layer: Any, matrix: Matrix, x: Array, actual: Array
+    ) -> Iterator[PartResult]:
+        """All weights, and the layer's result on its own input."""
+        yield from self.weights_of(layer, {name: matrix})
+        yield self.part(name, actual, self.bounds.linear(x, matrix))
+
+    def activated(
+        self, name: str, layer: Any, matrix: Matrix, activation: str, x: Array, actual: Array
+    ) -> Iterator[PartResult]:
+        """The same of a layer with an activation behind it, which lets sums above zero through."""
+        signs = self.signs(matrix.weight.shape[1])
+        signs = np.concatenate([signs, -signs])
+        exact = replace(self.bounds, dtype="float32")
+        expected = vision_bounds.activated(exact, signs, matrix, activation)
+        yield self.part(f"{name} weights", self.trace.linear(layer, signs), expected)
+        expected = vision_bounds.activated(self.bounds, x, matrix, activation)
+        yield self.part(f"{name} and {activation}", actual, expected)
 
     def weights_of(
         self, layer: Any, matrices: Mapping[str, Matrix], bounds: Bounds | None = None
@@ -63,3 +97,9 @@ class Judge:
 
     def signs(self, width: int) -> Array:
         return self._random.choice((-1.0, 1.0), (2, width))
+
+    def _near(self, eps: float, width: int) -> Array:
+        """Mean squares from a hundredth of eps to eps: there a wrong eps is as large as the result."""
+        scale = np.sqrt(eps * np.array([[0.01], [0.1], [1.0]]))
+        small = self._random.standard_normal((3, width)) * scale
+        return self.trace.tensor(small).numpy().astype(np.float64)

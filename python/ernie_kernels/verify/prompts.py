@@ -17,15 +17,20 @@ What is 12 * 12? It is 144. Return a list of all names, sorted by date, and clos
 
 
 def make_prompts(
-    tokenizer: Tokenizer | None, vocab_size: int, max_model_len: int, tokens: int
+    tokenizer: Tokenizer | None,
+    vocab_size: int,
+    max_model_len: int,
+    tokens: int,
+    without: frozenset[int] = frozenset(),
 ) -> list[npt.NDArray[np.int64]]:
     """One token, a few, some from all of the vocabulary, and ``tokens`` of them.
 
     Of text where there is a tokenizer, else drawn with a fixed seed; none longer than the model
-    allows.
+    allows. None has a token of ``without``.
     """
     rng = np.random.default_rng(20)
     drawn = rng.integers(0, vocab_size, 4096)
+    drawn = drawn[~np.isin(drawn, list(without))]
     text = drawn
     if tokenizer is not None:
         ids = np.array(tokenizer.encode(TEXT), np.int64)

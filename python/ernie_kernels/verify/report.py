@@ -121,6 +121,22 @@ class StageResult:
         return all(part.passed for part in self.parts)
 
 
+def stage_of(
+    name: str,
+    actual: Array,
+    expected: Array,
+    parts: list[PartResult],
+    num_other_choices: int = 0,
+    widest_gap: float = 0.0,
+) -> StageResult:
+    """Of a stage's output and the float64 model's."""
+    difference = actual - expected
+    norm = float(np.linalg.norm(expected))
+    relative = float(np.linalg.norm(difference)) / norm if norm else float("inf")
+    largest = float(np.abs(difference).max())
+    return StageResult(name, largest, relative, tuple(parts), num_other_choices, widest_gap)
+
+
 @dataclass(frozen=True, slots=True)
 class LogitsResult:
     """The engine's logits, as ``LLM.forward`` gives them, against float64's.
@@ -164,6 +180,7 @@ class Report:
     cpu_tier: str
     prompt_lengths: tuple[int, ...]
     limits: Limits
+    pictures: tuple[str, ...] = ()  # what the last prompt shows
     stages: list[StageResult] = field(default_factory=list)
     logits: LogitsResult | None = None
     rounding: LogitsResult | None = None  # of float64 that rounds to bfloat16 as the engine does

@@ -6,18 +6,17 @@ reader of the file format itself, ``_core.SafetensorsFile``, is the engine's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from ernie_kernels.checkpoint_file import quoted, read_json
+from ernie_kernels.checkpoint_file import quoted
 from ernie_kernels.errors import WeightError
 from ernie_kernels.models.checkpoint_folder import StoredTensor, open_tensors
-from ernie_kernels.models.config import CONFIG_FILE, load_config
+from ernie_kernels.verify.architecture import Architecture
 from ernie_kernels.verify.formulas import Array
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -27,96 +26,15 @@ CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class ExpertShape:
-    """Of the layers with experts. All zero in a dense model."""
-
-    count: int = 0
-    top_k: int = 0
-    width: int = 0
-    num_shared: int = 0
-    norm_min: float = 1e-12
-    layers: tuple[bool, ...] = ()  # whether each has experts
-
-    @classmethod
-    def of_config(cls, values: Mapping[str, Any]) -> ExpertShape:
-        def value(*keys: str, default: Any = None) -> Any:
-            for key in keys:
-                found = values.get(key)
-                if found is not None:
-                    return found[0] if isinstance(found, list) else found
-            return default
-
-        num_layers = values["num_hidden_layers"]
-        kinds = values.get("mlp_layer_types")
-        if kinds is not None:
-            layers = [kind == "sparse" for kind in kinds]
-        else:
-            first, step = values["moe_layer_start_index"], value("moe_layer_interval", default=1)
-            first = first[0] if isinstance(first, list) else first
-            last = value("moe_layer_end_index", default=-1)
-            last = num_layers - 1 if last == -1 else last
-            layers = [first <= i <= last and (i + 1) % step == 0 for i in range(num_layers)]
-        return cls(
-            count=value("moe_num_experts", "num_experts"),
-            top_k=value("moe_k", "num_experts_per_tok"),
-            width=value("moe_intermediate_size"),
-            num_shared=value("moe_num_shared_experts", default=0),
-            norm_min=float(value("moe_norm_min", default=1e-12)),
-            layers=tuple(layers),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """The numbers of config.json that the formulas need."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    eps: float
-    theta: float
-    use_bias: bool
-    experts: ExpertShape
-
-    def has_experts(self, layer: int) -> bool:
-        return bool(self.experts.layers) and self.experts.layers[layer]
-
-    @classmethod
-    def of_folder(cls, folder: Path) -> Architecture:
-        """Raises ConfigError as the engine does; the values are then read from the file anew."""
-        is_moe = any(plan.mlp == "moe" for plan in load_config(folder).layers)
-        values = read_json(folder / CONFIG_FILE)
-
-        def value(key: str, default: Any) -> Any:
-            return default if values.get(key) is None else values[key]
-
-        heads, hidden = values["num_attention_heads"], values["hidden_size"]
-        nested = value("rope_parameters", value("rope_scaling", {}))
-        return cls(
-            vocab_size=values["vocab_size"],
-            hidden_size=hidden,
-            intermediate_size=values["intermediate_size"],
-            num_layers=values["num_hidden_layers"],
-            num_heads=heads,
-            num_kv_heads=value("num_key_value_heads", heads),
-            head_dim=value("head_dim", hidden // heads),
-            eps=float(value("rms_norm_eps", 1e-5)),
-            theta=float(value("rope_theta", nested.get("rope_theta", 500000.0))),
-            use_bias=value("use_bias", False),
-            experts=ExpertShape.of_config(values) if is_moe else ExpertShape(),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Matrix:
     """A linear layer in float64."""
 
     weight: Array  # [out_features, in_features]
     bias: Array | None
+
+    def rows(self, chosen: slice) -> Matrix:
+        """The same of some outputs."""
+        return Matrix(self.weight[chosen], None if self.bias is None else self.bias[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +46,7 @@ class MLPWeights:
 
 @dataclass(frozen=True, slots=True)
 class RouterWeights:
-    """Float32 in the engine, whatever it is stored as."""
+    """Of one bank of experts; float32 in the engine, whatever it is stored as."""
 
     gate: Array  # [num_experts, hidden_size]
     bias: Array  # [num_experts]
@@ -145,7 +63,7 @@ class LayerWeights:
     o: Matrix
     post_norm: Array
     mlp: MLPWeights | None
-    router: RouterWeights | None  # None in a dense layer
+    routers: tuple[RouterWeights, ...]  # of each bank of experts; none in a dense layer
 
 
 class StoredWeights:
@@ -165,7 +83,10 @@ class StoredWeights:
 
     @property
     def has_head(self) -> bool:
-        return "lm_head.weight" in self._tensors
+        return self.has("lm_head.weight")
+
+    def has(self, name: str) -> bool:
+        return self._name_of(name) in self._tensors
 
     def vector(self, name: str) -> Array:
         values = self._stored(self._name_of(name))
@@ -181,21 +102,23 @@ class StoredWeights:
             o=self._linear(f"{name}.self_attn.o_proj"),
             post_norm=self.vector(f"{name}.post_attention_layernorm.weight"),
             mlp=self._mlp(index, f"{name}.mlp"),
-            router=self._router(f"{name}.mlp") if self.architecture.has_experts(index) else None,
+            routers=self._routers(f"{name}.mlp") if self.architecture.has_experts(index) else (),
         )
 
     def expert(self, layer: int, index: int) -> MLPWeights:
+        """``index``: among the experts of all banks."""
+        shape = self.architecture.experts
+        width = shape.widths[index // shape.count]
         name = f"model.layers.{layer}.mlp.experts"
         stacked = f"{name}.gate_up_proj"
         if stacked in self._tensors:
             gate_up = self._matrix(self._stored(stacked, index))
-            rows = self.architecture.experts.width
             return MLPWeights(
-                gate=Matrix(gate_up.weight[:rows], None),
-                up=Matrix(gate_up.weight[rows:], None),
+                gate=Matrix(gate_up.weight[:width], None),
+                up=Matrix(gate_up.weight[width:], None),
                 down=self._matrix(self._stored(f"{name}.down_proj", index)),
             )
-        return self._mlp_of(f"{name}.{index}", self.architecture.experts.width)
+        return self._mlp_of(f"{name}.{index}", width)
 
     def _mlp(self, layer: int, name: str) -> MLPWeights | None:
         if not self.architecture.has_experts(layer):
@@ -203,7 +126,7 @@ class StoredWeights:
         shape = self.architecture.experts
         if not shape.num_shared:
             return None
-        return self._mlp_of(f"{name}.shared_experts", shape.num_shared * shape.width)
+        return self._mlp_of(f"{name}.shared_experts", shape.shared_width)
 
     def _mlp_of(self, name: str, width: int) -> MLPWeights:
         """``width``: of gate and up, which Paddle lays side by side."""
@@ -213,16 +136,24 @@ class StoredWeights:
             down=self._linear(f"{name}.down_proj"),
         )
 
-    def _router(self, name: str) -> RouterWeights:
-        gate = self._stored(self._name_of(f"{name}.gate.weight"))
-        shape = self.architecture.experts.count, self.architecture.hidden_size
-        # A square one lies as the layout says.
-        if gate.shape != shape or (self._is_paddle and gate.shape == gate.shape[::-1]):
-            gate = gate.T
+    def _routers(self, name: str) -> tuple[RouterWeights, ...]:
+        banks = range(len(self.architecture.experts.widths))
         bias = self._name_of(f"{name}.moe_statics.e_score_correction_bias")
         if bias not in self._tensors:
             bias = bias.replace(".moe_statics.", ".gate.moe_statics.")
-        return RouterWeights(gate.astype(np.float64), self._stored(bias)[0].astype(np.float64))
+        biases = self._stored(bias).astype(np.float64)
+        gates = [self._gate(f"{name}.gate.weight{'_1' if bank else ''}") for bank in banks]
+        return tuple(map(RouterWeights, gates, biases))
+
+    def _gate(self, name: str) -> Array:
+        a = self.architecture
+        gate = self._stored(self._name_of(name))
+        shape = a.experts.count, a.hidden_size
+        # A square one lies as the layout says; in vision-language models as in Paddle's files.
+        is_transposed = self._is_paddle or a.vision is not None
+        if gate.shape != shape or (is_transposed and gate.shape == gate.shape[::-1]):
+            gate = gate.T
+        return gate.astype(np.float64)
 
     def _matrix(self, weight: np.ndarray) -> Matrix:
         return Matrix(_exact(weight, rounded=self._round_matrices), None)
@@ -233,6 +164,16 @@ class StoredWeights:
             bias = _exact(self._part(f"{name}.bias", width), rounded=self._round_matrices)
         weight = self._part(f"{name}.weight", width)
         return Matrix(_exact(weight, rounded=self._round_matrices), bias)
+
+    def plain_linear(self, name: str, *, has_bias: bool = True) -> Matrix:
+        """A linear layer outside the decoder, which no layout fuses."""
+        weight = self._stored(self._name_of(f"{name}.weight"))
+        bias = None
+        if has_bias:
+            stored = self._stored(self._name_of(f"{name}.bias"))
+            bias = _exact(stored, rounded=self._round_matrices)
+        turned = weight.T if self._is_paddle else weight
+        return Matrix(_exact(turned, rounded=self._round_matrices), bias)
 
     def table_rows(self, name: str) -> Iterator[tuple[int, Array]]:
         """Embedding or head, some thousand rows at a time: (first row, rows)."""
@@ -267,7 +208,9 @@ class StoredWeights:
         return stored.T if count is None else stored.T[begin : begin + count]
 
     def _name_of(self, name: str) -> str:
-        return name.replace("model.", "ernie.", 1) if self._is_paddle else name
+        if self._is_paddle and name.startswith("model."):
+            return f"ernie.{name.removeprefix('model.')}"
+        return name
 
     def _stored(self, name: str, index: int | None = None) -> np.ndarray:
         """A tensor, or the matrix ``index`` of several in one."""
