@@ -1,6 +1,6 @@
 """The vision tower and the resampler of VL-28B, with random weights, beside transformers'.
 
-python bench/bench_vision_tower.py [--threads 1 2] [--only tower] [--json results.jsonl]
+python bench/bench_vision_tower.py [--threads 1 2] [--only tower] [--peers bfloat16] [--json results.jsonl]
 
 32 blocks of 1280 and 143 million values of resampler, ours in bfloat16 and in float32 (weights of
 bfloat16 either way, as a checkpoint has them) and transformers' in both, with sdpa. Ours begins with
@@ -139,10 +139,19 @@ def errors_of(encoders: Sequence[Encoder], part: str) -> dict[str, float]:
     return errors
 
 
+def set_threads(count: int) -> None:
+    """Of ours and of torch."""
+    ek.set_num_threads(count)
+    if has_torch():
+        import torch
+
+        torch.set_num_threads(count)
+
+
 def take_turns(
     functions: dict[str, Callable[[], object]], rounds: int, each_round: Callable[[], object]
 ) -> dict[str, list[float]]:
-    """Sorted microseconds of each; they have run before."""
+    """Sorted microseconds of each; all have run before, when they were held against each other."""
     clock = CpuClock()
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
@@ -160,20 +169,19 @@ def run_case(
     name: str,
     grid: Grid,
     *,
+    errors: dict[str, float],
     flops: int,
     weight_bytes: int,
     rounds: int,
     ceilings: dict[str, ProductCeiling],
     read_gbs: float,
 ) -> list[VisionResult]:
-    errors = errors_of(encoders, part)
-
     def measure_ceilings() -> None:
         for ceiling in ceilings.values():
             ceiling.measure()
 
-    measure_ceilings()
-    times = take_turns({e.name: getattr(e, part) for e in encoders}, rounds, measure_ceilings)
+    functions = {encoder.name: getattr(encoder, part) for encoder in encoders}
+    times = take_turns(functions, rounds, measure_ceilings)
     figures = {
         name: {
             "best_us": round(values[0], 2),
@@ -244,6 +252,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "--rounds", type=int, default=5, help="of the tower; 10 times of the resampler"
     )
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="of ours")
+    parser.add_argument("--peers", nargs="*", choices=DTYPES, default=list(DTYPES), help="timed")
     parser.add_argument("--only", default="", help="cases whose text contains this")
     parser.add_argument("--json", type=Path, help="append one JSON object per case to this file")
     args = parser.parse_args(words)
@@ -261,32 +270,37 @@ def main(words: Sequence[str] | None = None) -> None:
             "tower": checkpoint.nbytes_of(f"{TOWER}."),
             "resampler": checkpoint.nbytes - checkpoint.nbytes_of(f"{TOWER}."),
         }
+    untimed = {f"transformers {dtype}" for dtype in DTYPES if dtype not in args.peers}
+    ceilings: dict[int, dict[str, ProductCeiling]] = {}
+    read_gbs: dict[int, float] = {}
     for threads in args.threads:
-        ek.set_num_threads(threads)
-        if has_torch():
-            import torch
-
-            torch.set_num_threads(threads)
-        ceilings = {dtype: ProductCeiling(dtype) for dtype in args.dtypes}
-        read_gbs = read_bandwidth("cpu")
-        for name, grid in PICTURES.items():
-            picture = Picture(grid, vision.hidden_size)
-            for encoder in encoders:
-                encoder.show(picture)
-            for part in PARTS:
-                if args.only not in f"{part} {name}":
-                    continue
-                for result in run_case(
-                    encoders,
+        set_threads(threads)
+        ceilings[threads] = {dtype: ProductCeiling(dtype) for dtype in args.dtypes}
+        read_gbs[threads] = read_bandwidth("cpu")
+    for name, grid in PICTURES.items():
+        picture = Picture(grid, vision.hidden_size)
+        for encoder in encoders:
+            encoder.show(picture)
+        for part in PARTS:
+            if args.only not in f"{part} {name}":
+                continue
+            set_threads(max(args.threads))
+            errors = errors_of(encoders, part)
+            for threads in args.threads:
+                set_threads(threads)
+                results = run_case(
+                    [encoder for encoder in encoders if encoder.name not in untimed],
                     part,
                     name,
                     grid,
+                    errors=errors,
                     flops=flops_of(part, grid, vision, config.hidden_size),
                     weight_bytes=weight_bytes[part],
                     rounds=args.rounds * (1 if part == "tower" else 10),
-                    ceilings=ceilings,
-                    read_gbs=read_gbs,
-                ):
+                    ceilings=ceilings[threads],
+                    read_gbs=read_gbs[threads],
+                )
+                for result in results:
                     show(result)
                     if args.json:
                         with args.json.open("a") as file:
