@@ -254,13 +254,14 @@ inline F32 largest_lanes(float* s, int64_t visible, F32 factor) {
   return largest;
 }
 
-// A row's scores become probabilities; the lanes of their sum.
+// A row's scores become probabilities; the lanes of their sum. A scaled score is rounded as the
+// largest was: the difference of that one is zero, however large it is.
 template <class P>
-inline F32 probabilities(float* s, int64_t visible, F32 factor, F32 minus_shift) {
+inline F32 probabilities(float* s, int64_t visible, F32 factor, F32 shift) {
   F32 p[kRegisters];
 #pragma GCC unroll 16
   for (int64_t i = 0; i < kRegisters; ++i)
-    p[i] = power_of_two(fma(load(s + i * F32::kWidth), factor, minus_shift));
+    p[i] = power_of_two(sub(mul(load(s + i * F32::kWidth), factor), shift));
   if (visible < kTileKeys) {
     float lanes[kTileKeys];
     for (int64_t i = 0; i < kRegisters; ++i) store(lanes + i * F32::kWidth, p[i]);
@@ -290,14 +291,14 @@ inline void softmax_rows(const SoftmaxTile& t, int64_t first, int64_t n) {
   const F32 now = max(across(row, [](F32 a, F32 b) { return max(a, b); }), before);
   // With nothing but -infinity so far the shift is finite: then 2^(-infinity - shift) is zero, not
   // NaN.
-  const F32 minus_shift = sub(set(0.f), max(set(kLowest), now));
-  const F32 shrink = power_of_two(add(before, minus_shift));
-  float highest[F32::kWidth], lowest[F32::kWidth], factors[F32::kWidth];
+  const F32 shift = max(set(kLowest), now);
+  const F32 shrink = power_of_two(sub(before, shift));
+  float highest[F32::kWidth], shifts[F32::kWidth], factors[F32::kWidth];
   store(highest, now);
-  store(lowest, minus_shift);
+  store(shifts, shift);
   store(factors, shrink);
   for (int64_t i = 0; i < F32::kWidth; ++i)
-    row[i] = i < n ? probabilities<P>(scores + i * kTileKeys, visible[i], factor, set(lowest[i]))
+    row[i] = i < n ? probabilities<P>(scores + i * kTileKeys, visible[i], factor, set(shifts[i]))
                    : set(0.f);
   const F32 total = across(row, [](F32 a, F32 b) { return add(a, b); });
   for (int64_t i = 0; i < n; ++i)

@@ -134,6 +134,13 @@ BUGS = [
         ATTENTION,
     ),
     Bug(
+        "attention: scores rounded otherwise than their largest",
+        "csrc/cpu/attention.isa.cpp",
+        "sub(mul(load(s + i * F32::kWidth), factor), shift)",
+        "fma(load(s + i * F32::kWidth), factor, sub(set(0.f), shift))",
+        VARLEN_ATTENTION,
+    ),
+    Bug(
         "varlen_attention: keys of the first segment for all",
         "csrc/cpu/attention.cpp",
         "const int64_t token = queries_.first_row(s) + key;",
