@@ -37,19 +37,23 @@ class SyntheticCheckpoint:
     """In the place of a :class:`~ernie_kernels.models.loader.Checkpoint`: bfloat16, no file.
 
     Args:
-        config: what would be in config.json.
+        shapes: of all tensors, by name.
     """
 
     layout = "huggingface"
     dtype = "bfloat16"
 
-    def __init__(self, config: Mapping[str, Any], seed: int = 0) -> None:
-        self._shapes = shapes_of(dict(config))
-        sizes = {name: int(np.prod(shape)) for name, shape in self._shapes.items()}
-        self.nbytes = sum((4 if n.endswith(FLOAT32) else 2) * size for n, size in sizes.items())
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> None:
+        self._shapes = dict(shapes)
+        self.nbytes = self.nbytes_of("")
         self._normal = np.random.default_rng(seed).standard_normal(POOL_SIZE, np.float32)
         self._pools: dict[float, np.ndarray] = {}  # by scale
         self._bar = tqdm(total=self.nbytes, unit="B", unit_scale=True, desc="making weights")
+
+    def nbytes_of(self, prefix: str) -> int:
+        """Of the tensors whose names begin so."""
+        named = (item for item in self._shapes.items() if item[0].startswith(prefix))
+        return sum((4 if n.endswith(FLOAT32) else 2) * int(np.prod(shape)) for n, shape in named)
 
     def __enter__(self) -> Self:
         return self
@@ -83,12 +87,11 @@ class SyntheticCheckpoint:
             row += shape[0]
 
     def _fill(self, name: str, values: np.ndarray) -> None:
-        shape = self._shapes[name]
-        if len(shape) == 1:
+        scale = scale_of(name, self._shapes[name])
+        if scale is None:
             values[...] = 1
             return
-        # As random_checkpoint.py scales them: activations stay near 1.
-        pool = self._pool(0.005 if name.endswith("bias") else shape[1] ** -0.5)
+        pool = self._pool(scale)
         at, done = zlib.crc32(name.encode()) % POOL_SIZE, 0
         while done < len(values):
             count = min(len(values) - done, POOL_SIZE - at)
@@ -102,11 +105,19 @@ class SyntheticCheckpoint:
         return self._pools[scale]
 
 
+def scale_of(name: str, shape: tuple[int, ...]) -> float | None:
+    """Of random values that leave activations near 1; None for the weight of a norm, which is 1."""
+    if name.endswith("bias"):
+        return 0.1 if len(shape) == 1 else 0.005  # the latter: of a router, which decides by it
+    return None if len(shape) == 1 else shape[1] ** -0.5
+
+
 def load(config: Mapping[str, Any], **options: Any) -> ek.LLM:
     """``LLM.from_pretrained`` of a folder that would hold such a model."""
+    checkpoint = SyntheticCheckpoint(shapes_of(dict(config)))
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(loading, "open_checkpoint", return_value=SyntheticCheckpoint(config)),
+        mock.patch.object(loading, "open_checkpoint", return_value=checkpoint),
     ):
         (Path(folder) / "config.json").write_text(json.dumps(config))
         return ek.LLM.from_pretrained(folder, **options)

@@ -285,7 +285,7 @@ def test_goals_take_the_fastest_of_each_side(capsys):
 def test_a_model_without_a_file(monkeypatch):
     """Made while it is loaded, the same every time, and one that computes: no weight is left out."""
     import synthetic_model
-    from random_checkpoint import CONFIG_21B
+    from random_checkpoint import CONFIG_21B, shapes_of
 
     monkeypatch.setattr(synthetic_model, "POOL_SIZE", 9973)
     config = CONFIG_21B | TINY_EXPERTS
@@ -303,4 +303,4 @@ def test_a_model_without_a_file(monkeypatch):
     exact = logits[None][0]
     assert 0.2 < exact.std() < 5
     assert np.abs(logits["wint4"][0] - exact).mean() < 0.3 * exact.std()
-    assert weights < synthetic_model.SyntheticCheckpoint(config).nbytes / 2
+    assert weights < synthetic_model.SyntheticCheckpoint(shapes_of(config)).nbytes / 2

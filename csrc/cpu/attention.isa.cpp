@@ -185,9 +185,23 @@ inline void scale_row(float* row, int64_t n, float factor) {
       n, [&](int64_t i, int64_t m) { store_n(row + i, mul(load_n(row + i, m), set(factor)), m); });
 }
 
-inline float exp1(float x) {
+// 2^x for x <= 0, or hardly above, within 3 ulp; exactly 0 far below, exactly 1 at 0; NaN stays
+// NaN. (2^r - 1) / r, |r| <= 1/2, is a polynomial of least relative error of 2^r.
+inline F32 power_of_two(F32 x) {
+  const F32 bounded = max(set(-160.f), x);  // the second operand, should it be NaN
+  const F32 n = round(bounded);
+  const F32 r = sub(bounded, n);
+  F32 q = set(1.326472731e-3f);
+  q = fma(q, r, set(9.671512991e-3f));
+  q = fma(q, r, set(5.550733581e-2f));
+  q = fma(q, r, set(2.402224243e-1f));
+  q = fma(q, r, set(6.931470037e-1f));
+  return scale_by_power(fma(q, r, set(1.f)), n);
+}
+
+inline float power_of_two1(float x) {
   float lanes[F32::kWidth];
-  store(lanes, exp(set(x)));
+  store(lanes, power_of_two(set(x)));
   return lanes[0];
 }
 
@@ -218,55 +232,86 @@ inline void store_probabilities(bf16* p, const F32 (&value)[kRegisters]) {
 #endif
 }
 
-// The largest of a row's scaled scores, which take the place of the scores; -inf where hidden.
-inline float scale_scores(float* s, int64_t visible, float scale) {
-  const F32 factor = set(scale);
-  F32 highest = set(-INFINITY);
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < kTileKeys; i += F32::kWidth) {
-    const F32 scaled = mul(load(s + i), factor);
-    store(s + i, scaled);
-    highest = max(scaled, highest);  // the second operand, should the first be NaN
-  }
-  if (visible < kTileKeys) {
-    for (int64_t j = visible; j < kTileKeys; ++j) s[j] = -INFINITY;
-    highest = set(-INFINITY);
-    for (int64_t i = 0; i < kTileKeys; i += F32::kWidth) highest = max(load(s + i), highest);
-  }
-  return max_of(highest);
+// Lane i of the result combines all lanes of r[i], in an order of its own.
+template <class F>
+inline F32 across(F32 (&r)[F32::kWidth], const F& combine) {
+  transpose(r);
+#pragma GCC unroll 4
+  for (int64_t step = F32::kWidth / 2; step > 0; step /= 2)
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < step; ++i) r[i] = combine(r[i], r[i + step]);
+  return r[0];
 }
 
-// Lane i sums the keys i, i + kWidth, ... whatever is visible, and hidden keys add an exact zero: a
-// row gets the same bits alone as beside rows that see more.
+// Lanes of which the largest of a row's scaled scores is one.
+inline F32 largest_lanes(float* s, int64_t visible, F32 factor) {
+  // A score that does not count takes the place of those that are hidden.
+  for (int64_t j = visible; j < kTileKeys; ++j) s[j] = s[0];
+  F32 largest = set(-INFINITY);
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kTileKeys; i += F32::kWidth)
+    largest = max(mul(load(s + i), factor), largest);  // the second operand, should one be NaN
+  return largest;
+}
+
+// A row's scores become probabilities; the lanes of their sum. A scaled score is rounded as the
+// largest was: the difference of that one is zero, however large it is.
+template <class P>
+inline F32 probabilities(float* s, int64_t visible, F32 factor, F32 shift) {
+  F32 p[kRegisters];
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kRegisters; ++i)
+    p[i] = power_of_two(sub(mul(load(s + i * F32::kWidth), factor), shift));
+  if (visible < kTileKeys) {
+    float lanes[kTileKeys];
+    for (int64_t i = 0; i < kRegisters; ++i) store(lanes + i * F32::kWidth, p[i]);
+    for (int64_t j = visible; j < kTileKeys; ++j) lanes[j] = 0.f;
+    for (int64_t i = 0; i < kRegisters; ++i) p[i] = load(lanes + i * F32::kWidth);
+  }
+  store_probabilities(reinterpret_cast<P*>(s), p);
+  F32 total = p[0];
+#pragma GCC unroll 16
+  for (int64_t i = 1; i < kRegisters; ++i) total = add(total, p[i]);
+  return total;
+}
+
+// Of n rows, one a lane; the lanes of rows beyond n are zero, or -infinity for a largest score.
+// Lane i of a row's own sums the keys i, i + kWidth, ... whatever is visible, and hidden keys add
+// an exact zero: a row gets the same bits alone as beside rows that see more.
+template <class P>
+inline void softmax_rows(const SoftmaxTile& t, int64_t first, int64_t n) {
+  constexpr float kLog2E = 1.44269504088896341f, kLowest = -3e38f;
+  const F32 factor = set(t.scale * kLog2E);
+  float* scores = t.scores + first * kTileKeys;
+  const int32_t* visible = t.visible + first;
+  F32 row[F32::kWidth];
+  for (int64_t i = 0; i < F32::kWidth; ++i)
+    row[i] = i < n ? largest_lanes(scores + i * kTileKeys, visible[i], factor) : set(-INFINITY);
+  const F32 before = load_n(t.maximum + first, n);
+  const F32 now = max(across(row, [](F32 a, F32 b) { return max(a, b); }), before);
+  // With nothing but -infinity so far the shift is finite: then 2^(-infinity - shift) is zero, not
+  // NaN.
+  const F32 shift = max(set(kLowest), now);
+  const F32 shrink = power_of_two(sub(before, shift));
+  float highest[F32::kWidth], shifts[F32::kWidth], factors[F32::kWidth];
+  store(highest, now);
+  store(shifts, shift);
+  store(factors, shrink);
+  for (int64_t i = 0; i < F32::kWidth; ++i)
+    row[i] = i < n ? probabilities<P>(scores + i * kTileKeys, visible[i], factor, set(shifts[i]))
+                   : set(0.f);
+  const F32 total = across(row, [](F32 a, F32 b) { return add(a, b); });
+  for (int64_t i = 0; i < n; ++i)
+    // A factor of one changes nothing, and a first maximum finds nothing to change.
+    if (highest[i] != t.maximum[first + i] && t.maximum[first + i] != -INFINITY)
+      scale_row(t.acc + (first + i) * t.width, t.width, factors[i]);
+  store_n(t.sum + first, add(mul(load_n(t.sum + first, n), shrink), total), n);
+  store_n(t.maximum + first, now, n);
+}
+
 template <class P>
 void softmax_t(const SoftmaxTile& t) {
-  for (int64_t r = 0; r < t.rows; ++r) {
-    const float found = scale_scores(t.scores + r * kTileKeys, t.visible[r], t.scale);
-    t.highest[r] = found > t.maximum[r] ? found : t.maximum[r];
-  }
-  for_each_register(t.rows, [&](int64_t r, int64_t m) {
-    store_n(t.shrink + r, exp(sub(load_n(t.maximum + r, m), load_n(t.highest + r, m))), m);
-  });
-  for (int64_t r = 0; r < t.rows; ++r) {
-    float* s = t.scores + r * kTileKeys;
-    const float now = t.highest[r], before = t.maximum[r];
-    const F32 shift = set(now == -INFINITY ? 0.f : now);  // then exp(-inf - 0) is zero, not NaN
-    F32 p[kRegisters];
-    F32 total = set(0.f);
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < kRegisters; ++i) {
-      p[i] = exp(sub(load(s + i * F32::kWidth), shift));
-      total = add(total, p[i]);
-    }
-    store_probabilities(reinterpret_cast<P*>(s), p);
-    // A factor of one changes nothing, and a first maximum finds nothing to change.
-    if (now != before && before != -INFINITY) {
-      t.sum[r] *= t.shrink[r];
-      scale_row(t.acc + r * t.width, t.width, t.shrink[r]);
-    }
-    t.maximum[r] = now;
-    t.sum[r] += sum(total);
-  }
+  for_each_register(t.rows, [&](int64_t r, int64_t n) { softmax_rows<P>(t, r, n); });
 }
 
 }  // namespace
@@ -304,7 +349,7 @@ void softmax_bf16(const SoftmaxTile& t) { softmax_t<bf16>(t); }
 void merge_row(float* total_maximum, float* total_sum, float* total, float maximum, float sum,
                const float* acc, int64_t n) {
   const float before = *total_maximum, now = maximum > before ? maximum : before;
-  const float keep = exp1(before - now), take = exp1(maximum - now);
+  const float keep = power_of_two1(before - now), take = power_of_two1(maximum - now);
   *total_maximum = now;
   *total_sum = *total_sum * keep + sum * take;
   for_each_register(n, [&](int64_t i, int64_t m) {

@@ -32,21 +32,19 @@ ERNIE_DECLARE_ISA(bool pack_values(const bf16* values, int64_t stride, int64_t c
                                    int64_t head_dim, bf16* out, int64_t panel_stride))
 
 // The scores of a tile's rows against the same kTileKeys keys become probabilities relative to each
-// row's running maximum, in place: p[r, j] = exp(scale * s[r, j] - new maximum) for j < visible[r],
-// zero for the other keys. sum[r] and acc[r] are rescaled to the new maximum, and the probabilities
-// added to sum[r].
+// row's running maximum, in place: p[r, j] = 2^(scale * log2(e) * s[r, j] - new maximum) for
+// j < visible[r], zero for the other keys. sum[r] and acc[r] are rescaled to the new maximum, and
+// the probabilities added to sum[r].
 constexpr int64_t kTileKeys = 64;
 struct SoftmaxTile {
   float* scores;  // [rows, kTileKeys]
   int64_t rows;
   const int32_t* visible;  // [rows], 1 to kTileKeys
   float scale;
-  float* maximum;  // [rows]
+  float* maximum;  // [rows], of scale * log2(e) * s
   float* sum;      // [rows]
   float* acc;      // [rows, width]
   int64_t width;
-  float* highest;  // [rows], what the call needs for itself
-  float* shrink;   // [rows], likewise
 };
 ERNIE_DECLARE_ISA(void softmax_f32(const SoftmaxTile&))
 // Leaves each row of probabilities as bfloat16, rounded after the sum, in the first half of its row

@@ -23,7 +23,9 @@ namespace ernie::cpu {
 
 // Query rows of a tile. Many share the work of packing a key tile; few make tiles enough for all
 // threads.
-constexpr int64_t kTileRows = 192, kFewestTileRows = 48;
+constexpr int64_t kTileRows = 256, kFewestTileRows = 64;
+// Of these the scores stay in L1, beside a key tile.
+constexpr int64_t kScoreRows = 48;
 static_assert(kTileKeys % 64 == 0);  // a multiple of every block size, so a tile is whole pages
 static_assert(kAttentionSplit % kTileKeys == 0);
 
@@ -232,10 +234,11 @@ class TiledAttention {
 
     auto* queries = static_cast<Q*>(scratch(ScratchSlot::kRows, rows * d * sizeof(Q)));
     load_queries(tile, queries);
-    auto* memory = static_cast<float*>(
-        scratch(ScratchSlot::kAccumulator, rows * (kTileKeys + 3) * sizeof(float)));
-    float* scores = memory + 3 * rows;
-    auto* visible = reinterpret_cast<int32_t*>(memory + 2 * rows);
+    const int64_t step = s_.group * std::max<int64_t>(1, kScoreRows / s_.group);
+    auto* memory = static_cast<float*>(scratch(
+        ScratchSlot::kAccumulator, (std::min(rows, step) * kTileKeys + rows) * sizeof(float)));
+    float* scores = memory + rows;
+    auto* visible = reinterpret_cast<int32_t*>(memory);
     auto* keys =
         static_cast<Q*>(scratch(ScratchSlot::kPanel, kTileKeys * (d + s_.width) * sizeof(Q)));
     Q* values = keys + kTileKeys * d;
@@ -246,32 +249,33 @@ class TiledAttention {
       const bool finite = pack_values(tile, key, count, values);
       // Rows before `hidden` see none of these keys; what they hold stays untouched.
       const int64_t hidden = hidden_rows(tile, key);
-      const int64_t seen = rows - hidden;
-      fill_visible(tile, key, count, hidden, visible);
-      leaves_.gemm({.x = queries + hidden * d,
-                    .x_stride = d,
-                    .rows = seen,
-                    .w = keys,
-                    .w_stride = d * kPanelRows,
-                    .panels = ceil_div(count, kPanelRows),
-                    .k = d,
-                    .acc = scores,
-                    .acc_stride = kTileKeys,
-                    .accumulate = false});
-      leaves_.softmax({.scores = scores,
-                       .rows = seen,
-                       .visible = visible,
-                       .scale = q_.scale,
-                       .maximum = p.maximum + hidden,
-                       .sum = p.sum + hidden,
-                       .acc = p.acc + hidden * s_.width,
-                       .width = s_.width,
-                       .highest = memory,
-                       .shrink = memory + rows});
-      if (finite || !q_.causal)
-        add_values(scores, seen, values, count, p.acc + hidden * s_.width);
-      else
-        add_visible_values(tile, key, scores, seen, visible, values, p.acc + hidden * s_.width);
+      fill_visible(tile, key, count, hidden, visible + hidden);
+      for (int64_t row = hidden; row < rows; row += step) {
+        const int64_t seen = std::min(step, rows - row);
+        float* acc = p.acc + row * s_.width;
+        leaves_.gemm({.x = queries + row * d,
+                      .x_stride = d,
+                      .rows = seen,
+                      .w = keys,
+                      .w_stride = d * kPanelRows,
+                      .panels = ceil_div(count, kPanelRows),
+                      .k = d,
+                      .acc = scores,
+                      .acc_stride = kTileKeys,
+                      .accumulate = false});
+        leaves_.softmax({.scores = scores,
+                         .rows = seen,
+                         .visible = visible + row,
+                         .scale = q_.scale,
+                         .maximum = p.maximum + row,
+                         .sum = p.sum + row,
+                         .acc = acc,
+                         .width = s_.width});
+        if (finite || !q_.causal)
+          add_values(scores, seen, values, count, acc);
+        else
+          add_visible_values(tile, key, scores, seen, visible + row, values, acc);
+      }
     }
   }
 

@@ -60,22 +60,39 @@ inline float sum(F32 a) { return _mm512_reduce_add_ps(a.v); }
 inline float max_of(F32 a) { return _mm512_reduce_max_ps(a.v); }
 
 // All tiers round alike: to nearest even, NaN quiet.
-inline void store(bf16* p, F32 a) {
+inline __m256i bf16_bits(F32 a) {
 #if defined(__AVX512BF16__)
   constexpr int kDenormal = 0x20;  // the instruction would take those as zero
-  if (_mm512_fpclass_ps_mask(a.v, kDenormal) == 0) [[likely]] {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(a.v));
-    return;
-  }
+  if (_mm512_fpclass_ps_mask(a.v, kDenormal) == 0) [[likely]]
+    return (__m256i)_mm512_cvtneps_pbh(a.v);
 #endif
   const __m512i u = _mm512_castps_si512(a.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
   const __m512i up = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
   const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
   const __m512i bits = _mm512_mask_or_epi32(up, nan, u, _mm512_set1_epi32(0x00400000));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16));
 }
+inline void store(bf16* p, F32 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bf16_bits(a));
+}
+
+// The first n < kWidth elements; the other lanes are zero, or are not written.
+inline __mmask16 first_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+inline F32 load_first(const float* p, int64_t n) {
+  return {_mm512_maskz_loadu_ps(first_lanes(n), p)};
+}
+inline F32 load_first(const bf16* p, int64_t n) {
+  const __m256i bits = _mm256_maskz_loadu_epi16(first_lanes(n), p);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+}
+inline void store_first(float* p, F32 a, int64_t n) {
+  _mm512_mask_storeu_ps(p, first_lanes(n), a.v);
+}
+inline void store_first(bf16* p, F32 a, int64_t n) {
+  _mm256_mask_storeu_epi16(p, first_lanes(n), bf16_bits(a));
+}
+#define ERNIE_HAS_FIRST_LANES 1
 #define ERNIE_HAS_BF16_STORE 1
 
 #elif defined(__AVX2__)
@@ -211,6 +228,7 @@ inline float load1(const bf16* p) { return to_float(*p); }
 inline void store1(float* p, float a) { *p = a; }
 inline void store1(bf16* p, float a) { *p = to_bf16(a); }
 
+#if !defined(ERNIE_HAS_FIRST_LANES)
 // The first n < kWidth elements; the other lanes are zero, or are not written.
 template <class T>
 inline F32 load_first(const T* p, int64_t n) {
@@ -224,6 +242,7 @@ inline void store_first(T* p, F32 a, int64_t n) {
   store(lanes, a);
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
+#endif
 
 // Rounds each lane to T's precision and back: what a store and a load would do.
 inline F32 round_to(F32 a, const float*) { return a; }

@@ -66,6 +66,23 @@ def test_any_scale(device, rng, scale):
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("scale", [1e12, -1e30])
+def test_the_largest_of_huge_scores_takes_all(rng, dtype, scale):
+    """However large it is, the difference of the largest score from itself is zero."""
+    batch = batch_of(rng, [70, 1, 600], heads=(2, 2), dtype=dtype)
+    given = batch.arguments("cpu")
+    query, key, value = (
+        np.asarray(given[name].numpy(), np.float64) for name in ("query", "key", "value")
+    )
+    got = run(batch, scale=scale).numpy()
+    for begin, end in ((0, 70), (70, 71), (71, 671)):
+        scores = np.einsum("qhd,khd->hqk", query[begin:end], key[begin:end]) * scale
+        for head, chosen in enumerate(scores.argmax(-1)):
+            expected = value[begin:end, head][chosen].astype(got.dtype)
+            np.testing.assert_array_equal(got[begin:end, head], expected)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 def test_agrees_with_the_paged_cache_to_the_bit(device, rng, dtype):
     """Shorter than a split; longer ones are cut by the cache's plan on CUDA."""
     lengths, block = [70, 300, 9], 16
