@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from ernie_kernels._core import Tensor, empty
+from ernie_kernels._core import Tensor, empty, queue_copy
 from ernie_kernels.runner.media import PromptMedia
-from ernie_kernels.runner.step_media import copy_rows
 from ernie_kernels.vision.item import VisualItem
 
 # In bfloat16 with 2560 values a row, 13,000 rows: forty pictures of 512 x 512.
@@ -85,7 +84,7 @@ class FeatureStore:
         for key, item in missing.items():
             # Each in memory of its own: one that stays must not keep the others.
             own = empty([item.num_tokens, rows.shape[1]], rows.dtype_name, rows.device)
-            copy_rows(rows[first : first + item.num_tokens], own)
+            queue_copy(own, rows[first : first + item.num_tokens])
             made[key] = self._held[key] = Features(own)
             first += item.num_tokens
         self.num_encoded += len(made)
