@@ -27,9 +27,21 @@ IDS = [3, CONFIG["image_start_token_id"], CONFIG["im_patch_id"], CONFIG["image_e
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("vl")
-    tower = {**CONFIG["vision_config"], "depth": 1}
+    tower = {**CONFIG["vision_config"], "depth": 1, "hidden_size": 8, "num_heads": 1}
     write_vl_checkpoint(
-        path, num_hidden_layers=2, moe_num_experts=[3, 3], moe_k=2, vision_config=tower
+        path,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        moe_num_experts=[3, 3],
+        moe_k=2,
+        moe_intermediate_size=[8, 12],
+        moe_num_shared_experts=None,
+        moe_layer_start_index=[0, 0],
+        vision_config=tower,
     )
     return path
 
@@ -74,7 +86,10 @@ def num_waits(calls: list[str]) -> int:
 
 
 def test_a_prompt_with_known_pictures_waits_for_its_uploads_alone(folder):
-    """Positions, experts and rows of features go up before the first kernel; the features are there."""
+    """Positions, experts and rows of features go up before the first kernel; the features are there.
+
+    Pictures that are not known wait for what is uploaded to encode them, and no more.
+    """
     with load(folder) as llm:
         for _ in range(2):
             list(stream_of(llm, 1, 2))
@@ -83,13 +98,16 @@ def test_a_prompt_with_known_pictures_waits_for_its_uploads_alone(folder):
         encoded = llm._engine._features.num_encoded
         with_media, text = (calls_of_each_token(stream_of(llm, *seeds)) for seeds in ((1, 2), ()))
         assert llm._engine._features.num_encoded == encoded == 2
+        others = calls_of_each_token(stream_of(llm, 3, 4))
     # Of all rows and of the last one: its own experts are text.
     assert num_waits(with_media[0]) == num_waits(text[0]) + len(["positions", "banks", "rows"])
-    for first, *others in (with_media, text):
+    # What is seen for the first time: pixels of each picture, and the frames of all.
+    assert num_waits(others[0]) == num_waits(with_media[0]) + 2 + 2
+    for first, *decoding in (with_media, text):
         launches = first[first.index("cudaLaunchKernel") :]
         assert num_waits(launches) == 1
-        assert [num_waits(calls) for calls in others] == [1, 1]
-        assert [Counter(calls)["cudaGraphLaunch"] for calls in others] == [1, 1]
+        assert [num_waits(calls) for calls in decoding] == [1, 1]
+        assert [Counter(calls)["cudaGraphLaunch"] for calls in decoding] == [1, 1]
 
 
 def test_encoding_waits_for_uploads_alone(folder):
@@ -127,7 +145,6 @@ def test_every_failure_of_a_prompt_with_a_picture(folder):
     def prepare() -> ek.LLM:
         # After a step that failed the next one waits: then the calls are not those recorded.
         llm._engine._sampler._transfers.wait()
-        llm._engine._features.clear()
         return llm
 
     def act(llm: ek.LLM) -> list[int]:
@@ -138,10 +155,10 @@ def test_every_failure_of_a_prompt_with_a_picture(folder):
     def read(llm: ek.LLM, tokens: list[int]) -> list[int]:
         stats = llm.stats()
         assert stats["num_free_blocks"] == stats["num_blocks"]
-        llm._engine._features.clear()
         return tokens
 
     with load(folder) as llm:
+        llm._engine._features._max_bytes = 0  # each time anew, and nothing stays
         for _ in range(2):
             act(llm)
         check_every_failure(
