@@ -42,7 +42,7 @@ BUGS = [
         "            begin += len(each)\n",
         "            begin += 0\n",
         VL_MODEL,
-        (WRONG,),
+        (UNWRITTEN, WRONG),
     ),
     Bug(
         "features: copies wait for the vision tower",

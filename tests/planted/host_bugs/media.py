@@ -103,8 +103,8 @@ BUGS = [
     Bug(
         "features: all of a step share one memory",
         STORE,
-        "rows[first : first + item.num_tokens], own",
-        "rows[: item.num_tokens], own",
+        "own, rows[first : first + item.num_tokens]",
+        "own, rows[: item.num_tokens]",
         FEATURES,
     ),
     Bug(
