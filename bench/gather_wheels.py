@@ -24,7 +24,7 @@ PACKAGES = [
     "pybind11", "ninja",
     # to test
     "pytest", "pytest-timeout", "hypothesis", "iniconfig", "pluggy", "packaging", "pygments",
-    "sortedcontainers",
+    "sortedcontainers", "pillow",
 ]  # fmt: skip
 GLIBC = [5, 12, 17, 24, 27, 28, 31, 34]  # manylinux_2_N; pip takes each number literally
 LIMIT = 40 << 20

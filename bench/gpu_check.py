@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROBES = "tests/simt/probes/libernie_probes.so"
 CUTLASS_HEADERS = "cutlass_library/source/include/"
 NEEDED = ["jinja2", "ml_dtypes", "numpy", "pybind11", "pytest", "pytest_timeout", "sentencepiece",
-          "tokenizers", "tqdm", "hypothesis"]  # fmt: skip
+          "tokenizers", "tqdm", "hypothesis", "PIL"]  # fmt: skip
 COMPUTE_SANITIZER = ["compute-sanitizer", "--error-exitcode", "9", "--target-processes", "all"]
 MEMCHECK = ["--leak-check", "full", "--padding", "64"]
 

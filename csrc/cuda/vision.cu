@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t begin = int64_t{blockIdx.x} * kPatches; begin < count; begin += step) {
     const int rows = static_cast<int>(count - begin < kPatches ? count - begin : kPatches);
     __syncthreads();  // the places of the step before have been read
-    if (threadIdx.x < rows) {
+    if (static_cast<int>(threadIdx.x) < rows) {
       const int64_t patch = first + begin + threadIdx.x;
       places[threadIdx.x] = place_of_patch(group.of(patch), patch, patch_size, merge_size);
     }

@@ -11,16 +11,21 @@ from ernie_kernels._core import from_numpy
 
 import ernie_kernels as ek
 import safetensors_bytes
-from ernie_kernels import ops
+from ernie_kernels import _core, ops
 from ernie_kernels.models import ernie_vl
 from ernie_kernels.models.media_positions import IMAGE, VIDEO
 from ernie_kernels.models.vision_tower import FrameBatch
 from ernie_kernels.vision.settings import VisionSettings
 from media_prompt import media_prompt, together, visual_item
+from simt import control
 from tiny_checkpoint import make_weights
 from vl_checkpoint import VL_SHAPES, text_config, vl_to_paddle, vl_to_saved, write_vl_checkpoint
 
-MEDIA = ((IMAGE, (1, 4, 6)), (VIDEO, (12, 4, 4)), (IMAGE, (1, 2, 2)))
+MEDIA = (
+    (IMAGE, (1, 4, 6)),
+    (VIDEO, control.smaller((12, 4, 4), (6, 2, 2))),
+    (IMAGE, (1, 2, 2)),
+)
 
 
 def load(folder, **changes) -> ek.LLM:
@@ -28,11 +33,18 @@ def load(folder, **changes) -> ek.LLM:
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def llm(request, tmp_path_factory):
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def llm(request, dtype, tmp_path_factory):
     folder = tmp_path_factory.mktemp("vl")
-    write_vl_checkpoint(folder, dtype=request.param)
-    with load(folder) as model:
+    write_vl_checkpoint(folder, dtype=dtype)
+    _core.set_batch_invariant(request.param != "cpu")  # as the CPU always is
+    with load(folder, device=request.param) as model:
         yield model
+    _core.set_batch_invariant(False)
 
 
 @pytest.fixture

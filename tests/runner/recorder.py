@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
+from ernie_kernels._core import from_numpy
 
 import ernie_kernels as ek
+from ernie_kernels import _core
+from ernie_kernels.models.loader import NUMPY_DTYPES
 
 
 class Recorder:
@@ -75,12 +78,16 @@ def fill_taken_blocks_with_nan(llm: ek.LLM) -> None:
     manager, runner = llm._engine._block_manager, llm._engine._runner
     caches = [*runner._kv_caches, *([runner._drafter.kv_cache] if runner._drafter else [])]
     allocate = manager.allocate
+    of_block = caches[0].k_cache[0]
+    nan = np.full(of_block.shape, np.nan, NUMPY_DTYPES[of_block.dtype_name])
+    spoiled = from_numpy(nan, of_block.device)
 
     def allocate_and_spoil(count: int) -> list[int]:
         blocks = allocate(count)
         for layer in caches:
             for cache in (layer.k_cache, layer.v_cache):
-                cache.numpy()[blocks] = np.nan
+                for block in blocks:
+                    _core.queue_copy(cache[block], spoiled)
         return blocks
 
     manager.allocate = allocate_and_spoil

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from recorder import Recorder, fill_taken_blocks_with_nan
 
 import ernie_kernels as ek
+from ernie_kernels import _core
+from simt import control
 from vl_checkpoint import VL_SHAPES, write_vl_checkpoint
 
 CONFIG = VL_SHAPES["28b"]
@@ -25,22 +28,37 @@ OPTIONS = {
 }
 
 
-def load(folder, **changes: Any) -> ek.LLM:
+def load(folder: Path, device: str = "cpu", **changes: Any) -> ek.LLM:
     options = {**OPTIONS, **changes.pop("mm_processor_kwargs", {})}
     llm = ek.LLM.from_pretrained(
         folder,
-        device="cpu",
+        device=device,
         **{"max_model_len": 512, "max_num_seqs": 8, "mm_processor_kwargs": options, **changes},
     )
     fill_taken_blocks_with_nan(llm)
     return llm
 
 
+class Model(NamedTuple):
+    folder: Path
+    device: str
+
+    def load(self, **changes: Any) -> ek.LLM:
+        return load(self.folder, self.device, **changes)
+
+
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def folder(request, tmp_path_factory):
-    path = tmp_path_factory.mktemp(request.param)
-    write_vl_checkpoint(path, dtype=request.param)
-    return path
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def model(request, dtype, tmp_path_factory):
+    path = tmp_path_factory.mktemp(dtype)
+    write_vl_checkpoint(path, dtype=dtype, num_hidden_layers=control.smaller(4, 2))
+    _core.set_batch_invariant(request.param != "cpu")  # as the CPU always is
+    yield Model(path, request.param)
+    _core.set_batch_invariant(False)
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:
@@ -80,7 +98,10 @@ COUNT = len(PROMPTS)
 
 def params_of(index: int) -> ek.SamplingParams:
     return ek.SamplingParams(
-        max_tokens=4 + index % 3 * 14, ignore_eos=True, seed=index, temperature=float(index % 2)
+        max_tokens=4 + index % 3 * control.smaller(14, 2),
+        ignore_eos=True,
+        seed=index,
+        temperature=float(index % 2),
     )
 
 
@@ -99,59 +120,59 @@ def logits_of(llm: ek.LLM, chosen: list[int], *, at_once: int = COUNT) -> dict:
 
 
 @pytest.fixture(scope="module")
-def alone(folder):
+def alone(model):
     logits = {}
     for index in range(COUNT):
-        with load(folder) as llm:
+        with model.load() as llm:
             logits |= logits_of(llm, [index])
             assert llm.stats()["prefix_hit_tokens"] == 0
     assert len(logits) == sum(params_of(i).max_tokens for i in range(COUNT))
     return logits
 
 
-def test_together(folder, alone):
-    with load(folder) as llm:
+def test_together(model, alone):
+    with model.load() as llm:
         assert logits_of(llm, [*range(COUNT)]) == alone
 
 
-def test_two_at_a_time_from_the_last(folder, alone):
-    with load(folder) as llm:
+def test_two_at_a_time_from_the_last(model, alone):
+    with model.load() as llm:
         assert logits_of(llm, [*reversed(range(COUNT))], at_once=2) == alone
 
 
 @pytest.mark.parametrize("tokens", [8, 37])
-def test_in_chunks_that_end_within_a_picture(folder, alone, tokens):
-    with load(folder) as llm:
+def test_in_chunks_that_end_within_a_picture(model, alone, tokens):
+    with model.load() as llm:
         llm._engine._scheduler._max_tokens_per_step = tokens
         assert logits_of(llm, [*range(COUNT)]) == alone
 
 
-def test_after_prefix_hits(folder, alone):
-    with load(folder) as llm:
+def test_after_prefix_hits(model, alone):
+    with model.load() as llm:
         logits_of(llm, [*range(COUNT)])
         before = llm.stats()["prefix_hit_tokens"]
         assert logits_of(llm, [*range(COUNT)]) == alone
         assert llm.stats()["prefix_hit_tokens"] - before >= 5 * BLOCK
 
 
-def test_after_preemption(folder, alone):
-    with load(folder) as probe:
+def test_after_preemption(model, alone):
+    with model.load() as probe:
         per_block = probe.stats()["kv_cache_bytes"] // probe.stats()["num_blocks"]
     # Both prompts fit, and one answer: the second starts anew when the first one grows.
-    with load(folder, max_model_len=160, kv_cache_memory=5 * per_block) as llm:
+    with model.load(max_model_len=160, kv_cache_memory=5 * per_block) as llm:
         expected = {key: value for key, value in alone.items() if key[0] in (1, 2)}
         assert logits_of(llm, [1, 2]) == expected
         assert llm.stats()["preemptions"] > 0
 
 
-def test_several_answers_read_their_prompt_once(folder):
+def test_several_answers_read_their_prompt_once(model):
     ids, media = PROMPTS[0]
     params = ek.SamplingParams(max_tokens=6, n=3, temperature=1.0, seed=1, ignore_eos=True)
-    with load(folder) as llm:
+    with model.load() as llm:
         (output,) = llm.generate(prompt_token_ids=[ids], multi_modal_data=[media], params=params)
         assert llm._engine._features.num_encoded == 2 + 3  # images, pairs of frames
         assert len({tuple(answer.token_ids) for answer in output.outputs}) > 1
-    with load(folder) as llm:
+    with model.load() as llm:
         (alone,) = llm.generate(
             prompt_token_ids=[ids], multi_modal_data=[media],
             params=ek.SamplingParams(max_tokens=6, temperature=1.0, seed=1, ignore_eos=True),

@@ -402,7 +402,7 @@ class Engine:
             # No circle remains: all is freed with the last reference to it.
             sequence.siblings = []
             sequence.news = deque()
-            sequence.media = None
+            sequence.media = None  # a ticket may stay: not with features on the device
         del self._calls[call.number]
 
     def _mend(self) -> None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ernie_kernels import ops
-from ernie_kernels._core import Tensor, empty, from_numpy
+from ernie_kernels._core import Tensor, empty, queue_copy
 from ernie_kernels.errors import InternalError
 
 if TYPE_CHECKING:
@@ -72,15 +71,9 @@ class StepMedia:
         joined = empty([len(self.rows), first.shape[1]], first.dtype_name, device)
         begin = 0
         for each in self.features:
-            copy_rows(each, joined[begin : begin + len(each)])
+            queue_copy(joined[begin : begin + len(each)], each)
             begin += len(each)
         return joined
-
-
-def copy_rows(rows: Tensor, out: Tensor) -> None:
-    """``rows`` to ``out``, of the same shape and device."""
-    places = np.arange(len(rows), dtype=np.int32)
-    ops.scatter_rows(rows, from_numpy(places, rows.device), out)
 
 
 def _banks_by_id(spans: Sequence[TokenSpan], first_vision_id: int | None) -> np.ndarray | None:

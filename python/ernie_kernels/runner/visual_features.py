@@ -11,11 +11,10 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from ernie_kernels._core import Tensor, empty
+from ernie_kernels._core import Tensor, empty, queue_copy
 from ernie_kernels.models.ernie_vl import PATCHES_PER_PIECE
 from ernie_kernels.models.vision_memory import MAX_FEATURE_BYTES
 from ernie_kernels.runner.media import PromptMedia
-from ernie_kernels.runner.step_media import copy_rows
 from ernie_kernels.vision.item import VisualItem
 
 ENTRY_BYTES = 1024  # what an entry takes beside its rows, counted generously
@@ -166,7 +165,7 @@ class FeatureStore:
         for key, count in job.num_tokens.items():
             # Each in memory of its own: one that stays must not keep the others.
             own = empty([count, rows.shape[1]], rows.dtype_name, rows.device)
-            copy_rows(rows[first : first + count], own)
+            queue_copy(own, rows[first : first + count])
             made[key] = self._held[key] = Features(own)
             first += count
         self.num_encoded += len(made)

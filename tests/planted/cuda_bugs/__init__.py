@@ -16,6 +16,7 @@ from . import (
     norm,
     sampling,
     vision,
+    vl_model,
     wint4,
     wint8,
 )
@@ -33,5 +34,6 @@ FAMILIES = (
     moe,
     experts,
     vision,
+    vl_model,
 )
 CUDA_BUGS = [bug for family in FAMILIES for bug in family.BUGS]

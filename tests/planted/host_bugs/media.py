@@ -117,8 +117,8 @@ BUGS = [
     Bug(
         "features: all of a step share one memory",
         STORE,
-        "rows[first : first + count], own",
-        "rows[:count], own",
+        "own, rows[first : first + count]",
+        "own, rows[:count]",
         FEATURES,
     ),
     Bug(
