@@ -164,8 +164,15 @@ BUGS = [
     Bug(
         "varlen_attention: output may lie over the keys",
         "csrc/ops/attention.cpp",
-        '  check.disjoint("out", a.out, "key", a.key);\n',
-        "",
+        "for (const auto& [name, t] : inputs) check.disjoint",
+        "for (const auto& [name, t] : inputs) if (name[0] != 'k') check.disjoint",
+        VARLEN_ATTENTION,
+    ),
+    Bug(
+        "varlen_attention: lengths of no rows not looked at",
+        "csrc/ops/attention.cpp",
+        "return out.numel() == 0 && stream.device.type == DeviceType::kCuda;",
+        "return out.numel() == 0 && stream.device.index >= 0;",
         VARLEN_ATTENTION,
     ),
     Bug(
