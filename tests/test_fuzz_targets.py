@@ -29,8 +29,8 @@ def drive(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_every_input_that_is_read_today_has_a_target():
     assert TARGETS == [
-        "cache_api", "chat_template", "config", "image_bytes", "op_arguments", "scheduler",
-        "shard_index", "tokenizer_file", "video_header",
+        "cache_api", "chat_template", "config", "content_parts", "image_bytes", "op_arguments",
+        "scheduler", "shard_index", "tokenizer_file", "video_header",
     ]  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def test_ci_runs_every_target():
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_short_search_finds_nothing(target):
-    if target in ("image_bytes", "video_header"):
+    if target in ("content_parts", "image_bytes", "video_header"):
         pytest.importorskip("PIL")
     done = drive("--target", target, "--runs", 150, "--seed", 2)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -26,7 +26,7 @@ from media_messages import (
     video,
 )
 from vision.pictures import gif
-from vl_chat_checkpoint import IDS, TOKENS, write_vl_chat_checkpoint
+from vl_chat_checkpoint import BAIDU_TEMPLATE, IDS, TOKENS, write_vl_chat_checkpoint
 
 # As the hub's templates know the parts.
 HUB_TEMPLATE = """{{- cls_token -}}
@@ -35,13 +35,6 @@ HUB_TEMPLATE = """{{- cls_token -}}
 {%- elif part.type in ["image_url", "image"] -%}<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>
 {%- elif part.type in ["video_url", "video"] -%}<|VIDEO_START|><|VIDEO_PLACEHOLDER|><|VIDEO_END|>
 {%- endif -%}{%- endfor -%}{%- endfor -%}Assistant: """
-# Baidu's: no tokens stand for media, and videos have what images have.
-BAIDU_TEMPLATE = """{{- cls_token -}}
-{%- for message in messages -%}{%- for part in message.content -%}
-{%- if part.type == "text" -%}{{- part.text -}}
-{%- elif part.type == "video" -%}<|VIDEO_START|><|video@placeholder|><|VIDEO_END|>
-{%- else -%}<|IMAGE_START|><|image@placeholder|><|IMAGE_END|>{%- endif -%}
-{%- endfor -%}{%- endfor -%}Assistant: """
 
 
 @pytest.fixture(scope="module")

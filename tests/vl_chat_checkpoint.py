@@ -23,6 +23,13 @@ IDS = {
     "video_start_token_id": TOKENS["<|VIDEO_START|>"],
     "video_end_token_id": TOKENS["<|VIDEO_END|>"],
 }
+# Baidu's: no tokens stand for media, and videos have what images have.
+BAIDU_TEMPLATE = """{{- cls_token -}}
+{%- for message in messages -%}{%- for part in message.content -%}
+{%- if part.type == "text" -%}{{- part.text -}}
+{%- elif part.type in ["video", "video_url"] -%}<|VIDEO_START|><|video@placeholder|><|VIDEO_END|>
+{%- else -%}<|IMAGE_START|><|image@placeholder|><|IMAGE_END|>{%- endif -%}
+{%- endfor -%}{%- endfor -%}Assistant: """
 
 
 def write_vl_chat_checkpoint(

@@ -340,7 +340,8 @@ class LLM:
             One :class:`~.outputs.RequestOutput`.
 
         Raises:
-            InputError, LimitError, TypeError: a message or parameter is wrong; nothing has run.
+            InputError, LimitError, ArgumentError, TypeError: a message or parameter is wrong; nothing
+                has run.
             ConfigError: no tokenizer, or the template cannot be used.
             NumericError, DeviceError, OutOfMemoryError: as in :meth:`generate`.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ernie_kernels.vision.frame_choice import chosen_frames
+from ernie_kernels.vision.frame_choice import FRAME_RULES, chosen_frames
 from ernie_kernels.vision.timestamp import draw_timestamp, timestamp_text
 
 
@@ -90,3 +90,12 @@ def test_small_frames_have_no_room():
     tiny = np.zeros((9, 500, 3), np.uint8)
     assert draw_timestamp(tiny, 1) is tiny
     assert draw_timestamp(np.zeros((10, 10, 3), np.uint8), 1).shape == (10, 10, 3)
+
+
+@pytest.mark.parametrize("rule", FRAME_RULES)
+def test_frames_without_end_are_not_listed(rule):
+    """Arrays of any length cost nothing to make."""
+    for fps in (None, 2.0):
+        indices = chosen_frames(1 << 50, 24.0, rule=rule, fps=fps)
+        assert len(indices) == 180
+        assert indices[-1] < 1 << 50

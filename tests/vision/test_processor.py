@@ -259,6 +259,7 @@ def test_unknown_keys_are_told_once(tmp_path, caplog):
         ({"max_pixels": 1}, "image_min_pixels, image_max_pixels"),
         ({"image_mean": [1, 2]}, "image_mean: expected three finite numbers"),
         ({"image_mean": [1, 2, float("nan")]}, "image_mean"),
+        ({"image_mean": [1e39, 0, 0]}, "image_mean: expected three numbers below 1e\\+06 in size"),
         ({"image_std": [1, 0, 1]}, "image_std, rescale_factor"),
         ({"rescale_factor": 0}, "rescale_factor"),
         ({"do_rescale": False}, "do_rescale: expected true, got false"),

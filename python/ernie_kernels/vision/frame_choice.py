@@ -35,10 +35,10 @@ def chosen_frames(
     wanted = num_frames if fps is None else num_frames / rate * fps
     if rule == "transformers":
         return _every_step(num_frames, min(max(wanted, min_frames), max_frames, num_frames))
+    if wanted > max_frames + 2:  # not to make a list of what is too long anyway
+        return _spread(num_frames, max_frames)
     if fps is None:
         indices = np.arange(num_frames)
-    elif wanted > max_frames + 2:  # not to make a list of what is too long anyway
-        return _spread(num_frames, max_frames)
     else:
         seconds = np.arange(0, num_frames / rate, 1 / fps)
         indices = np.rint(seconds * rate).astype(np.int64)

@@ -178,8 +178,9 @@ def _check_same_levels(
     of_images, of_videos = usual | dict(image), usual | _taken(video, NORMALISATION)
     for key in usual:
         if of_images[key] != of_videos[key] and key not in decided:
-            raise video.fail(
-                key, f"that of images, {quoted(of_images[key])}, for both alike", of_videos[key]
+            raise ConfigError(
+                f"{video.file}: {key}: expected that of images, as both are normalised alike; make "
+                f"them one, or pass {key}"
             )
 
 

@@ -23,6 +23,7 @@ from ernie_kernels.vision.preprocessor_files import (
 from ernie_kernels.vision.resize import FACTOR, RESIZE_RULES
 
 MAX_PIXELS = 1 << 27
+MAX_LEVEL = 1e6  # so that none becomes infinite in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,11 @@ class VisionSettings:
             values = getattr(self, name)
             if not (isinstance(values, tuple) and len(values) == 3 and all(map(is_finite, values))):
                 raise _wrong(name, "three finite numbers")
-        if not all(1e-6 < abs(value) < 1e6 for value in (*self.image_std, self.rescale_factor)):
+            if not all(abs(value) < MAX_LEVEL for value in values):
+                raise _wrong(name, f"three numbers below {MAX_LEVEL:g} in size")
+        if not all(
+            1e-6 < abs(value) < MAX_LEVEL for value in (*self.image_std, self.rescale_factor)
+        ):
             raise _wrong("image_std, rescale_factor", "numbers of size 1e-6 to 1e6")
         if self.resize_rule not in RESIZE_RULES:
             raise _wrong("resize_rule", " or ".join(RESIZE_RULES))

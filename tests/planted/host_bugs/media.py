@@ -7,6 +7,10 @@ from bug import Bug
 FEATURES = ["tests/runner/test_visual_features.py"]
 FAULTS = ["tests/runner/test_media_faults.py"]
 CHAT = ["tests/test_media_chat.py"]
+FILES = ["tests/vision/test_local_files.py"]
+VIDEOS = ["tests/vision/test_videos.py"]
+IMAGE_LIMITS = ["tests/vision/test_image_limits.py"]
+SETTINGS = ["tests/vision/test_processor.py"]
 REFUSED = ["tests/vision/test_refused_requests.py"]
 
 MEDIA = "python/ernie_kernels/runner/media.py"
@@ -15,6 +19,9 @@ STEP = "python/ernie_kernels/runner/step_media.py"
 PROMPTS = "python/ernie_kernels/media_prompts.py"
 REASONING = "python/ernie_kernels/runner/reasoning.py"
 TEMPLATE = "python/ernie_kernels/chat_template.py"
+LOCAL_FILES = "python/ernie_kernels/vision/local_files.py"
+HEADER = "python/ernie_kernels/vision/image_header.py"
+PREPROCESSOR = "python/ernie_kernels/vision/preprocessor_files.py"
 
 BUGS = [
     Bug(
@@ -163,5 +170,104 @@ BUGS = [
         "place = len(output_ids) - self._max_tokens",
         "place = len(output_ids) - self._max_tokens - 1",
         CHAT,
+    ),
+    Bug(
+        "reasoning: a thought of an earlier turn is still open",
+        REASONING,
+        "return end.rstrip().endswith(THINK_START)",
+        "return any(s.text == THINK_START for s in segments)",
+        ["tests/test_chat_template.py"],
+    ),
+    Bug(
+        "files: a folder is allowed whose name begins alike",
+        LOCAL_FILES,
+        "if os.path.commonpath([folder, found]) != folder:",
+        "if not found.startswith(folder):",
+        FILES,
+    ),
+    Bug(
+        "files: links are followed after the path was looked at",
+        LOCAL_FILES,
+        "    found = os.path.realpath(path)\n",
+        "    found = os.path.abspath(path)\n",
+        FILES,
+    ),
+    Bug(
+        "files: a folder that became a link is entered",
+        LOCAL_FILES,
+        "os.O_DIRECTORY | os.O_NOFOLLOW",
+        "os.O_DIRECTORY",
+        FILES,
+    ),
+    Bug(
+        "files: a file that became a link is read",
+        LOCAL_FILES,
+        "return _open_regular(name, dir_fd=inner, follow_symlinks=False)",
+        "return _open_regular(name, dir_fd=inner)",
+        FILES,
+    ),
+    Bug(
+        "files: devices and pipes are opened to look at them",
+        LOCAL_FILES,
+        "    if not stat.S_ISREG(os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks).st_mode):\n"
+        "        return None\n",
+        "",
+        FILES,
+    ),
+    Bug(
+        "files: no folder is any folder",
+        "python/ernie_kernels/vision/sources.py",
+        "limits.allowed_local_media_path, max_bytes",
+        "limits.allowed_local_media_path or None, max_bytes",
+        FILES,
+    ),
+    Bug(
+        "files: frames of a list may be any",
+        "python/ernie_kernels/vision/video.py",
+        'f"{self._where}: frame {index}", self._limits)',
+        'f"{self._where}: frame {index}", VisionLimits())',
+        FILES,
+    ),
+    Bug(
+        "gif: frames between those that are kept cost nothing",
+        "python/ernie_kernels/vision/video.py",
+        "count = int(indices[-1]) + 1",
+        "count = len(indices)",
+        VIDEOS,
+    ),
+    Bug(
+        "gif: every frame has all of the time",
+        "python/ernie_kernels/vision/gif.py",
+        "seconds += time.thread_time() - begin",
+        "seconds = time.thread_time() - begin",
+        VIDEOS,
+    ),
+    Bug(
+        "jpeg: scans behind the image count",
+        HEADER,
+        'if marker is None or marker[1] == b"\\xd9":',
+        "if marker is None:",
+        IMAGE_LIMITS,
+    ),
+    Bug(
+        "jpeg: what is in a segment ends the image",
+        HEADER,
+        '        at += max(2, int.from_bytes(data[at : at + 2], "big"))\n',
+        "",
+        IMAGE_LIMITS,
+    ),
+    Bug(
+        "settings: frames are normalised as images whatever their file says",
+        PREPROCESSOR,
+        "    if video.values is not None:\n        _check_same",
+        "    if False:\n        _check_same",
+        SETTINGS,
+    ),
+    Bug(
+        "settings: of two limits of pixels the first is taken",
+        PREPROCESSOR,
+        "if len(set(given.values())) > 1:",
+        "if False:",
+        SETTINGS,
     ),
 ]
