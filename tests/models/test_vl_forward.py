@@ -140,15 +140,17 @@ def test_features_do_not_depend_on_the_pieces(llm, rng, monkeypatch):
     assert whole.shape == (sum(item.num_tokens for item in items), 64)
     for size in (1, 60, 200):
         monkeypatch.setattr(ernie_vl, "PATCHES_PER_PIECE", size)
+        monkeypatch.setattr("ernie_kernels.models.vision_tower.MLP_ROWS", size)
         assert np.array_equal(llm.model.visual_features(items).numpy(), whole.numpy())
     first = items[0].num_tokens
     alone = llm.model.visual_features(items[1:])
     assert np.array_equal(alone.numpy(), whole.numpy()[first:])
 
 
-def test_pixels_are_their_patches(llm, rng):
+@pytest.mark.parametrize(("kind", "grid"), [("image", (1, 6, 8)), ("video", (4, 4, 6))])
+def test_pixels_are_their_patches(llm, rng, kind, grid):
     """To the bit: rescaled and normalised in the tower, or before it."""
-    item = visual_item(rng, "image", (1, 6, 8))
+    item = visual_item(rng, kind, grid)
     grid = np.array([item.grid_thw], np.int64)
     levels = from_numpy(VisionSettings().levels())
     cut = ops.image_patches(from_numpy(item.pixels.reshape(-1)), from_numpy(grid), levels)

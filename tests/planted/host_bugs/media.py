@@ -256,6 +256,13 @@ BUGS = [
         REFUSED,
     ),
     Bug(
+        "sources: a data URL is decoded before its head is looked at",
+        "python/ernie_kernels/vision/sources.py",
+        "    inspect(_decoded(url[begin : begin + HEAD_BYTES // 3 * 4], where))\n",
+        "",
+        REFUSED,
+    ),
+    Bug(
         "chat: Baidu's placeholders may be typed",
         TEMPLATE,
         "guard = TextGuard(self._matcher, outside)",

@@ -9,6 +9,8 @@ VL_LOADING = ["tests/models/test_vl_loading.py"]
 VL_CONFIG = ["tests/models/test_vl_config.py"]
 POSITIONS = ["tests/models/test_media_positions.py"]
 ARGUMENTS = ["tests/models/test_media_arguments.py"]
+FEATURES = ["tests/runner/test_visual_features.py"]
+QUERY_ROWS = ["tests/runner/test_query_rows.py"]
 
 PLACES = "python/ernie_kernels/models/media_positions.py"
 LAYERS = "python/ernie_kernels/models/layer_plan.py"
@@ -150,14 +152,14 @@ BUGS = [
         BATCH,
         "banks = None if banks is None else banks[numbers]",
         "banks = None if banks is None else banks[: len(numbers)]",
-        VL_FORWARD,
+        QUERY_ROWS,
     ),
     Bug(
         "vl model: another picture has the cached keys of the first",
         MEDIA,
         "digest.update(plan.items[index].key)",
         "digest.update(plan.items[index].key[:0])",
-        VL_FORWARD,
+        FEATURES,
     ),
     Bug(
         "vl model: media left over are no error",
