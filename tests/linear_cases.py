@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import ernie_kernels as ek
+from ernie_kernels import ops
 
 import reference
-from reference import on, poisoned
+from reference import BF16, F32, on, poisoned
 
 # num_tokens, in_features, out_features: around the tiles (6 rows, 16 x 8 outputs), the blocks
 # (96 rows, 1024 deep), the groups of columns in packed weights and the 64 that share a scale.
@@ -42,6 +43,15 @@ GATED_SHAPES = [
 # Columns of a wider matrix: the first row off 16 bytes, and on.
 COLUMNS = [(10, 40), (0, 32)]
 
+# Of layers whose weights have scales: x, bias, out.
+SCALED_DTYPES = [
+    (F32, F32, F32),
+    (F32, BF16, F32),
+    (BF16, BF16, BF16),
+    (BF16, F32, BF16),
+    (BF16, BF16, F32),
+]
+
 EITHER_PACKED = pytest.mark.parametrize("packed", [False, pytest.param(True, id="packed")])
 
 
@@ -63,6 +73,41 @@ def scaled_operands(random_weight, rng, shape, dtypes):
     scale = rng.uniform(0.001, 0.1, out_features).astype(np.float32)
     bias = reference.random(rng, (out_features,), dtypes[1]) if out_features % 2 else None
     return x, weight, scale, bias
+
+
+def check_scaled_linear(
+    linear: Callable[..., Any], given: Any, operands: tuple, dtype: np.dtype, device: str
+) -> None:
+    """``given``: the weight of the operands, as ``linear`` takes it."""
+    x, weight, scale, bias = operands
+    out = poisoned((len(x), len(weight)), dtype, device)
+    linear(on(x, device), given, on(scale, device), given_bias(bias, device), out=out)
+    expected, magnitude = reference.wint8_linear(x, weight, scale, bias)
+    reference.check(out, expected, magnitude=magnitude, terms=x.shape[1])
+
+
+def check_sum_is_that_of_linear(
+    linear: Callable[..., Any], given: Any, operands: tuple, rng: np.random.Generator
+) -> None:
+    """Bit for bit, down to products that the kernels take as zero and sums that overflow."""
+    x, weight, scale, _ = operands
+    x *= np.exp2(rng.integers(-135, 125, x.shape[1])).astype(x.dtype)
+    for row in (x, x * 0):
+        with np.errstate(all="ignore"):
+            total = ops.linear(row, ops.linear_pack(weight.astype(BF16)), dtype="float32").numpy()
+            expected = scale * total
+        got = linear(row, given, scale, dtype="float32").numpy()
+        np.testing.assert_array_equal(got.view(np.int32), expected.view(np.int32))
+
+
+def check_infinity_and_nan_stay(linear: Callable[..., Any], given: Any, device: str) -> None:
+    """``given``: ones, ``[5, 70]``."""
+    x = np.zeros((3, 70), np.float32)
+    x[0, 3], x[1, 66] = np.inf, np.nan
+    out = linear(on(x, device), given, on(np.ones(5, F32), device)).numpy()
+    assert np.all(np.isposinf(out[0]))
+    assert np.all(np.isnan(out[1]))
+    assert np.all(out[2] == 0)
 
 
 def given_bias(array: np.ndarray | None, device: str) -> Any:

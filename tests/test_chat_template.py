@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ernie_kernels.bounded_template import BoundedTemplate
 from ernie_kernels.chat_template import BUILT_IN_TEXT_TEMPLATE, ChatTemplate, load_chat_template
 from ernie_kernels.errors import ConfigError, InputError, LimitError
+from ernie_kernels.runner.reasoning import opens_reasoning
 from ernie_kernels.special_tokens import Segment
 from ernie_kernels.tokenizer import load_tokenizer
 from tokenizer_files import ADDED, CONTROL, VOCAB_SIZE, write_json, write_tokenizer
@@ -247,6 +248,31 @@ def test_markup_of_an_answer_is_recognised_in_assistant_turns_only(text_template
     segments = text_template.render(conversation, add_generation_prompt=False).segments
     assert [s.text for s in segments if s.special] == [BEGIN, "<think>", "</think>", END]
     assert Segment("</s>", False) in segments
+
+
+PAST_TURNS = ["<think>cut off", "<think>", "<think>x</think>y", "y</think>", "plain"]
+
+
+@pytest.mark.parametrize("past", PAST_TURNS)
+def test_what_an_earlier_turn_left_open_is_not_open_in_the_next(text_template, tokenizer, past):
+    conversation = [*HELLO, {"role": "assistant", "content": past}, *HELLO]
+    assert not opens_reasoning(text_template.render(conversation).segments)
+    source = """{% for m in messages %}{{ m.role }}: {{ m.content }}
+{% endfor %}assistant: {% if enable_thinking %}<think>
+{% endif %}"""  # no token ends a turn
+    own = template(source, tokenizer)
+    for thinking in (True, False):
+        segments = own.render(conversation, enable_thinking=thinking).segments
+        assert opens_reasoning(segments) == thinking
+
+
+def test_typed_marks_open_no_reasoning(text_template, vision_template):
+    typed = [{"role": "user", "content": "x <think>"}]
+    assert not opens_reasoning(text_template.render(typed).segments)
+    closed = vision_template.render([{"role": "user", "content": "</think>"}], enable_thinking=True)
+    assert opens_reasoning(closed.segments)
+    assert not opens_reasoning(vision_template.render(typed, enable_thinking=False).segments)
+    assert not opens_reasoning([])
 
 
 def test_removing_markup_cannot_uncover_a_token(tokenizer):

@@ -12,32 +12,19 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import run
 
 import ernie_kernels as ek
-import tokenizer_files
 from ernie_kernels import cli
 from ernie_kernels.cli.timing import summary
-from tiny_checkpoint import write_checkpoint
+from tiny_checkpoint import write_checkpoint_with_tokenizer
 
 COMMAND = [sys.executable, "-m", "ernie_kernels"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    write_checkpoint(folder, vocab_size=tokenizer_files.VOCAB_SIZE)
-    tokenizer_files.write_tokenizer(folder)
-    return str(folder)
-
-
-def run(capfd, *arguments: str) -> tuple[int, str, str]:
-    """One command in this process: exit code, stdout, stderr."""
-    try:
-        code = cli.main(arguments)
-    except SystemExit as exit_:  # argparse
-        code = exit_.code
-    out, err = capfd.readouterr()
-    return code, out, err
+    return str(write_checkpoint_with_tokenizer(tmp_path_factory.mktemp("model")))
 
 
 def expected_text(folder: str, prompt: str, **params) -> str:
@@ -155,8 +142,7 @@ def test_errors_are_one_line(capfd, folder, arguments, code, message):
 
 
 def test_empty_prompt(capfd, tmp_path):
-    write_checkpoint(tmp_path, vocab_size=tokenizer_files.VOCAB_SIZE)
-    tokenizer_files.write_tokenizer(tmp_path)
+    write_checkpoint_with_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false}')
     code, _, err = run(capfd, "generate", "--model", str(tmp_path), "--prompt", "")
     assert (code, err) == (2, "error: prompts[0]: expected at least one token, got 0 tokens\n")

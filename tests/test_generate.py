@@ -7,16 +7,14 @@ import pytest
 
 import ernie_kernels as ek
 import tokenizer_files
-from tiny_checkpoint import random_ids, write_checkpoint
+from tiny_checkpoint import random_ids, write_checkpoint, write_checkpoint_with_tokenizer
 
 VOCAB = tokenizer_files.VOCAB_SIZE
 
 
 @pytest.fixture(scope="module")
 def llm(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    write_checkpoint(folder, vocab_size=VOCAB, eos_token_id=2)
-    tokenizer_files.write_tokenizer(folder)
+    folder = write_checkpoint_with_tokenizer(tmp_path_factory.mktemp("model"), eos_token_id=2)
     with ek.LLM.from_pretrained(folder, device="cpu", max_num_seqs=8) as model:
         yield model
 

@@ -18,17 +18,14 @@ import ernie_kernels as ek
 import tokenizer_files
 from ernie_kernels import _core
 from ernie_kernels.runner.capacity import CachePlan
-from tiny_checkpoint import random_ids, write_checkpoint
+from tiny_checkpoint import random_ids, write_checkpoint, write_checkpoint_with_tokenizer
 
 PARAMS = ek.SamplingParams(max_tokens=8, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    write_checkpoint(folder, vocab_size=tokenizer_files.VOCAB_SIZE)
-    tokenizer_files.write_tokenizer(folder)
-    return folder
+    return write_checkpoint_with_tokenizer(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

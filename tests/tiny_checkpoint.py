@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 import safetensors_bytes
+import tokenizer_files
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
@@ -148,6 +149,12 @@ def write_checkpoint(
     (folder / "config.json").write_text(json.dumps(config))
     safetensors_bytes.save(folder / "model.safetensors", weights)
     return config, weights
+
+
+def write_checkpoint_with_tokenizer(folder: Path, **changes: Any) -> Path:
+    """What generates from text: see :func:`write_checkpoint`."""
+    write_checkpoint(folder, **{"vocab_size": tokenizer_files.VOCAB_SIZE, **changes})
+    return tokenizer_files.write_tokenizer(folder)
 
 
 def to_paddle(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_JSON_FILE = "chat_template.json"
 
 ROLES = ("system", "user", "assistant", "tool")
-MEDIA_PARTS = ("image_url", "image", "video")
+MEDIA_PARTS = ("image_url", "image", "video_url", "video")
 
 # "<|begin_of_sentence|>{system}\nUser: {user}\nAssistant: {answer}<|end_of_sentence|>User: ..."
 # with "Assistant: " and one trailing space as the generation prompt.
@@ -59,7 +59,7 @@ BUILT_IN_VISION_TEMPLATE = """\
 {%- if content is string -%}{{- content -}}{%- else -%}
 {%- for part in content -%}
 {%- if part.type == "text" -%}{{- part.text -}}
-{%- elif part.type == "video" -%}
+{%- elif part.type in ("video", "video_url") -%}
 {%- set count.videos = count.videos + 1 -%}
 {{- "Video " ~ count.videos ~ ":<|VIDEO_START|>" ~ video_placeholder ~ "<|VIDEO_END|>" -}}
 {%- else -%}
@@ -167,7 +167,7 @@ class ChatTemplate:
         Args:
             messages: each with ``role`` (system, user, assistant, tool) and ``content``, a string
                 or a list of parts ``{"type": "text", "text": ...}``, ``{"type": "image_url", ...}``,
-                ``image`` or ``video``. For a text model the text parts are joined by newlines.
+                ``image``, ``video_url`` or ``video``. For a text model the text parts are joined by newlines.
                 Other fields (``tool_calls``, ``reasoning_content``, ...) reach the template.
             add_generation_prompt: end with what opens the assistant's next turn.
             tools: descriptions of tools, if the template lists them.

@@ -80,6 +80,7 @@ class LLM:
         num_threads: int | None = None,
         speculative_config: Mapping[str, Any] | None = None,
         mm_processor_kwargs: Mapping[str, Any] | None = None,
+        allowed_local_media_path: str | os.PathLike[str] | None = None,
     ) -> LLM:
         """Load a checkpoint.
 
@@ -122,6 +123,10 @@ class LLM:
                 ``draw_timestamps``; ``"position_rule"``, as in :meth:`forward`; and ``"bank_rule"``:
                 ``"transformers"`` gives all that is generated to the text experts, ``"fastdeploy"``
                 every token from the placeholder of images on to those of vision, in text too.
+            allowed_local_media_path: which files of this machine prompts may name, by a path or a
+                ``file://`` URL. None: all that this process may read. A folder: those in it, after
+                symbolic links and ``..`` are followed. ``""``: none. Pass one of the latter two where
+                messages come from others.
 
         Raises:
             ArgumentError, TypeError: an argument is out of range or of the wrong type.
@@ -144,6 +149,7 @@ class LLM:
             num_threads=num_threads,
             speculative_config=speculative_config,
             mm_processor_kwargs=mm_processor_kwargs,
+            allowed_local_media_path=allowed_local_media_path,
         )
         if num_threads is not None:
             _core.set_num_threads(num_threads)
@@ -319,10 +325,13 @@ class LLM:
 
                     {"type": "text", "text": "..."}
                     {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}
-                    {"type": "image", "image": path, bytes, Pillow image or uint8 [H, W, 3]}
-                    {"type": "video", "video": path, bytes, or frames, "fps": of frames}
+                    {"type": "video_url", "video_url": {"url": "file:///folder/film.mp4"}}
+                    {"type": "image", "image": url, path, bytes, Pillow image or uint8 [H, W, 3]}
+                    {"type": "video", "video": url, path, bytes, or frames, "fps": of frames}
 
-                URLs of the network are not fetched; a path is one of this machine.
+                A URL is ``data:`` or ``file://``, or stands for the path it is; those of the network
+                are not fetched. Which files may be named ``allowed_local_media_path`` says, whatever
+                the part.
             params: None: the defaults.
             stream: as in :meth:`generate`.
             enable_thinking: let the template open the model's reasoning, which is then told apart

@@ -31,6 +31,7 @@ from ernie_kernels.models.quantization import (
     WINT8,
     Quantization,
 )
+from ernie_kernels.vision.limits import VisionLimits
 
 DTYPES = ("float32", "bfloat16")
 KV_CACHE_DTYPES = ("bfloat16", "float32", "int8", "fp8", "fp8_e4m3", "int4")
@@ -63,6 +64,7 @@ class LoadOptions:
     kv_cache_memory: int | None  # bytes
     speculative: SpeculativeConfig | None
     media: MediaOptions
+    media_limits: VisionLimits
 
     @property
     def num_drafts(self) -> int:
@@ -83,6 +85,7 @@ def check_load_options(
     num_threads: Any,
     speculative_config: Any,
     mm_processor_kwargs: Any,
+    allowed_local_media_path: Any,
 ) -> LoadOptions:
     check_one_of("dtype", dtype, ("auto", *DTYPES))
     check_one_of("kv_cache_dtype", kv_cache_dtype, ("auto", *KV_CACHE_DTYPES))
@@ -100,6 +103,7 @@ def check_load_options(
         kv_cache_memory,
         check_speculative_config(speculative_config),
         check_mm_processor_kwargs(mm_processor_kwargs),
+        VisionLimits(allowed_local_media_path=allowed_local_media_path),
     )
 
 

@@ -31,6 +31,7 @@ from ernie_kernels.runner.requests import ModelLimits
 from ernie_kernels.runner.sampler import Sampler
 from ernie_kernels.runner.transfers import Transfers
 from ernie_kernels.tokenizer import Tokenizer, load_tokenizer
+from ernie_kernels.vision.limits import VisionLimits
 from ernie_kernels.vision.processor import VisionProcessor
 
 BLOCK_SIZE = 32
@@ -67,7 +68,7 @@ def load_model(folder: Path, options: LoadOptions) -> LoadedModel:
     config = load_config(folder)
     check_quantization_of(config, options.quantization)
     check_speculative_of(config, options.speculative)
-    processor = _load_processor(folder, config, options.media)
+    processor = _load_processor(folder, config, options.media, options.media_limits)
     tokenizer, template = _load_text(folder, config)
     with open_checkpoint(folder) as checkpoint:
         dtype, weight_dtype = dtypes_of(checkpoint.dtype, options.dtype, options.kv_cache_dtype)
@@ -124,9 +125,11 @@ def load_model(folder: Path, options: LoadOptions) -> LoadedModel:
     )
 
 
-def _load_processor(folder: Path, config: ModelConfig, media: MediaOptions) -> VisionProcessor:
+def _load_processor(
+    folder: Path, config: ModelConfig, media: MediaOptions, limits: VisionLimits
+) -> VisionProcessor:
     if config.media_tokens is not None:
-        return VisionProcessor.from_folder(folder, **media.settings)
+        return VisionProcessor.from_folder(folder, limits, **media.settings)
     if media != MediaOptions():
         raise UnsupportedError(f"mm_processor_kwargs: {TEXT_ALONE}")
     return VisionProcessor()

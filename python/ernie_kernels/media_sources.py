@@ -15,7 +15,7 @@ from ernie_kernels.vision.processor import PATCH_SIZE, VisionProcessor
 from ernie_kernels.vision.told_size import told_size
 
 TEXT_ALONE = "this model reads text alone; leave it out, or load an ERNIE-4.5-VL checkpoint"
-KINDS = {"image_url": "image", "image": "image", "video": "video"}  # of content parts
+KINDS = {"image_url": "image", "image": "image", "video_url": "video", "video": "video"}  # of parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +107,18 @@ def sources_of_messages(messages: Sequence[Mapping[str, Any]]) -> list[MediaSour
 def _source_of_part(part: Mapping[str, Any], where: str) -> MediaSource:
     name = part["type"]
     source = part.get(name)
-    if name == "image_url":
+    if name.endswith("_url"):
         if isinstance(source, Mapping):
             source = source.get("url")
         if not isinstance(source, str):
             raise InputError(
-                f"{where}: image_url: expected an object with a url, a data: URL or the path of a "
-                f"file, got {quoted(source)}"
+                f"{where}: {name}: expected an object with a url, which is a data: or file:// URL or "
+                f"the path of a file, got {quoted(source)}"
             )
     elif source is None:
         raise InputError(f"{where}: {name}: missing; expected the {name} itself")
     rate = part.get("fps")
-    if rate is not None and name != "video":
+    if rate is not None and KINDS[name] != "video":
         raise InputError(f"{where}: fps: expected beside a video alone")
     return MediaSource(KINDS[name], source, where, rate)
 

@@ -1,18 +1,15 @@
 """Configurations of vision-language models: both spellings, and every contradiction."""
 
-import copy
-import json
 import logging
 import math
 
 import pytest
+from config_file import ABSENT, load_changed, refuse_changed
 
-from ernie_kernels.errors import ConfigError
 from ernie_kernels.models.config import LayerPlan, load_config
 from ernie_kernels.models.vision_config import MediaTokens, VisionConfig
 from released_configs import ERNIE_21B, ERNIE_VL_28B, ERNIE_VL_424B, as_nested
 
-ABSENT = object()
 NESTED_28B = as_nested(ERNIE_VL_28B)
 TOWER = VisionConfig(
     depth=32,
@@ -25,25 +22,12 @@ TOWER = VisionConfig(
 )
 
 
-def load(folder, base=ERNIE_VL_28B, *, tower=None, text=None, **changes):
-    values = copy.deepcopy(base)
-    for place, changed in ((values, changes), ("vision_config", tower), ("text_config", text)):
-        place = values if place is values else values.get(place)
-        for key, value in (changed or {}).items():
-            place.pop(key, None)
-            if value is not ABSENT:
-                place[key] = value
-    (folder / "config.json").write_text(json.dumps(values))
-    return load_config(folder)
+def load(folder, base=ERNIE_VL_28B, **changes):
+    return load_changed(folder, base, **changes)
 
 
-def refuse(folder, *words, **changes):
-    with pytest.raises(ConfigError) as caught:
-        load(folder, **changes)
-    message = str(caught.value)
-    for word in ("config.json", *words):
-        assert word in message
-    assert len(message.encode()) <= 512
+def refuse(folder, *words, base=ERNIE_VL_28B, **changes):
+    refuse_changed(folder, base, *words, **changes)
 
 
 def moe_layers(config):

@@ -13,25 +13,20 @@ from linear_cases import (
     COLUMNS,
     EITHER_PACKED,
     GATED_SHAPES,
+    SCALED_DTYPES,
     SHAPES,
     check_gated,
+    check_infinity_and_nan_stay,
     check_pairs_are_asked_for,
     check_rows_are_independent,
+    check_scaled_linear,
+    check_sum_is_that_of_linear,
     columns_written,
     given_bias,
     ids,
     scaled_operands,
 )
-from reference import BF16, F32, on, poisoned
-
-# x, bias, out
-DTYPES = [
-    (F32, F32, F32),
-    (F32, BF16, F32),
-    (BF16, BF16, BF16),
-    (BF16, F32, BF16),
-    (BF16, BF16, F32),
-]
+from reference import BF16, F32, on
 
 
 def random_weight(rng, out_features, in_features) -> np.ndarray:
@@ -55,29 +50,20 @@ random_operands = partial(scaled_operands, random_weight)
 
 
 @EITHER_PACKED
-@pytest.mark.parametrize("dtypes", DTYPES, ids=ids)
+@pytest.mark.parametrize("dtypes", SCALED_DTYPES, ids=ids)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_wint4_linear_matches_reference(device, rng, shape, dtypes, packed):
-    x, weight, scale, bias = random_operands(rng, shape, dtypes)
-    given = given_weight(weight, packed, device)
-    out = poisoned((shape[0], shape[2]), dtypes[2], device)
-    ops.wint4_linear(on(x, device), given, on(scale, device), given_bias(bias, device), out=out)
-    expected, magnitude = reference.wint8_linear(x, weight, scale, bias)
-    reference.check(out, expected, magnitude=magnitude, terms=shape[1])
+    operands = random_operands(rng, shape, dtypes)
+    given = given_weight(operands[1], packed, device)
+    check_scaled_linear(ops.wint4_linear, given, operands, dtypes[2], device)
 
 
 @pytest.mark.parametrize("x_dtype", [F32, BF16], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_sum_is_that_of_linear(rng, shape, x_dtype):
-    """Bit for bit, down to products that the kernels take as zero and sums that overflow."""
-    x, weight, scale, _ = random_operands(rng, shape, (x_dtype, F32, F32))
-    x *= np.exp2(rng.integers(-135, 125, x.shape[1])).astype(x_dtype)
-    for row in (x, x * 0):
-        with np.errstate(all="ignore"):
-            total = ops.linear(row, ops.linear_pack(weight.astype(BF16)), dtype="float32").numpy()
-            expected = scale * total
-        got = ops.wint4_linear(row, given_weight(weight, True), scale, dtype="float32").numpy()
-        np.testing.assert_array_equal(got.view(np.int32), expected.view(np.int32))
+    operands = random_operands(rng, shape, (x_dtype, F32, F32))
+    packed = given_weight(operands[1], True)
+    check_sum_is_that_of_linear(ops.wint4_linear, packed, operands, rng)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 6, 7])
@@ -97,17 +83,12 @@ def test_every_value_in_every_place(num_tokens, x_dtype):
 
 
 def test_infinity_and_nan_stay(device):
-    x = np.zeros((3, 70), np.float32)
-    x[0, 3], x[1, 66] = np.inf, np.nan
     weight = given_weight(np.ones((5, 70), np.int8), device == "cpu", device)
-    out = ops.wint4_linear(on(x, device), weight, on(np.ones(5, F32), device)).numpy()
-    assert np.all(np.isposinf(out[0]))
-    assert np.all(np.isnan(out[1]))
-    assert np.all(out[2] == 0)
+    check_infinity_and_nan_stay(ops.wint4_linear, weight, device)
 
 
 @EITHER_PACKED
-@pytest.mark.parametrize("dtypes", [d for d in DTYPES if d[0] == d[2]], ids=ids)
+@pytest.mark.parametrize("dtypes", [d for d in SCALED_DTYPES if d[0] == d[2]], ids=ids)
 @pytest.mark.parametrize("shape", GATED_SHAPES, ids=str)
 def test_wint4_linear_silu_and_mul_equals_the_two_ops(device, rng, shape, dtypes, packed):
     x, weight, scale, bias = random_operands(rng, (*shape[:2], 2 * shape[2]), dtypes)

@@ -16,9 +16,8 @@ import pytest
 from fake_model import fake_engine, fake_request
 
 import ernie_kernels as ek
-import tokenizer_files
 from ernie_kernels import _core
-from tiny_checkpoint import write_checkpoint
+from tiny_checkpoint import write_checkpoint_with_tokenizer
 
 PARAMS = ek.SamplingParams(max_tokens=1500, ignore_eos=True, seed=3, temperature=1.0, n=3)
 SHORT = ek.SamplingParams(max_tokens=40, ignore_eos=True, seed=3, temperature=1.0, n=3)
@@ -87,10 +86,7 @@ def test_logits_belong_to_the_caller_alone():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    write_checkpoint(folder, vocab_size=tokenizer_files.VOCAB_SIZE)
-    tokenizer_files.write_tokenizer(folder)
-    return folder
+    return write_checkpoint_with_tokenizer(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from test_media_generation import (
 )
 
 import ernie_kernels as ek
+from ernie_kernels.media_prompts import place_function
 from ernie_kernels.models.media_positions import BANK_RULES
+from ernie_kernels.runner.requests import Request, make_requests
 from vl_checkpoint import write_vl_checkpoint
 
 PARAMS = ek.SamplingParams(max_tokens=5, ignore_eos=True)
@@ -44,6 +47,13 @@ def run(llm, index: int) -> list[int]:
     ids, media = PROMPTS[index]
     (output,) = llm.generate(prompt_token_ids=[ids], multi_modal_data=[media], params=PARAMS)
     return output.outputs[0].token_ids
+
+
+def request_of(llm, index: int) -> Request:
+    ids, media = PROMPTS[index]
+    place = place_function(llm._media, None, [ids], [media])
+    (request,) = make_requests(None, [ids], PARAMS, None, llm._limits, place)
+    return request
 
 
 def forget_blocks(llm) -> None:
@@ -86,13 +96,7 @@ def test_only_the_call_whose_picture_fails_ends(folder, expected, monkeypatch):
             return encode(items)
 
         monkeypatch.setattr(llm.model, "visual_slices", fail)
-        requests = [
-            ek.llm.make_requests(
-                None, [PROMPTS[index][0]], PARAMS, None, llm._limits,
-                ek.llm.place_function(llm._media, None, [PROMPTS[index][0]], [PROMPTS[index][1]]),
-            )[0]
-            for index in (0, 1, 2)
-        ]  # fmt: skip
+        requests = [request_of(llm, index) for index in (0, 1, 2)]
         bad = requests[2].media
         tickets = [llm._engine.add_requests([request]) for request in requests]
         with pytest.raises(ek.OutOfMemoryError, match="too large"):
@@ -136,6 +140,17 @@ def test_nothing_is_left_of_what_ended(folder):
         gc.collect()
         assert len(store._held) == 0
         llm._engine.check()
+
+
+def test_who_keeps_an_answer_keeps_no_pictures(folder):
+    with load(folder) as llm:
+        ticket = llm._engine.add_requests([request_of(llm, 0)])
+        (sequence,) = llm._engine._arrived[0].sequences
+        media = weakref.ref(sequence.media)
+        taken = list(llm._engine.outputs(ticket))
+        gc.collect()
+        assert {each for each, _ in taken[-1]} == {sequence}
+        assert media() is None
 
 
 def test_same_placeholders_with_other_pictures_share_nothing_of_them(folder):

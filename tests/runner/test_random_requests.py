@@ -13,7 +13,7 @@ import tokenizer_files
 from ernie_kernels.runner.collector import Collector
 from ernie_kernels.runner.requests import Request, make_requests
 from mtp_checkpoint import MTP, write_mtp_checkpoint
-from tiny_checkpoint import MOE_SHAPES, write_checkpoint
+from tiny_checkpoint import MOE_SHAPES, write_checkpoint_with_tokenizer
 
 # tests/long/run.sh raises it to 1000.
 REQUESTS = int(os.environ.get("ERNIE_TEST_REQUESTS", "100"))
@@ -22,10 +22,7 @@ BYTES_OF_LAYER = 32 * 2 * 2 * 16 * 4  # of a block
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    write_checkpoint(folder, vocab_size=tokenizer_files.VOCAB_SIZE, eos_token_id=2)
-    tokenizer_files.write_tokenizer(folder)
-    return folder
+    return write_checkpoint_with_tokenizer(tmp_path_factory.mktemp("model"), eos_token_id=2)
 
 
 @pytest.fixture(

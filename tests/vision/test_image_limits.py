@@ -72,6 +72,31 @@ def test_row_41_scans_of_a_jpeg():
         load_image(data[:-2] + data[begin:-2] * 300 + data[-2:], "image", VisionLimits())
 
 
+def test_row_41_scans_are_counted_to_the_end_of_the_image():
+    """Cameras append previews and further pictures, each a JPEG with scans of its own."""
+    pixels = noise(16, 16)
+    data = encoded(pixels, "JPEG", progressive=True)
+    assert data.count(b"\xff\xda") > 5
+    wanted = load_image(data, "image", VisionLimits())
+    np.testing.assert_array_equal(load_image(data + data * 100, "image", VisionLimits()), wanted)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "progressive"])
+def test_row_41_an_end_inside_a_segment_is_none(kind):
+    """A decoder steps over it, and goes on to what lies behind."""
+    data = encoded(noise(16, 16), "JPEG", progressive=kind == "progressive")
+    begin = data.index(b"\xff\xda")
+    comment = b"\xff\xfe\0\x04\xff\xd9"
+    few = data[:-2] + comment * 5 + data[-2:]
+    np.testing.assert_array_equal(
+        load_image(few, "image", VisionLimits()), load_image(data, "image", VisionLimits())
+    )
+    with pytest.raises(LimitError, match="more than 200 scans"):
+        load_image(data[:-2] + comment + data[begin:-2] * 300 + data[-2:], "image", VisionLimits())
+    with pytest.raises(LimitError, match="more than 4096 segments"):
+        load_image(data[:-2] + comment * 4096 + data[-2:], "image", VisionLimits())
+
+
 @pytest.mark.parametrize("before", [b"\xff\xdb", b"\xff\xda"])
 def test_row_41_segments_of_a_jpeg(before):
     """Read one by one by decoders: a few MiB of empty ones would take seconds."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ernie_kernels.errors import ArgumentError, ConfigError, InputError
-from ernie_kernels.vision import VisionProcessor, VisionSettings
+from ernie_kernels.vision import VisionProcessor, VisionSettings, preprocessor_files
 
 from pictures import noise
 
@@ -131,7 +131,11 @@ def test_files_of_transformers(tmp_path):
         "do_resize": True,
     }
     video = {
-        "size": {"shortest_edge": 1568, "longest_edge": 15680},
+        "size": {"shortest_edge": 1568, "longest_edge": 15680, "height": None},
+        "image_mean": [0.5, 0.5, 0.25],
+        "do_sample_frames": True,
+        "num_frames": None,
+        "font": "Roboto-Regular.ttf",
         "fps": 1,
         "draw_on_frames": False,
     }
@@ -160,6 +164,78 @@ def test_files_of_baidu_and_options(tmp_path):
     assert VisionProcessor.from_folder(folder).settings.image_max_pixels == 99568
 
 
+def test_the_file_of_images_is_that_of_frames_where_there_is_no_other(tmp_path):
+    """As transformers has it; their size stays what Baidu's processor takes."""
+    image = {"fps": 4, "min_frames": 2, "max_frames": 32, "draw_on_frames": False}
+    image |= {"size": {"shortest_edge": 784, "longest_edge": 7840}, "image_std": [0.5, 0.5, 0.5]}
+    settings = VisionSettings.from_folder(folder_with(tmp_path, preprocessor_config=image))
+    assert settings == VisionSettings(
+        image_min_pixels=784, image_max_pixels=7840, image_std=(0.5, 0.5, 0.5),
+        fps=4.0, min_frames=2, max_frames=32, draw_timestamps=False,
+    )  # fmt: skip
+    video = {"image_std": [0.5, 0.5, 0.5], "fps": 1}
+    folder_with(tmp_path, video_preprocessor_config=video)
+    settings = VisionSettings.from_folder(tmp_path)
+    assert (settings.fps, settings.max_frames, settings.draw_timestamps) == (1.0, 180, True)
+
+
+def test_baidus_processor_goes_before_its_image_processor(tmp_path):
+    processor = {
+        "processor_class": "Ernie4_5_VLProcessor", "image_min_pixels": 3136, "image_max_pixels": 12845056,
+        "video_min_pixels": 784, "video_max_pixels": 78400, "video_fps": 1, "video_min_frames": 4,
+        "video_max_frames": 64, "video_target_frames": -1, "video_frames_sample": "leading",
+        "spatial_conv_size": 2, "temporal_conv_size": 2,
+    }  # fmt: skip
+    folder_with(tmp_path, processor_config=processor, preprocessor_config={"max_pixels": 99568})
+    assert VisionSettings.from_folder(tmp_path) == VisionSettings(
+        image_min_pixels=3136, image_max_pixels=12845056, video_min_pixels=784,
+        video_max_pixels=78400, fps=1.0, min_frames=4, max_frames=64,
+    )  # fmt: skip
+
+
+def test_options_decide_what_files_leave_open(tmp_path):
+    image = {"size": {"longest_edge": 7840}, "max_pixels": 78400, "image_mean": [0.5, 0.5, 0.5]}
+    folder_with(tmp_path, preprocessor_config=image, video_preprocessor_config={"fps": 1})
+    options = {"image_max_pixels": 784000, "image_mean": (0.25, 0.25, 0.25)}
+    wanted = VisionSettings(fps=1.0, **options)
+    assert VisionSettings.from_folder(tmp_path, **options) == wanted
+
+
+@pytest.mark.oracle
+def test_every_key_that_transformers_heeds_is_read_refused_or_known_to_do_nothing():
+    from transformers.models.ernie4_5_vl_moe.image_processing_pil_ernie4_5_vl_moe import (
+        Ernie4_5_VLMoeImageProcessorKwargs,
+    )
+    from transformers.processing_utils import VideosKwargs
+
+    heeded = {
+        *Ernie4_5_VLMoeImageProcessorKwargs.__annotations__,
+        *VideosKwargs.__annotations__,
+        # Those of its video processor alone, which cannot be imported without torchvision.
+        *("min_frames", "max_frames", "draw_on_frames", "font"),
+    }
+    assert {"do_resize", "num_frames", "draw_on_frames", "image_seq_length"} <= heeded
+    assert heeded - preprocessor_files.OF_SECTIONS == set()
+
+
+@pytest.mark.oracle
+def test_keys_that_are_said_to_do_nothing_do_nothing_in_transformers():
+    from PIL import Image
+    from transformers.models.ernie4_5_vl_moe.image_processing_pil_ernie4_5_vl_moe import (
+        Ernie4_5_VLMoeImageProcessorPil,
+    )
+
+    image = Image.fromarray(noise(100, 120))
+    changes = {
+        "do_center_crop": True, "crop_size": {"height": 28, "width": 28}, "do_pad": True,
+        "pad_size": {"height": 280, "width": 280}, "image_seq_length": 3, "default_to_square": True,
+        "font": "other.ttf", "min_pixels": 784, "max_pixels": 1568,
+    }  # fmt: skip
+    plain = Ernie4_5_VLMoeImageProcessorPil()(images=[image], return_tensors="np")
+    changed = Ernie4_5_VLMoeImageProcessorPil(**changes)(images=[image], return_tensors="np")
+    np.testing.assert_array_equal(plain["pixel_values"], changed["pixel_values"])
+
+
 def test_unknown_keys_are_told_once(tmp_path, caplog):
     folder = folder_with(tmp_path, preprocessor_config={"surprise": 1, "patch_size": 14})
     VisionSettings.from_folder(folder)
@@ -178,18 +254,85 @@ def test_unknown_keys_are_told_once(tmp_path, caplog):
         ({"do_resize": 1}, "do_resize"),
         ({"temporal_patch_size": 3}, "temporal_patch_size: expected 1 or 2"),
         ({"size": [1, 2]}, "size: expected an object"),
-        ({"size": {"shortest_edge": "a"}}, "min_pixels: expected a number of pixels"),
+        ({"size": {"shortest_edge": "a"}}, "size: shortest_edge: expected a number of pixels"),
         ({"min_pixels": -5}, "image_min_pixels, image_max_pixels"),
         ({"max_pixels": 1}, "image_min_pixels, image_max_pixels"),
         ({"image_mean": [1, 2]}, "image_mean: expected three finite numbers"),
         ({"image_mean": [1, 2, float("nan")]}, "image_mean"),
         ({"image_std": [1, 0, 1]}, "image_std, rescale_factor"),
         ({"rescale_factor": 0}, "rescale_factor"),
+        ({"do_rescale": False}, "do_rescale: expected true, got false"),
+        ({"do_normalize": False}, "do_normalize: expected true"),
+        ({"do_convert_rgb": False}, "do_convert_rgb: expected true"),
+        ({"do_sample_frames": False}, "do_sample_frames: expected true"),
+        ({"num_frames": 8}, "num_frames: expected null"),
+        ({"spatial_conv_size": 4}, "spatial_conv_size: expected 2"),
+        ({"temporal_conv_size": 1}, "temporal_conv_size: expected 2"),
+        ({"size": 0}, "size: expected an object"),
+        ({"size": {"height": 224, "width": 224}}, "size: expected shortest_edge and longest_edge"),
+        ({"size": {"shortest_edge": 0}}, "image_min_pixels, image_max_pixels"),
+        ({"min_pixels": 0}, "image_min_pixels, image_max_pixels"),
+        (
+            {"size": {"max_pixels": 7840}, "max_pixels": 784},
+            "size: max_pixels and max_pixels differ",
+        ),
+        ({"size": {"shortest_edge": 784, "min_pixels": 1568}}, "and size: min_pixels differ; make"),
+        ({"draw_on_frames": 1}, "draw_on_frames: expected true or false"),
+        ({"fps": -1}, "fps: expected a finite number > 0"),
+        ({"max_frames": 2.0}, "max_frames: expected an integer"),
     ],
 )
 def test_values_that_no_code_is_for(tmp_path, values, words):
     with pytest.raises(ConfigError, match=words):
         VisionSettings.from_folder(folder_with(tmp_path, preprocessor_config=values))
+
+
+@pytest.mark.parametrize(
+    ("video", "words"),
+    [
+        ({"image_mean": [0.5, 0.5, 0.5]}, "image_mean: expected that of images"),
+        ({"image_std": [0.5, 0.5, 0.5]}, "image_std: expected that of images"),
+        ({"rescale_factor": 0.5}, "rescale_factor: expected that of images"),
+        ({"temporal_patch_size": 1}, "temporal_patch_size: expected 2"),
+        ({"do_resize": False}, "do_resize: expected true"),
+        ({"do_sample_frames": False}, "do_sample_frames: expected true"),
+        ({"num_frames": 8}, "num_frames: expected null"),
+        (
+            {"min_pixels": 784, "size": {"shortest_edge": 1568}},
+            "size: shortest_edge and min_pixels differ; make them one, or pass video_min_pixels",
+        ),
+    ],
+)
+def test_values_of_videos_that_no_code_is_for(tmp_path, video, words):
+    with pytest.raises(ConfigError, match=r"^video_preprocessor_config.json: " + words) as caught:
+        VisionSettings.from_folder(folder_with(tmp_path, video_preprocessor_config=video))
+    assert len(str(caught.value)) <= 512
+    folder_with(tmp_path, video_preprocessor_config={}, processor_config={"video_processor": video})
+    with pytest.raises(ConfigError, match=r"^processor_config.json: video_processor: " + words):
+        VisionSettings.from_folder(tmp_path)
+
+
+def test_means_of_images_are_not_taken_for_frames_that_say_nothing(tmp_path):
+    image = {"image_mean": [0.5, 0.5, 0.5]}
+    folder_with(tmp_path, preprocessor_config=image, video_preprocessor_config={"fps": 2})
+    with pytest.raises(ConfigError, match="image_mean: expected that of images"):
+        VisionSettings.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"image_processor": [1]}, "image_processor: expected an object"),
+        ({"video_processor": ""}, "video_processor: expected an object"),
+        ({"video_target_frames": 8}, "video_target_frames: expected -1"),
+        ({"video_frames_sample": "middle"}, "video_frames_sample: expected leading"),
+        ({"video_fps": 0}, "video_fps"),
+        ({"image_max_pixels": "a"}, "image_max_pixels: expected an integer"),
+    ],
+)
+def test_values_of_processors_that_no_code_is_for(tmp_path, values, words):
+    with pytest.raises(ConfigError, match=r"^processor_config.json: " + words):
+        VisionSettings.from_folder(folder_with(tmp_path, processor_config=values))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -11,8 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ernie_kernels.errors import ArgumentError, InputError, LimitError, UnsupportedError
+from ernie_kernels.errors import (
+    ArgumentError,
+    CapacityError,
+    InputError,
+    LimitError,
+    UnsupportedError,
+)
 from ernie_kernels.vision import VisionLimits, VisionProcessor, VisionSettings, video_process
+from ernie_kernels.vision import gif as gif_frames
 
 from films import film, sound
 from pictures import encoded, gif, noise
@@ -120,6 +128,23 @@ def test_row_45_a_gif_of_empty_blocks():
     data = gif(1)[:-1] + b"\x21\xfe" + b"\x01x" * 200_000 + b"\0;"
     with pytest.raises(LimitError, match="very small blocks"):
         processor().video(data)
+
+
+def test_row_45_frames_between_those_that_are_kept_are_decoded_too():
+    data = gif(161, milliseconds=100)  # 33 are kept, the last of them is the last
+    processor(video_pixels=161 * 40 * 30).video(data)
+    with pytest.raises(LimitError, match=r"161 frames of 40 x 30 to decode have 193200 pixels"):
+        processor(video_pixels=161 * 40 * 30 - 1).video(data)
+
+
+def test_row_45_the_time_of_a_gif(monkeypatch):
+    """Of each frame, kept or not, and without what is done with it meanwhile."""
+    data = gif(161, milliseconds=100)
+    clock = iter(range(1000))
+    monkeypatch.setattr(gif_frames.time, "thread_time", lambda: float(next(clock)))
+    processor(decode_seconds=161).video(data)
+    with pytest.raises(LimitError, match="not decoded within 160 s; shorten it"):
+        processor(decode_seconds=160).video(data)
 
 
 def test_row_45_a_gif_frame_beyond_its_canvas():
@@ -260,6 +285,21 @@ def test_row_45_size_and_number_are_known_before_decoding():
         processor(stored_frames=19).video(film(20))
     with pytest.raises(LimitError, match="the limit is 1000; send a smaller file"):
         processor(video_bytes=1000).video(film(20))
+
+
+def test_row_45_no_room_for_a_temporary_file(monkeypatch):
+    data = b"\0\0\0\x18ftyp" + bytes(100)
+    words = "no temporary file of 108 bytes can be written; pass a path"
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    with pytest.raises(CapacityError, match=words):
+        processor().video(data)
+
+    def full(buffering=-1):
+        return open("/dev/full", "r+b", buffering)  # noqa: PTH123
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(CapacityError, match=words):
+        processor().video(data)
 
 
 def test_row_45_memory_of_the_decoder():

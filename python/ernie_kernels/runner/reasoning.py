@@ -15,15 +15,12 @@ THINK_END = "</think>"
 
 
 def opens_reasoning(segments: Iterable[Segment]) -> bool:
-    """Whether an answer to this prompt begins inside ``<think>``.
+    """Whether an answer to this prompt begins inside ``<think>``: where the template ends with it.
 
-    What a user types in between does not count: marks are the template's, or end the prompt.
+    One that is opened before belongs to an earlier turn, whether it was closed or not.
     """
-    segments = list(segments)
-    marks = [s.text for s in segments if s.special and s.text in (THINK_START, THINK_END)]
-    if marks:
-        return marks[-1] == THINK_START
-    return bool(segments) and segments[-1].text.rstrip().endswith(THINK_START)
+    end = next((s.text for s in reversed(list(segments)) if s.text.strip()), "")
+    return end.rstrip().endswith(THINK_START)
 
 
 class ReasoningLimit:

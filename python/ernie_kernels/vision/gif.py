@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -94,14 +95,33 @@ def _unreadable(where: str) -> InputError:
 def gif_frames(
     data: bytes, indices: np.ndarray, where: str, limits: VisionLimits
 ) -> Iterator[np.ndarray]:
-    """The frames at ``indices`` (ascending), one after the other, uint8 ``[H, W, 3]``."""
+    """The frames at ``indices`` (ascending), one after the other, uint8 ``[H, W, 3]``.
+
+    A frame is what it changes in the one before it, so all up to the last of them are decoded.
+
+    Raises:
+        InputError: a frame that cannot be decoded.
+        LimitError: the decoding takes more than ``limits.decode_seconds`` of processor time.
+    """
     image_module = pillow()
+    wanted = set(indices.tolist())
+    seconds = 0.0
     try:
         with image_module.open(io.BytesIO(data), formats=("GIF",)) as image:
-            for index in indices:
-                image.seek(int(index))
+            for index in range(int(indices[-1]) + 1):
+                begin = time.thread_time()
+                image.seek(index)
                 limits.check_size(where, *image.size)
-                yield np.array(image.convert("RGB"), order="C")
+                image.load()
+                pixels = np.array(image.convert("RGB"), order="C") if index in wanted else None
+                seconds += time.thread_time() - begin
+                if seconds > limits.decode_seconds:
+                    raise LimitError(
+                        f"{where}: not decoded within {limits.decode_seconds:g} s; shorten it or "
+                        "raise decode_seconds"
+                    )
+                if pixels is not None:
+                    yield pixels
     except (MemoryError, LimitError, GeneratorExit):
         raise
     except Exception:  # noqa: BLE001  (decoders raise whatever they like)

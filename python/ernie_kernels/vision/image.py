@@ -21,7 +21,7 @@ def load_image(source: Source, where: str, limits: VisionLimits) -> np.ndarray:
     """The pixels of an image, upright, as RGB.
 
     Args:
-        source: encoded bytes, a path or a data: URL of a PNG, JPEG or WebP; a Pillow image; or an
+        source: encoded bytes, a path, a file:// or data: URL of a PNG, JPEG or WebP; a Pillow image; or an
             array uint8 ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]``. The channels of an
             array are its last dimension, whatever the sizes.
         where: what messages call it, such as ``"image 2"``.

@@ -18,6 +18,8 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 FILL = re.compile(b"\xff+")  # before a marker, as many as a writer likes
 JPEG_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a length
+# Behind the head of a scan: 0xFF and what is neither an escaped byte, fill nor a restart.
+MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 # A progressive file of a few bytes per scan costs its decoder a pass over all pixels for each.
 MAX_JPEG_SCANS = 200
 # Decoders read these one by one, in Python: millions of empty ones take seconds. Writers cut the
@@ -82,30 +84,49 @@ def _jpeg(data: bytes, where: str) -> ImageHeader:
         fill = FILL.match(data, at)
         if fill is None:
             break
-        at = fill.end()
-        if at + 3 > len(data):
+        marker_at = fill.end()
+        if marker_at + 3 > len(data):
             break
-        marker = data[at]
-        at += 1
-        if marker in JPEG_ALONE:
-            continue
+        marker = data[marker_at]
         if marker in (0xD9, 0xDA):  # the end, or pixels
             break
+        at = marker_at + 1
+        if marker in JPEG_ALONE:
+            continue
         length = struct.unpack_from(">H", data, at)[0]
         if marker in JPEG_FRAMES and header is None:
             height, width = struct.unpack_from(">HH", data, at + 3)
             header = ImageHeader("JPEG", width, height)
         at += max(2, length)
     else:
-        raise LimitError(
-            f"{where}: a JPEG of more than {MAX_JPEG_SEGMENTS} segments; save it again"
-        )
+        raise _too_many_segments(where)
     if header is None:
         raise unreadable(where)
-    # 0xFFDA is escaped inside a scan, so the count never says too few.
-    if data.count(b"\xff\xda", at) > MAX_JPEG_SCANS:
-        raise LimitError(f"{where}: a JPEG of more than {MAX_JPEG_SCANS} scans; save it again")
+    _check_scans(data, at, where)
     return header
+
+
+def _check_scans(data: bytes, at: int, where: str) -> None:
+    """Counts scans from the first on as a decoder meets them: to the end of the image, not of the file.
+
+    Behind it lie what cameras append, such as further pictures, each with scans of its own.
+    """
+    scans = 0
+    for _ in range(MAX_JPEG_SEGMENTS):
+        marker = MARKER.search(data, at)
+        if marker is None or marker[1] == b"\xd9":
+            return
+        scans += marker[1] == b"\xda"
+        if scans > MAX_JPEG_SCANS:
+            raise LimitError(f"{where}: a JPEG of more than {MAX_JPEG_SCANS} scans; save it again")
+        at = marker.end()
+        # Stepped over: what looks like a marker inside a segment is none.
+        at += max(2, int.from_bytes(data[at : at + 2], "big"))
+    raise _too_many_segments(where)
+
+
+def _too_many_segments(where: str) -> LimitError:
+    return LimitError(f"{where}: a JPEG of more than {MAX_JPEG_SEGMENTS} segments; save it again")
 
 
 def _webp(head: bytes, where: str) -> ImageHeader:

@@ -1,10 +1,12 @@
-"""What an image or video may be at most; checked on headers, before anything is decoded."""
+"""What an image or video may be at most, told from headers, before anything is decoded; and from where."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 
 from ernie_kernels.errors import ArgumentError, InputError, LimitError
+from ernie_kernels.vision.local_files import ALLOWED, checked_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class VisionLimits:
         video_seconds: how long a video may play.
         decode_seconds: time that the decoding of a video may take.
         decode_bytes: memory of the process that decodes a video.
+        allowed_local_media_path: the folder that files named by a path or a ``file://`` URL must be
+            in, after symbolic links and ``..`` are followed; None: any file, ``""``: none.
     """
 
     image_bytes: int = 32 << 20
@@ -40,10 +44,15 @@ class VisionLimits:
     video_seconds: float = 36000.0
     decode_seconds: float = 60.0
     decode_bytes: int = 2 << 30
+    allowed_local_media_path: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
+        folder = checked_folder(self.allowed_local_media_path)
+        object.__setattr__(self, ALLOWED, folder)
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == ALLOWED:
+                continue
             if type(value) not in (int, float) or not 0 < value < 2**53:
                 raise ArgumentError(f"VisionLimits: {field.name}: expected a number > 0")
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Protocol
+from contextlib import ExitStack, contextmanager
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from ernie_kernels.errors import ArgumentError, CapacityError, InputError
+from ernie_kernels.errors import ArgumentError, CapacityError, InputError, LimitError
 from ernie_kernels.vision.gif import gif_frames, read_gif_header
 from ernie_kernels.vision.image import load_image
 from ernie_kernels.vision.limits import VisionLimits
-from ernie_kernels.vision.sources import Source, encoded_bytes, is_encoded, is_url, open_file
+from ernie_kernels.vision.local_files import open_file
+from ernie_kernels.vision.sources import Source, encoded_bytes, is_encoded, is_local
 from ernie_kernels.vision.video_process import VideoFile
 
 UNKNOWN_RATE = 24.0  # frames per second, as transformers assumes
@@ -45,6 +45,15 @@ class GifVideo:
         self._data, self._where, self._limits = data, where, limits
 
     def frames(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        # Those between them are decoded too.
+        count = int(indices[-1]) + 1
+        pixels = count * self.width * self.height
+        if pixels > self._limits.video_pixels:
+            raise LimitError(
+                f"{self._where}: {count} frames of {self.width} x {self.height} to decode have "
+                f"{pixels} pixels, the limit is {self._limits.video_pixels}; scale the GIF down or "
+                "pass a video"
+            )
         return gif_frames(self._data, indices, self._where, self._limits)
 
 
@@ -102,9 +111,10 @@ def open_video(
 
 @contextmanager
 def _encoded(source: Source, where: str, limits: VisionLimits) -> Iterator[Video]:
-    if isinstance(source, os.PathLike) or (isinstance(source, str) and not is_url(source)):
-        with open_file(Path(os.fsdecode(source)), where, limits.video_bytes) as file:
-            head = file.read(HEAD_BYTES)
+    if is_local(source):
+        allowed = limits.allowed_local_media_path
+        with open_file(source, where, allowed, limits.video_bytes) as file:
+            head = file.read(HEAD_BYTES) or b""
             if head[:4] == b"GIF8":
                 limits.check_bytes(where, os.fstat(file.fileno()).st_size, limits.image_bytes)
                 yield GifVideo(head + file.read(limits.image_bytes), where, limits)
@@ -117,16 +127,33 @@ def _encoded(source: Source, where: str, limits: VisionLimits) -> Iterator[Video
         limits.check_bytes(where, len(data), limits.image_bytes)
         yield GifVideo(data, where, limits)
         return
-    with tempfile.TemporaryFile() as file:
+    with (
+        _temporary_file(data, where) as file,
+        _child(file.fileno(), data[:HEAD_BYTES], where, limits) as video,
+    ):
+        yield video
+
+
+@contextmanager
+def _temporary_file(data: bytes, where: str) -> Iterator[BinaryIO]:
+    """A nameless file that holds ``data``.
+
+    Raises:
+        CapacityError: no folder for it, or no room.
+    """
+    with ExitStack() as stack:
         try:
-            file.write(data)
-            file.flush()
+            # Without a buffer, whose rest the closing would try to write once more.
+            file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
         except OSError:
             raise CapacityError(
-                f"{where}: no room for a temporary file of {len(data)} bytes; pass a path"
+                f"{where}: no temporary file of {len(data)} bytes can be written; pass a path, or "
+                "set TMPDIR to a folder with room"
             ) from None
-        with _child(file.fileno(), data[:HEAD_BYTES], where, limits) as video:
-            yield video
+        yield file
 
 
 @contextmanager

@@ -9,6 +9,7 @@ FAULTS = ["tests/runner/test_media_faults.py"]
 SLICES = ["tests/runner/test_tower_slices.py"]
 PIXELS = ["tests/vision/test_pixel_budgets.py"]
 CHAT = ["tests/test_media_chat.py"]
+REFUSED = ["tests/vision/test_refused_requests.py"]
 
 MEDIA = "python/ernie_kernels/runner/media.py"
 STORE = "python/ernie_kernels/runner/visual_features.py"
@@ -245,7 +246,7 @@ BUGS = [
         PROMPTS,
         "if count < len(own) or (count > 0 and not own):",
         "if count > 0 and not own:",
-        CHAT,
+        REFUSED,
     ),
     Bug(
         "chat: Baidu's placeholders may be typed",

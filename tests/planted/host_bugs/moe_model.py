@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from bug import INVARIANCE, Bug
+from bug import GOLDEN, INVARIANCE, Bug
 
-GOLDEN = ["tests/models/test_golden.py"]
 MOE_FORWARD = ["tests/models/test_moe_forward.py"]
 LOADING = ["tests/models/test_moe_loading.py"]
 ISOLATION = ["tests/runner/test_isolation.py"]

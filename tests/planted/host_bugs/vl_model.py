@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from bug import Bug
+from bug import GOLDEN, Bug
 
-GOLDEN = ["tests/models/test_golden.py"]
 VL_FORWARD = ["tests/models/test_vl_forward.py"]
 VL_LOADING = ["tests/models/test_vl_loading.py"]
 VL_CONFIG = ["tests/models/test_vl_config.py"]
@@ -44,8 +43,8 @@ BUGS = [
     Bug(
         "vl model: patches row by row, not by blocks",
         PLACES,
-        "frame = np.empty((2, h // side, w // side, side, side), np.int64)",
-        "frame = np.empty((2, h // side, side, w // side, side), np.int64).swapaxes(2, 3)",
+        "np.tile(frame.reshape(2, -1), t)",
+        "np.tile(frame.swapaxes(2, 3).reshape(2, -1), t)",
         POSITIONS,
     ),
     Bug(
