@@ -165,13 +165,13 @@ def test_behind_whole_prompts(model, prompts, alone):
         expected = llm.forward(prompts[:8])
         schedule, tickets, behind = llm._engine._scheduler.schedule, [], []
 
-        def add_and_schedule():
+        def add_and_schedule(may_read):
             if not tickets:
                 requests = make_requests(
                     None, prompts[8:12], [params_of(i) for i in range(8, 12)], None, llm._limits
                 )
                 tickets.append(llm._engine.add_requests(requests))
-            scheduled = schedule()
+            scheduled = schedule(may_read)
             samples = [s.logits is None for s, span in scheduled if span.num_outputs]
             behind.append(samples[:1] == [False] and samples[-1])
             return scheduled

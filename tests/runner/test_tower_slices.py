@@ -19,6 +19,7 @@ from test_media_generation import (
 
 import ernie_kernels as ek
 from ernie_kernels.models.slices import slices_of
+from ernie_kernels.runner.media import parts_of
 from ernie_kernels.runner.requests import make_requests
 from media_prompt import visual_item
 from vl_checkpoint import write_vl_checkpoint
@@ -109,6 +110,8 @@ def test_bits_do_not_depend_on_the_slices(tmp_path, rng, monkeypatch, dtype, sha
     ]
     with load(tmp_path) as llm:
         whole = llm.model.visual_features(items).numpy()
+        parts = [part.item for part in parts_of(items)]
+        assert np.array_equal(llm.model.visual_features(parts).numpy(), whole)
         numbers = []
         for products, mlp_rows in ((1, 1024), (400_000, 5), (1 << 40, 7)):
             monkeypatch.setattr("ernie_kernels.models.vision_tower.MLP_ROWS", mlp_rows)

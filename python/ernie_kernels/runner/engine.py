@@ -27,33 +27,11 @@ from ernie_kernels.runner.speculation import LOOKAHEAD, DraftCounts, draft
 from ernie_kernels.runner.throughput_log import Load, ThroughputLog
 from ernie_kernels.runner.ticket import Call, Ticket
 from ernie_kernels.runner.visual_features import FeatureStore, Reading
+from ernie_kernels.runner.waiting import Waiting
 from ernie_kernels.tokenizer import Tokenizer
 
 # A lock that is taken again at once is never had by those who wait for it: seconds to leave it free.
 HAND_OVER = 50e-6
-
-
-class _Waiting:
-    """The threads that want the lock, or have it: each from ``with`` to the end of the block."""
-
-    def __init__(self) -> None:
-        self.stepping: int | None = None  # the thread that is in a step
-        self._threads: dict[int, None] = {}
-
-    def __enter__(self) -> None:
-        thread = threading.get_ident()
-        if thread == self.stepping:
-            raise ArgumentError(
-                "LLM: called from within a step of its own thread, by a signal handler or a "
-                "finaliser, and would wait for ever; call from another thread, or afterwards"
-            )
-        self._threads[thread] = None
-
-    def __exit__(self, *_: object) -> None:
-        self._threads.pop(threading.get_ident(), None)
-
-    def __bool__(self) -> bool:
-        return bool(self._threads)
 
 
 class Engine:
@@ -94,7 +72,7 @@ class Engine:
         )
         self._features = FeatureStore()
         self._log = ThroughputLog()
-        self._waiting = _Waiting()
+        self._waiting = Waiting()
         # Holds off other steps. What follows it is touched by its holder alone.
         self._lock = threading.Lock()
         self._calls: dict[int, Call] = {}
