@@ -57,7 +57,7 @@ def run_experts(moe: MoE, x: Tensor, buffers: ExpertBuffers, *, has_banks: bool)
     count, num_banks = moe.gate_up_proj.num_experts, len(moe.gate_up_projs)
     num_asked = num_banks if has_banks else 1  # the rest is what an earlier step has left
     logits = np.full((len(x), count * num_banks), np.nan)
-    logits[:, : count * num_asked] = as_float64(buffers.router_logits[:, : count * num_asked])
+    logits[:, : count * num_asked] = buffers.router_logits.numpy()[:, : count * num_asked]
     ids, weights = buffers.topk_ids.numpy(), as_float64(buffers.topk_weights)
     tokens, top_k = ids.shape
     arrays = {"logits": logits, "weights": weights, "ids": ids.astype(np.float64)}

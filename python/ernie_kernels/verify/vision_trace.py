@@ -79,10 +79,10 @@ class VisionTrace:
         self._model = model
         self._items = items
         self._device = device
+        self._dtype = dtype
         self._grids = [item.grid_thw for item in items]
-        num_patches = sum(t * h * w for t, h, w in self._grids)
         self._frames = FrameBatch.of(self._grids, vision, device)
-        self._residual = empty([num_patches, vision.hidden_size], dtype, device)
+        self._residual = empty([0, vision.hidden_size], dtype, device)
         self._hidden: Tensor | None = None
 
     @property
@@ -98,12 +98,12 @@ class VisionTrace:
         """Pixels to the tower's first rows."""
         pixels = [item.pixels.reshape(-1) for item in self._items if item.pixels is not None]
         tower = self.encoder.tower
-        ops.patch_embed(
+        self._residual = ops.patch_embed(
             from_numpy(np.concatenate(pixels), self._device),
             tower.patch_embed,
             np.array(self._grids, np.int64),
             levels=tower.levels,
-            out=self._residual,
+            dtype=self._dtype,
         )
         return as_float64(self._residual)
 
@@ -136,7 +136,8 @@ class VisionTrace:
             hidden = as_float64(self._hidden)
             x, _ = block.norm1.add(self._hidden, self._residual)
         entered, normed = as_float64(self._residual), as_float64(x)
-        query, key, value, mixed = self._attend(block, block.qkv(x))
+        by_head, mixed = self._attend(block, block.qkv(x))
+        query, key, value = np.split(as_float64(by_head), 3, axis=1)
         projected = block.proj(mixed.reshape(len(x), x.shape[1]))
         given = as_float64(projected)
         x, _ = block.norm2.add(projected, self._residual)
@@ -145,9 +146,9 @@ class VisionTrace:
         return BlockTrace(
             entered=entered,
             normed=normed,
-            query=as_float64(query),
-            key=as_float64(key),
-            value=as_float64(value),
+            query=query,
+            key=key,
+            value=value,
             attention=as_float64(mixed),
             projected=given,
             middle=as_float64(self._residual),
@@ -158,8 +159,8 @@ class VisionTrace:
             residual=residual,
         )
 
-    def _attend(self, block: VisionBlock, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Turned queries and keys, values, and what attention makes of them."""
+    def _attend(self, block: VisionBlock, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """The heads of turned queries, of turned keys and of values, and what attention makes of them."""
         heads = block.num_heads
         by_head = qkv.reshape(len(qkv), 3 * heads, block.head_dim)
         query, key = by_head[:, :heads], by_head[:, heads : 2 * heads]
@@ -174,7 +175,7 @@ class VisionTrace:
             max_seqlen=self._frames.max_seqlen,
             out=mixed,
         )
-        return query, key, value, mixed
+        return by_head, mixed
 
     def _existing_hidden(self) -> Tensor:
         if self._hidden is None:
