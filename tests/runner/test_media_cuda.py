@@ -126,15 +126,16 @@ def test_graphs_are_for_what_follows_media(tmp_path, monkeypatch, steps, launche
 
     expected = made()
     decoded = [step for step in steps if step.is_decoding]
-    # Three at a time, two, one: the first step of each size is kernel by kernel.
-    assert [len(step.spans) for step in decoded] == [3, 3, 2, 2, 1]
-    assert len(launches) == 2
+    # The first step of each size is kernel by kernel.
+    sizes = {decode_graph.rows_for(len(step.spans), 8) for step in decoded}
+    assert len(launches) == len(decoded) - len(sizes) >= 2
     assert not any(is_in_media_prompt(span) for step in decoded for span in step.spans)
     read = [span for step in steps if not step.is_decoding for span in step.spans]
     assert sum(map(is_in_media_prompt, read)) >= 2
+    before = len(launches)
     monkeypatch.setenv("ERNIE_CUDA_GRAPHS", "0")
     assert made() == expected
-    assert len(launches) == 2
+    assert len(launches) == before
 
 
 @pytest.mark.usefixtures("batch_invariant")
