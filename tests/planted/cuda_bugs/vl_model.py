@@ -47,8 +47,8 @@ BUGS = [
     Bug(
         "features: copies wait for the vision tower",
         "python/ernie_kernels/runner/visual_features.py",
-        "            queue_copy(own, rows[first : first + item.num_tokens])\n",
-        "            own = rows[first : first + item.num_tokens].to('cpu').to(rows.device)\n",
+        "            queue_copy(own, rows[first : first + count])\n",
+        "            own = rows[first : first + count].to('cpu').to(rows.device)\n",
         MEDIA_CALLS,
         (WRONG,),
     ),
