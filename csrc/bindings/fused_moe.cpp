@@ -122,25 +122,8 @@ class Banks {
 // Of a call's own tensors.
 Tensor fused_moe_workspace(const TensorView& hidden_states, const TensorView& topk_ids,
                            const py::list& gate_up, const py::list& down) {
-  const Check check(kOp);
-  check.rank("hidden_states", hidden_states, 2);
-  check.dtype("hidden_states", hidden_states, {DType::kF32, DType::kBF16});
-  check.rank("topk_ids", topk_ids, 2);
   const Banks given(gate_up, down);
-  FusedMoeSize size = {.hidden_states = hidden_states.dtype,
-                       .num_tokens = hidden_states.size(0),
-                       .top_k = topk_ids.size(1),
-                       .hidden_size = hidden_states.size(1),
-                       .banks = {}};
-  for (const auto& [w_gate_up, w_down] : given.banks()) {
-    if (w_gate_up.weight.rank < 3) check.rank("w_gate_up", w_gate_up.weight, 3);
-    if (w_down.in_features < 0)
-      check.fail("in_features", "0 or more", std::to_string(w_down.in_features));
-    size.banks.push_back({.gate_up = w_gate_up.weight.dtype,
-                          .down = w_down.weight.dtype,
-                          .num_experts = w_gate_up.weight.size(0),
-                          .intermediate_size = w_down.in_features});
-  }
+  const FusedMoeSize size = fused_moe_size(hidden_states, topk_ids, given.banks());
   const Stream stream = stream_of(given.tensors({&hidden_states, &topk_ids}));
   return empty({fused_moe_workspace_size(stream.device, size)}, DType::kU8, stream);
 }

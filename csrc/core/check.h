@@ -40,6 +40,10 @@ class Check {
   // `a` and `b` share no byte. `a` is written. Columns of the same rows are apart.
   void disjoint(const char* a_name, const TensorView& a, const char* b_name,
                 const TensorView& b) const;
+  // Or they are the very same rows: an op in place. A shifted overlap would read what it has
+  // overwritten.
+  void disjoint_or_same_rows(const char* a_name, const TensorView& a, const char* b_name,
+                             const TensorView& b) const;
 
   // Throws "<op>: <name>: expected <expected>, got <got>". For conditions the above do not cover;
   // test first, so that a call with good arguments builds no string.

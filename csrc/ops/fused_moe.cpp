@@ -1,6 +1,7 @@
 #include "ops/fused_moe.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 
 #include "core/check.h"
@@ -64,6 +65,14 @@ int64_t widest(const FusedMoeSize& size) {
   return width;
 }
 
+// From a row between the products to the next, in elements: each begins at a multiple of 16 bytes
+// whatever its bank's width, so that all of them can be read 16 bytes at a time.
+int64_t gated_stride(const FusedMoeSize& size) {
+  constexpr int64_t kUnit = 8;
+  const int64_t width = widest(size);
+  return width > std::numeric_limits<int64_t>::max() - kUnit ? width : round_up(width, kUnit);
+}
+
 // The most that a product wants, of either half of any bank.
 int64_t product_bytes_of(Device device, const FusedMoeSize& size, int64_t num_rows) {
   int64_t most = 0;
@@ -94,8 +103,9 @@ Layout layout_of(Device device, const FusedMoeSize& size) {
   const int64_t num_experts = all_experts(size);
   int64_t num_rows = 0;
   if (!checked_mul(size.num_tokens, size.top_k, &num_rows) || num_rows > INT32_MAX)
-    Check(kOp).fail("topk_ids", "fewer than 2^31 entries",
-                    std::to_string(size.num_tokens) + " tokens of " + std::to_string(size.top_k));
+    Check(kOp).fail("num_tokens",
+                    "fewer than 2^31 rows of top_k=" + std::to_string(size.top_k) + " in all",
+                    std::to_string(size.num_tokens));
   const int64_t itemsize = size_of(size.hidden_states);
   Cursor cursor;
   Layout l;
@@ -104,26 +114,12 @@ Layout layout_of(Device device, const FusedMoeSize& size) {
   l.source_rows = cursor.place(num_rows, 1, sizeof(int32_t));
   l.sort_bytes = moe_sort_workspace_size(device, num_rows, num_experts);
   l.sort_workspace = cursor.place(l.sort_bytes, 1, 1);
-  l.gated = cursor.place(num_rows, widest(size), itemsize);
+  l.gated = cursor.place(num_rows, gated_stride(size), itemsize);
   l.y = cursor.place(num_rows, size.hidden_size, itemsize);
   l.product_bytes = product_bytes_of(device, size, num_rows);
   l.product_workspace = cursor.place(l.product_bytes, 1, 1);
   l.total = cursor.end();
   return l;
-}
-
-FusedMoeSize size_of_call(const FusedMoeArgs& a) {
-  FusedMoeSize size = {.hidden_states = a.hidden_states.dtype,
-                       .num_tokens = a.topk_ids.size(0),
-                       .top_k = a.topk_ids.size(1),
-                       .hidden_size = a.hidden_states.size(1),
-                       .banks = {}};
-  for (const ExpertBank& bank : a.banks)
-    size.banks.push_back({.gate_up = bank.gate_up.weight.dtype,
-                          .down = bank.down.weight.dtype,
-                          .num_experts = bank.gate_up.weight.size(0),
-                          .intermediate_size = bank.down.in_features});
-  return size;
 }
 
 TensorView matrix(char* data, DType dtype, Device device, int64_t rows, int64_t columns) {
@@ -172,20 +168,19 @@ void check_choice(const Check& check, const char* name, const TensorView& t, DTy
 struct BankNames {
   std::string gate_up, gate_up_scale, down, down_scale;
 
-  BankNames(const FusedMoeArgs& a, size_t index) {
+  BankNames(std::span<const ExpertBank> banks, size_t index) {
     std::string at;
-    if (a.banks.size() > 1) at.append("[").append(std::to_string(index)).append("]");
+    if (banks.size() > 1) at.append("[").append(std::to_string(index)).append("]");
     gate_up = "w_gate_up" + at, gate_up_scale = gate_up + ".scale";
     down = "w_down" + at, down_scale = down + ".scale";
   }
 };
 
-// Returns the number of experts.
-int64_t check_bank(const Check& check, const FusedMoeArgs& a, size_t index, const Stream& stream) {
+void check_bank(const Check& check, const FusedMoeArgs& a, size_t index, const Stream& stream) {
   const DType dtype = a.hidden_states.dtype;
   const int64_t hidden_size = a.hidden_states.size(1);
   const auto& [gate_up, down] = a.banks[index];
-  const BankNames names(a, index);
+  const BankNames names(a.banks, index);
   const char *w_gate_up = names.gate_up.c_str(), *w_down = names.down.c_str();
   if (gate_up.in_features != hidden_size)
     check.fail(w_gate_up, "in_features=" + std::to_string(hidden_size),
@@ -207,18 +202,6 @@ int64_t check_bank(const Check& check, const FusedMoeArgs& a, size_t index, cons
     check_int8_activations(kOp, w_gate_up, gate_up, stream);
     check_int8_activations(kOp, w_down, down, stream);
   }
-  return num_experts;
-}
-
-void check_banks(const Check& check, const FusedMoeArgs& a, const Stream& stream) {
-  if (a.banks.empty()) check.fail("w_gate_up", "one bank of experts or more", "none");
-  int64_t num_experts = 0;
-  for (size_t i = 0; i < a.banks.size(); ++i) {
-    num_experts += check_bank(check, a, i, stream);
-    if (num_experts > kMoeMaxExperts)
-      check.fail("w_gate_up", "1 to " + std::to_string(kMoeMaxExperts) + " experts in all banks",
-                 std::to_string(num_experts) + " in the first " + std::to_string(i + 1));
-  }
 }
 
 // That a tensor of the call that is written lies apart from all experts.
@@ -226,7 +209,7 @@ void check_apart_from_banks(const Check& check, const char* name, const TensorVi
                             const FusedMoeArgs& a) {
   for (size_t i = 0; i < a.banks.size(); ++i) {
     const auto& [gate_up, down] = a.banks[i];
-    const BankNames names(a, i);
+    const BankNames names(a.banks, i);
     check.disjoint(name, written, names.gate_up.c_str(), gate_up.weight);
     check.disjoint(name, written, names.down.c_str(), down.weight);
     if (gate_up.scale) check.disjoint(name, written, names.gate_up_scale.c_str(), *gate_up.scale);
@@ -247,8 +230,47 @@ void check_workspace(const Check& check, const FusedMoeArgs& a, int64_t bytes) {
 
 }  // namespace
 
+FusedMoeSize fused_moe_size(const TensorView& hidden_states, const TensorView& topk_ids,
+                            std::span<const ExpertBank> banks) {
+  const Check check(kOp);
+  check.rank("hidden_states", hidden_states, 2);
+  check.dtype("hidden_states", hidden_states, {DType::kF32, DType::kBF16});
+  check.rank("topk_ids", topk_ids, 2);
+  int64_t entries;
+  if (!checked_mul(topk_ids.size(0), topk_ids.size(1), &entries) || entries > INT32_MAX)
+    check.fail("topk_ids", "fewer than 2^31 entries", "shape " + shape_string(topk_ids));
+  if (banks.empty()) check.fail("w_gate_up", "one bank of experts or more", "none");
+  FusedMoeSize size = {.hidden_states = hidden_states.dtype,
+                       .num_tokens = topk_ids.size(0),
+                       .top_k = topk_ids.size(1),
+                       .hidden_size = hidden_states.size(1),
+                       .banks = {}};
+  size.banks.reserve(banks.size());
+  int64_t num_experts = 0;
+  for (size_t i = 0; i < banks.size(); ++i) {
+    const auto& [gate_up, down] = banks[i];
+    if (gate_up.weight.rank < 3)  // of 3 dimensions, or of panels with more
+      check.rank(BankNames(banks, i).gate_up.c_str(), gate_up.weight, 3);
+    if (down.in_features < 0)
+      check.fail(BankNames(banks, i).down.c_str(), "in_features of 0 or more",
+                 std::to_string(down.in_features));
+    const int64_t count = gate_up.weight.size(0);
+    if (count < 1 || count > kMoeMaxExperts - num_experts)
+      check.fail(BankNames(banks, i).gate_up.c_str(),
+                 "1 to " + std::to_string(kMoeMaxExperts) + " experts in all banks",
+                 std::to_string(count) +
+                     (i > 0 ? " after " + std::to_string(num_experts) + " of other banks" : ""));
+    num_experts += count;
+    size.banks.push_back({.gate_up = gate_up.weight.dtype,
+                          .down = down.weight.dtype,
+                          .num_experts = count,
+                          .intermediate_size = down.in_features});
+  }
+  return size;
+}
+
 FusedMoeSteps fused_moe_steps(const FusedMoeArgs& a, Device device) {
-  const FusedMoeSize size = size_of_call(a);
+  const FusedMoeSize size = fused_moe_size(a.hidden_states, a.topk_ids, a.banks);
   const int64_t num_rows = size.num_tokens * size.top_k, num_experts = all_experts(size);
   const Layout l = layout_of(device, size);
   char* base = a.workspace.ptr<char>();
@@ -258,7 +280,7 @@ FusedMoeSteps fused_moe_steps(const FusedMoeArgs& a, Device device) {
       matrix(base + l.inverse, DType::kI32, device, size.num_tokens, size.top_k);
   const TensorView source_rows = vector(base + l.source_rows, DType::kI32, device, num_rows);
   const TensorView gated =
-      matrix(base + l.gated, size.hidden_states, device, num_rows, widest(size));
+      matrix(base + l.gated, size.hidden_states, device, num_rows, gated_stride(size));
   const TensorView y = matrix(base + l.y, size.hidden_states, device, num_rows, size.hidden_size);
   // Of all products, one after the other.
   const TensorView product_workspace =
@@ -314,38 +336,35 @@ int64_t fused_moe_workspace_size(Device device, const FusedMoeSize& size) {
 
 void fused_moe(const FusedMoeArgs& a, const Stream& stream) {
   const Check check(kOp);
-  check.rank("hidden_states", a.hidden_states, 2);
+  const FusedMoeSize size = fused_moe_size(a.hidden_states, a.topk_ids, a.banks);
   const DType dtype = a.hidden_states.dtype;
-  check.dtype("hidden_states", a.hidden_states, {DType::kF32, DType::kBF16});
   check.inner_contiguous("hidden_states", a.hidden_states);
-  check.rank("topk_ids", a.topk_ids, 2);
   const Dim num_tokens{"num_tokens", a.hidden_states.size(0)};
   const Dim hidden_size{"hidden_size", a.hidden_states.size(1)};
   const Dim top_k{"top_k", a.topk_ids.size(1)};
   check_choice(check, "topk_ids", a.topk_ids, DType::kI32, num_tokens, top_k);
   check_choice(check, "topk_weights", a.topk_weights, DType::kF32, num_tokens, top_k);
-  check_banks(check, a, stream);
+  for (size_t i = 0; i < a.banks.size(); ++i) check_bank(check, a, i, stream);
   const TensorView* shared = pointer_to(a.shared);
   if (shared != nullptr) check_rows(check, "shared", *shared, num_tokens, hidden_size, dtype);
   check_rows(check, "out", a.out, num_tokens, hidden_size, dtype);
-  check_workspace(check, a, layout_of(stream.device, size_of_call(a)).total);
+  check_workspace(check, a, layout_of(stream.device, size).total);
 
-  // In place means the very same rows; a shifted overlap would read what it has overwritten.
-  const bool in_place =
-      shared != nullptr && a.out.data == shared->data && a.out.step(0) == shared->step(0);
   const std::initializer_list<Check::Named> all = {{"out", &a.out},
                                                    {"hidden_states", &a.hidden_states},
                                                    {"topk_weights", &a.topk_weights},
                                                    {"topk_ids", &a.topk_ids},
-                                                   {"shared", in_place ? nullptr : shared},
                                                    {"workspace", &a.workspace}};
-  for (const Check::Named& named : all)
-    if (named.second != nullptr) check.device(stream.device, {named});
-  if (shared != nullptr) check.device(stream.device, {{"shared", shared}});
+  check.device(stream.device, all);
   for (const Check::Named& written :
        {Check::Named{"out", &a.out}, Check::Named{"workspace", &a.workspace}}) {
     check_written(check, written, all);
     check_apart_from_banks(check, written.first, *written.second, a);
+  }
+  if (shared != nullptr) {
+    check.device(stream.device, {{"shared", shared}});
+    check.disjoint("workspace", a.workspace, "shared", *shared);
+    check.disjoint_or_same_rows("out", a.out, "shared", *shared);
   }
   if (a.out.numel() == 0) return;
   dispatch(kOp, {&cpu::fused_moe, ERNIE_CUDA_FN(cuda::fused_moe)}, a, stream);

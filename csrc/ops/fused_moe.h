@@ -61,6 +61,9 @@ struct FusedMoeSize {
   int64_t num_tokens, top_k, hidden_size;
   std::vector<Bank> banks;
 };
+// Of a call; throws ArgumentError where its tensors or its banks have none.
+FusedMoeSize fused_moe_size(const TensorView& hidden_states, const TensorView& topk_ids,
+                            std::span<const ExpertBank> banks);
 // Throws ArgumentError where the sizes exceed 64 bits. Fewer tokens never need more, nor does a
 // call with one of the banks alone.
 int64_t fused_moe_workspace_size(Device, const FusedMoeSize&);

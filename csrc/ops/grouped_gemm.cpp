@@ -96,7 +96,8 @@ int64_t check_expert_weights(const char* op, const char* name, const char* scale
   if (experts.size < 1 || experts.size > kMoeMaxExperts)
     check.fail(name, "1 to " + std::to_string(kMoeMaxExperts) + " experts",
                "shape " + shape_string(w.weight));
-  if (w.out_features < 0) check.fail("out_features", "0 or more", std::to_string(w.out_features));
+  if (w.out_features < 0)
+    check.fail(name, "out_features of 0 or more", std::to_string(w.out_features));
   if (w.weight.rank == 3)
     check_plain(check, name, w, experts);
   else

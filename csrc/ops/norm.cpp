@@ -28,9 +28,7 @@ void check_norm(const Check& check, const Args& a, const Stream& stream) {
   check.writable("out", a.out);
   check_factor(check, "weight", a.weight, a.x, a.out);
   if constexpr (requires { a.bias; }) check_factor(check, "bias", a.bias, a.x, a.out);
-  // In place means the very same rows; a shifted overlap would read what it has overwritten.
-  if (a.out.data != a.x.data || a.out.step(0) != a.x.step(0))
-    check.disjoint("out", a.out, "x", a.x);
+  check.disjoint_or_same_rows("out", a.out, "x", a.x);
   if (!(a.eps > 0) || std::isinf(a.eps))
     check.fail("eps", "a finite value > 0", std::to_string(a.eps));
   check.device(stream.device, {{"out", &a.out}, {"x", &a.x}, {"weight", &a.weight}});

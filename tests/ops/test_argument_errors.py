@@ -121,6 +121,57 @@ def test_the_output_may_not_share_memory_with_an_input(name, argument, changes):
         call(name, **{argument: shared, "out": shared, **changes})
 
 
+def given_on(device: str):
+    """Makes tensors of one value: indices where that is 0."""
+
+    def given(shape: tuple[int, ...], value: float = 1.0) -> ek.Tensor:
+        return ek.from_numpy(np.full(shape, value, np.float32 if value else np.int32), device)
+
+    return given
+
+
+def two_views_of_a_row(device: str) -> tuple[ek.Tensor, ek.Tensor]:
+    """Of the same 8 elements, as a row of 16 and as one of 8."""
+    room = ek.from_numpy(np.arange(1, 17, dtype=np.float32), device)
+    return room.reshape(1, 16)[:, :8], room.reshape(2, 8)[:1]
+
+
+IN_PLACE = {
+    "rms_norm": lambda x, given, out: ops.rms_norm(x, given((8,)), out=out),
+    "layer_norm": lambda x, given, out: ops.layer_norm(x, given((8,)), given((8,)), out=out),
+    "gelu": lambda x, _, out: ops.gelu(x, out=out),
+    "quick_gelu": lambda x, _, out: ops.quick_gelu(x, out=out),
+    "moe_combine": lambda x, given, out: ops.moe_combine(
+        given(x.shape), given((len(x), 1), 0), given((len(x), 1)), shared=x, out=out
+    ),
+    "fused_moe": lambda x, given, out: ops.fused_moe(
+        given(x.shape), given((len(x), 1)), given((len(x), 1), 0), given((1, 4, 8)),
+        given((1, 8, 2)), shared=x, out=out,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_a_row_in_place_may_have_any_stride(device, name):
+    """It has no next one, so that its stride says nothing."""
+    op, given, (x, out) = IN_PLACE[name], given_on(device), two_views_of_a_row(device)
+    assert x.strides != out.strides
+    expected = op(ek.from_numpy(x.numpy().copy(), device), given, None).numpy()
+    np.testing.assert_array_equal(op(x, given, out).numpy(), expected)
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_rows_that_are_not_the_same_are_not_in_place(device, name):
+    op, given = IN_PLACE[name], given_on(device)
+    room = given((24,))
+    for x, out in [
+        (room[:8].reshape(1, 8), room[1:9].reshape(1, 8)),
+        (room[:16].reshape(2, 8), room.reshape(2, 12)[:, :8]),
+    ]:
+        with pytest.raises(ek.ArgumentError, match=f"^{name}: out: expected memory apart from"):
+            op(x, given, out)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -233,6 +233,8 @@ def test_workspace_sizes_of_banks():
             assert both >= max(map(size, [num_tokens] * 2, experts, widths))
             assert both == size(num_tokens, experts, widths, weight_dtype="int8")
             assert both == size(num_tokens, experts, widths, weight_dtype=["uint8", "bfloat16"])
+            odd = [width - 5 for width in widths]  # rows in between begin at multiples of 16 bytes
+            assert both == size(num_tokens, experts, odd)
             assert both >= size(num_tokens - 1, experts, widths)
     assert size(3, [4], [8]) == size(3, 4, 8)
 
@@ -277,15 +279,29 @@ def test_wrong_banks_are_named(rng):
         ("topk_ids: expected experts from 0 to 7, got ", lambda: run(ids=layer.ids + 8)),
         (r"out: expected memory apart from w_down\[1\]",
          lambda: run(*plain, out=plain[1][1].reshape(-1)[:120].reshape(3, 40))),
-        ("num_experts: expected 1 to 4096, got 4097", lambda: run(*many)),
-        ("w_gate_up: expected 1 to 4096 experts in all banks, got 4097 in the first 2",
-         lambda: run(*many, workspace=np.zeros(1, np.uint8))),
+        (r"w_gate_up\[1\]: expected shape \[num_experts, out_features, in_features\], got \[4, 40\]",
+         lambda: run([gate_up[0], np.zeros((4, 40), F32)])),
+        (r"w_gate_up\[1\]: expected 3 dimensions, got shape \[4, 40\]",
+         lambda: run([gate_up[0], ops.ExpertWeights(np.zeros((4, 40), F32), 4, 18, 40)])),
+        (r"w_down\[1\]: expected in_features of 0 or more, got -9",
+         lambda: run(to=[down[0], ops.ExpertWeights(down[1].weight, 4, 40, -9)])),
+        (r"w_gate_up\[1\]: expected out_features of 0 or more, got -2",
+         lambda: run([gate_up[0], ops.ExpertWeights(gate_up[1].weight, 4, -2, 40)])),
+        (r"w_gate_up\[1\]: expected 1 to 4096 experts in all banks, got 0 after 4 of other banks",
+         lambda: run([gate_up[0], np.zeros((0, 18, 40), F32)])),
     ]:  # fmt: skip
         with pytest.raises(ek.ArgumentError, match=f"fused_moe: {message}"):
             bad()
-    message = "fused_moe: w_gate_up: expected a tensor or ExpertWeights, got list of NoneType"
+    for workspace in (None, np.zeros(1, np.uint8)):
+        message = r"w_gate_up\[1\]: expected 1 to 4096 experts in all banks, got 2 after 4095"
+        with pytest.raises(ek.ArgumentError, match=f"^fused_moe: {message}"):
+            run(*many, workspace=workspace)
+    message = r"^fused_moe: w_gate_up\[1\]: expected a tensor or ExpertWeights, got NoneType"
     with pytest.raises(TypeError, match=message):
         run(up=[gate_up[0], None])
+    message = "^fused_moe: w_gate_up: expected a tensor or ExpertWeights, got list of NoneType"
+    with pytest.raises(TypeError, match=message):
+        run(up=[None])
 
 
 def int8_in_one_bank(rng):

@@ -280,7 +280,10 @@ def test_wrong_arguments_are_named(rng):
         ("weight: expected shape", {"weight": experts(int8[:, :4], scale)}),
         ("weight: expected 1 to 4096 experts", {"weight": weight[:0]}),
         ("weight: expected 1 to 4096 experts", {"weight": np.ones((4097, 0, 8), F32)}),
-        ("out_features: expected 0 or more", {"weight": experts(weight, out_features=-1)}),
+        (
+            "weight: expected out_features of 0 or more",
+            {"weight": experts(weight, out_features=-1)},
+        ),
         ("weight.scale: expected .* got none", {"weight": experts(int8)}),
         ("weight.scale: expected none beside float32", {"weight": experts(weight, scale)}),
         ("weight.scale: expected shape", {"weight": experts(int8, scale[:1])}),

@@ -138,6 +138,10 @@ def _banks(
     """The fields of each bank, as the binding takes them."""
     if isinstance(given, ExpertWeights):
         return [[given.weight, given.scale, given.out_features, given.in_features]]
-    entry_of = f"{type(given).__name__} of " if isinstance(given, list | tuple) else ""
-    banks = [as_experts("fused_moe", name, w, entry_of=entry_of) for w in _of_banks(given)]
+    all_given = _of_banks(given)
+    if len(all_given) == 1:
+        entry_of = "" if given is all_given[0] else f"{type(given).__name__} of "
+        banks = [as_experts("fused_moe", name, all_given[0], entry_of=entry_of)]
+    else:
+        banks = [as_experts("fused_moe", f"{name}[{i}]", w) for i, w in enumerate(all_given)]
     return [[w.weight, w.scale, w.out_features, w.in_features] for w in banks]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bug import ACTIVATION, GEMM, PARALLEL, TENSOR, Bug
+from bug import ACTIVATION, ARGUMENT_ERRORS, GEMM, PARALLEL, TENSOR, Bug
 
 BUGS = [
     Bug(
@@ -32,6 +32,20 @@ BUGS = [
         "if (extent > 0 && !checked_mul(nbytes, extent, &nbytes))",
         "if (extent > 0 && (nbytes *= extent) < -1)",
         TENSOR,
+    ),
+    Bug(
+        "check: rows of other strides taken for the same",
+        "csrc/core/check.cpp",
+        "(a.size(0) <= 1 || a.step(0) == b.step(0))",
+        "true",
+        ARGUMENT_ERRORS,
+    ),
+    Bug(
+        "check: a single row told from itself by its stride",
+        "csrc/core/check.cpp",
+        "(a.size(0) <= 1 || a.step(0) == b.step(0))",
+        "a.step(0) == b.step(0)",
+        ARGUMENT_ERRORS,
     ),
     Bug(
         "threads: last chunk lost",

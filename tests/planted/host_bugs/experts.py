@@ -105,6 +105,13 @@ BUGS = [
         FUSED_MOE,
     ),
     Bug(
+        "fused_moe: rows between the products begin at any address",
+        "csrc/ops/fused_moe.cpp",
+        "constexpr int64_t kUnit = 8;",
+        "constexpr int64_t kUnit = 1;",
+        FUSED_MOE,
+    ),
+    Bug(
         "fused_moe: rows between the products as wide as the last bank's",
         "csrc/ops/fused_moe.cpp",
         "width = std::max(width, bank.intermediate_size);",

@@ -113,7 +113,7 @@ BUGS = [
     Bug(
         "moe combine: overlap of out and shared not refused",
         "csrc/ops/moe.cpp",
-        "in_place ? nullptr : shared",
+        'if (shared != nullptr) check.disjoint_or_same_rows("out", a.out, "shared", *shared);',
         "nullptr",
         MOE,
     ),
