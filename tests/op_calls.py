@@ -499,7 +499,7 @@ OPS = {
         ),
         scalars={"patch_size": 3},
         written=frozenset({"out", "patches"}),
-        leading={"grid_thw": (0,), "weight": (0,), "patches": (0,), "out": (1,)},
+        leading={"grid_thw": (0,), "weight": (0,), "patches": (0,)},
     ),
     "temporal_merge": Op(
         ops.temporal_merge,

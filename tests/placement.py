@@ -1,6 +1,8 @@
-"""Arrays where kernels that read 16 bytes at once do not find them aligned; and arrays as bits."""
+"""Arrays where kernels do not expect them, at odd addresses or backwards; and arrays as bits."""
 
 from __future__ import annotations
+
+import ctypes
 
 import numpy as np
 
@@ -36,4 +38,42 @@ def at_odd_strides(array: np.ndarray, device: str):
     return in_wider_rows(array, device, 0, array.shape[1] + 1)
 
 
-PLACES = [on, at_odd_addresses, at_odd_strides]
+class DLTensor(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32 * 2),
+        ("ndim", ctypes.c_int32),
+        ("dtype", ctypes.c_uint8 * 4),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+    ]
+
+
+class Backwards:
+    """The rows of a tensor, the last one first: no slice of a Tensor can be that."""
+
+    def __init__(self, tensor: ek.Tensor) -> None:
+        self.tensor = tensor
+
+    def __dlpack_device__(self):
+        return self.tensor.__dlpack_device__()
+
+    def __dlpack__(self, **_):
+        capsule = self.tensor.__dlpack__()
+        pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer_of.restype = ctypes.c_void_p
+        pointer_of.argtypes = [ctypes.py_object, ctypes.c_char_p]
+        view = DLTensor.from_address(pointer_of(capsule, b"dltensor"))
+        step = view.strides[0]
+        view.data += (max(view.shape[0], 1) - 1) * step * self.tensor.dtype.itemsize
+        view.strides[0] = -step
+        return capsule
+
+
+def backwards(array: np.ndarray, device: str):
+    """The same rows, each below the one before it."""
+    reverse = array[::-1].copy()
+    return reverse[::-1] if device == "cpu" else Backwards(ek.from_numpy(reverse, device))
+
+
+PLACES = [on, at_odd_addresses, at_odd_strides, backwards]

@@ -18,13 +18,20 @@ namespace {
 using Number = Scalar<int64_t>;
 using Name = Scalar<std::string>;
 
+// What an op that allocates its output was told about it.
+DType float_dtype(const char* op, const Name& dtype) {
+  const DType type = dtype_named(dtype.get(op, "dtype"), (std::string(op) + ": dtype").c_str());
+  if (type != DType::kF32 && type != DType::kBF16)
+    Check(op).fail("dtype", "float32 or bfloat16", name_of(type));
+  return type;
+}
+
 Tensor image_patches_out(const TensorView& pixels, const TensorView& grid_thw,
                          const Number& patch_size, const Number& merge_size, const Name& dtype) {
   const char* op = "image_patches";
   const int64_t size = patch_size.get(op, "patch_size");
   const int64_t rows = count_patches(op, pixels, grid_thw, size, merge_size.get(op, "merge_size"));
-  return empty({rows, kPixelChannels * size * size},
-               dtype_named(dtype.get(op, "dtype"), "image_patches: dtype"), stream_of({&pixels}));
+  return empty({rows, kPixelChannels * size * size}, float_dtype(op, dtype), stream_of({&pixels}));
 }
 
 // out, and where the device needs it room for some patches.
@@ -35,14 +42,17 @@ py::tuple patch_embed_out(const TensorView& pixels, const TensorView& weight,
   // A launch for each so many: enough to fill a GPU, and so few that they are read from L2.
   constexpr int64_t kMostRows = 16384;
   const char* op = "patch_embed";
+  const Check check(op);
   const int64_t size = patch_size.get(op, "patch_size");
   const int64_t rows = count_patches(op, pixels, grid_thw, size, merge_size.get(op, "merge_size"));
   if (!embed_dim) {
-    Check(op).rank("weight", weight, 2);
+    check.rank("weight", weight, 2);
     embed_dim = weight.size(0);
   }
-  const DType wanted =
-      dtype ? dtype_named(dtype->get(op, "dtype"), "patch_embed: dtype") : weight.dtype;
+  check.dtype("weight", weight, {DType::kF32, DType::kBF16});
+  const DType wanted = dtype ? float_dtype(op, *dtype) : weight.dtype;
+  if (weight.dtype == DType::kF32 && wanted != DType::kF32)
+    check.fail("dtype", "float32 beside a float32 weight", name_of(wanted));
   const Stream stream = stream_of({&pixels, &weight});
   py::object patches = py::none();
   if (stream.device.type == DeviceType::kCuda)

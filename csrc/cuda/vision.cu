@@ -83,9 +83,11 @@ __global__ void __launch_bounds__(kThreads)
 
 // ----------------------------------------------------------------------------------- whole rows
 
-// In units; `from` below zero is a row that is not copied.
+// In units. Strides below zero make either offset negative, so that it cannot tell the rows that
+// are not copied.
 struct RowCopy {
   int64_t to, from;
+  bool has_place;
 };
 
 struct MergedRows {
@@ -95,7 +97,7 @@ struct MergedRows {
   __device__ RowCopy operator()(int64_t i) const {
     const int64_t merged = i / parts, part = i - merged * parts, index = first + merged;
     return {index * out_stride + part * row,
-            source_of_merged(group.of(index), index, part, parts) * x_stride};
+            source_of_merged(group.of(index), index, part, parts) * x_stride, true};
   }
 };
 
@@ -105,7 +107,7 @@ struct ScatteredRows {
 
   __device__ RowCopy operator()(int64_t i) const {
     const int64_t row = rows[i];
-    return {row * out_stride, row >= 0 && row < num_tokens ? i * x_stride : -1};
+    return {row * out_stride, i * x_stride, row >= 0 && row < num_tokens};
   }
 };
 
@@ -118,7 +120,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t step = int64_t{gridDim.y} * kThreads;
   for (int64_t i = blockIdx.x; i < count; i += gridDim.x) {
     const RowCopy copy = copies(i);
-    if (copy.from < 0) continue;
+    if (!copy.has_place) continue;
     for (int64_t u = int64_t{blockIdx.y} * kThreads + threadIdx.x; u < row; u += step)
       out[copy.to + u] = x[copy.from + u];
   }

@@ -34,7 +34,7 @@ template <class F>
 void for_each_item(const Check& check, const TensorView& grid, int64_t merge_size, const char* what,
                    const F& accept) {
   check.rank("grid_thw", grid, 2);
-  check.shape("grid_thw", grid, {{"num_items", grid.size(0)}, {"3", 3}});
+  check.shape("grid_thw", grid, {{"num_items", grid.size(0)}, {"t, gh, gw", 3}});
   check.dtype("grid_thw", grid, {DType::kI64});
   check.contiguous("grid_thw", grid);
   if (grid.device.type != DeviceType::kCpu)
@@ -60,7 +60,7 @@ template <class Args>
 void check_patches(const Check& check, const char* op, const Args& a, const char* columns_name,
                    int64_t columns, const Stream& stream) {
   const int64_t num_patches = count_patches(op, a.pixels, a.grid_thw, a.patch_size, a.merge_size);
-  check.shape("levels", a.levels, {{"3", kPixelChannels}, {"256", 256}});
+  check.shape("levels", a.levels, {{"channels", kPixelChannels}, {"levels", 256}});
   check.dtype("levels", a.levels, {DType::kF32});
   check.contiguous("levels", a.levels);
   check.shape("out", a.out, {{"num_patches", num_patches}, {columns_name, columns}});
@@ -154,7 +154,9 @@ void patch_embed(const PatchEmbedArgs& a, const Stream& stream) {
   const Check check("patch_embed");
   check_size(check, "patch_size", a.patch_size);
   check.rank("out", a.out, 2);
-  const int64_t embed_dim = a.out.size(1), width = patch_width(a.patch_size);
+  // Rows of a plain weight are columns of out; panels are padded, and may have fewer.
+  const int64_t embed_dim = a.weight.rank == 2 ? a.weight.size(0) : a.out.size(1);
+  const int64_t width = patch_width(a.patch_size);
   check_patches(check, "patch_embed", a, "embed_dim", embed_dim, stream);
   check_float_weight(check, a.weight, embed_dim, width);
   if (a.weight.dtype == DType::kF32) check.dtype("out", a.out, {DType::kF32});
@@ -195,6 +197,8 @@ void scatter_rows(const ScatterRowsArgs& a, const Stream& stream) {
   check.contiguous("rows", a.rows);
   check.rank("out", a.out, 2);
   check.shape("out", a.out, {{"num_tokens", a.out.size(0)}, {"hidden_size", a.x.size(1)}});
+  if (a.out.size(0) == 0 && a.x.size(0) > 0)
+    check.fail("out", "rows for those of x", "shape " + shape_string(a.out));
   check.dtype("out", a.out, {a.x.dtype});
   check.inner_contiguous("out", a.out);
   check.writable("out", a.out);

@@ -221,10 +221,34 @@ def test_embedding_has_the_dtype_of_the_weight_unless_told(device, rng):
     assert pictures.embedded(device, weight, dtype="float32").dtype_name == "float32"
 
 
-def test_a_float32_weight_wants_a_float32_result():
-    pictures, weight = Pictures(np.random.default_rng(0), [(1, 2, 2)]), np.zeros((4, 588), F32)
-    with pytest.raises(ek.ArgumentError, match="patch_embed: out: expected float32, got bfloat16"):
-        pictures.embedded("cpu", weight, dtype="bfloat16")
+def test_the_argument_that_is_wrong_is_named():
+    """Not the output, which nobody has given, nor the weight, whose rows decide."""
+    pictures, weight = Pictures(np.random.default_rng(0), [(1, 2, 2)]), zeros(4, 588)
+    for message, bad in [
+        ("dtype: expected float32 beside a float32 weight, got bfloat16",
+         lambda: pictures.embedded("cpu", weight, dtype="bfloat16")),
+        ("out: expected float32, got bfloat16",
+         lambda: pictures.embedded("cpu", weight, out=np.zeros((4, 4), BF16))),
+        ("dtype: expected float32 or bfloat16, got int8",
+         lambda: pictures.embedded("cpu", weight, dtype="int8")),
+        ("weight: expected float32 or bfloat16, got int8",
+         lambda: pictures.embedded("cpu", weight.astype(np.int8))),
+        ("weight: expected 2 dimensions", lambda: pictures.embedded("cpu", weight[None])),
+        (r"out: expected shape \[num_patches=4, embed_dim=4\], got \[4, 5\]",
+         lambda: pictures.embedded("cpu", weight, out=zeros(4, 5))),
+    ]:  # fmt: skip
+        with pytest.raises(ek.ArgumentError, match=f"^patch_embed: {message}"):
+            bad()
+    with pytest.raises(ek.ArgumentError, match="image_patches: dtype: expected float32 or bfloat"):
+        pictures.patched("cpu", dtype="int8")
+
+
+@pytest.mark.parametrize("size", [np.int8(14), np.uint8(14)])
+def test_a_patch_size_of_numpy_does_not_wrap(size):
+    """3 * 14 * 14 does not fit in 8 bits."""
+    pictures = Pictures(np.random.default_rng(0), [(1, 2, 2)])
+    pictures.sizes["patch_size"] = size
+    assert pictures.embedded("cpu", ops.linear_pack(zeros(4, 588))).shape == (4, 4)
 
 
 def test_a_packed_weight_of_another_width_is_refused():
@@ -319,8 +343,9 @@ def test_sizes_have_bounds(name, size):
         with pytest.raises(ek.ArgumentError, match=f"^image_patches: {where}"):
             pictures.patched("cpu", **options)
     for options in ({}, {"out": out[:, :4]}):
-        with pytest.raises(ek.ArgumentError, match=f"^patch_embed: {where}"):
-            pictures.embedded("cpu", zeros(4, 588), **options)
+        for weight in (zeros(4, 588), ops.linear_pack(zeros(4, 588))):
+            with pytest.raises(ek.ArgumentError, match=f"^patch_embed: {where}"):
+                pictures.embedded("cpu", weight, **options)
     if name == "merge_size":
         with pytest.raises(ek.ArgumentError, match=f"^temporal_merge: {where}"):
             ops.temporal_merge(zeros(1, 4), pictures.grid, merge_size=size)

@@ -9,7 +9,7 @@ import ernie_kernels as ek
 from ernie_kernels import ops
 
 import reference
-from placement import PLACES, same_bits
+from placement import PLACES, backwards, same_bits
 from reference import BF16, F32, on
 
 DTYPES = [F32, BF16]
@@ -91,18 +91,53 @@ def test_spatial_merge_is_a_view(device):
 
 
 @pytest.mark.parametrize(
-    ("x", "merge_size"), [(zeros(7, 6), 2), (zeros(8), 2), (zeros(8, 6), 0), (zeros(8, 6), -1)]
+    ("x", "merge_size"), [(zeros(7, 6), 2), (zeros(8), 2), (zeros(8, 6), 3), (zeros(1, 4, 4), 1)]
 )
 def test_spatial_merge_wants_whole_blocks(x, merge_size):
     with pytest.raises(ek.ArgumentError, match=r"^spatial_merge: x: expected \[a multiple of"):
         ops.spatial_merge(x, merge_size)
 
 
-def test_spatial_merge_of_what_is_no_tensor_or_no_view():
-    with pytest.raises(TypeError, match=r"^spatial_merge: x: expected a tensor, got list"):
+def test_spatial_merge_of_what_is_no_tensor():
+    with pytest.raises(TypeError, match=r"^spatial_merge: x: expected a Tensor or a num.*got list"):
         ops.spatial_merge([1.0])
-    with pytest.raises(ek.ArgumentError, match="reshape: "):
+
+
+@pytest.mark.parametrize("x", [zeros(8, 6)[:, :3], zeros(6, 8).T, zeros(8, 6)[::-1]])
+def test_spatial_merge_never_copies(x):
+    message = r"^spatial_merge: x: expected a contiguous tensor, got a strided view of shape \[8, "
+    with pytest.raises(ek.ArgumentError, match=message):
+        ops.spatial_merge(x)
+    with pytest.raises(ek.ArgumentError, match=message):
         ops.spatial_merge(ek.from_numpy(zeros(8, 6))[:, :3])
+
+
+@pytest.mark.parametrize(
+    ("merge_size", "got"),
+    [
+        (0, "0"),
+        (-1, "-1"),
+        (1025, "1025"),
+        (2**62, str(2**62)),
+        (1 << 90000, "one of more than 64"),
+    ],
+    ids=["0", "-1", "1025", "large", "huge"],
+)
+def test_the_merge_size_has_bounds(merge_size, got):
+    message = f"^spatial_merge: merge_size: expected a value from 1 to 1024, got {got}"
+    with pytest.raises(ek.ArgumentError, match=message):
+        ops.spatial_merge(zeros(8, 6), merge_size)
+
+
+@pytest.mark.parametrize("merge_size", ["2", 2.0, None])
+def test_the_merge_size_is_an_integer(merge_size):
+    with pytest.raises(TypeError, match="spatial_merge: merge_size: expected an integer, got "):
+        ops.spatial_merge(zeros(8, 6), merge_size)
+
+
+def test_a_merge_size_of_numpy_does_not_wrap():
+    """16 * 16 is 0 in 8 bits."""
+    assert ops.spatial_merge(zeros(512, 3), np.int8(16)).shape == (2, 768)
 
 
 # ------------------------------------------------------------------------------------ scatter_rows
@@ -149,14 +184,38 @@ def test_rows_out_of_range_or_twice_are_refused_and_nothing_written(rows, got):
 
 
 @pytest.mark.cuda
-def test_a_gpu_skips_rows_out_of_range(rng):
+@pytest.mark.parametrize("place", PLACES)
+def test_a_gpu_skips_rows_out_of_range(rng, place):
     """The host does not see the rows: no address may come of a wrong one."""
     x, before = reference.random(rng, (6, 30), F32), reference.random(rng, (9, 30), F32)
     rows = np.array([3, 9, -1, 2**31 - 1, -(2**31), 8], np.int32)
     out = ek.from_numpy(before, "cuda")
-    ops.scatter_rows(on(x, "cuda"), on(rows, "cuda"), out)
+    ops.scatter_rows(place(x, "cuda"), on(rows, "cuda"), out)
     before[[3, 8]] = x[[0, 5]]
     same_bits(out, before)
+
+
+@pytest.mark.parametrize("hidden_size", [8, 17])
+def test_outputs_may_lie_backwards(device, rng, hidden_size):
+    x, rows = reference.random(rng, (4, hidden_size), F32), np.array([5, 0, 2, 3], np.int32)
+    merged, scattered = (
+        backwards(zeros(*shape), device) for shape in ((3, 2 * hidden_size), (6, hidden_size))
+    )
+    grid = np.array([(1, 2, 4), (2, 2, 2)])
+    ops.temporal_merge(backwards(x, device), grid, out=merged)
+    ops.scatter_rows(backwards(x, device), on(rows, device), scattered)
+    expected = zeros(6, hidden_size)
+    expected[rows] = x
+    same_bits(ek.from_numpy(merged).to("cpu"), reference.temporal_merge(x, grid, 2, 2))
+    same_bits(ek.from_numpy(scattered).to("cpu"), expected)
+
+
+def test_rows_without_a_place_are_refused(device):
+    one = on(zeros(1, 4), device), on(np.zeros(1, np.int32), device)
+    with pytest.raises(
+        ek.ArgumentError, match=r"^scatter_rows: out: expected rows for those of x, got shape \[0, "
+    ):
+        ops.scatter_rows(*one, on(zeros(0, 4), device))
 
 
 def test_scattering_nothing_changes_nothing(device):

@@ -7,7 +7,10 @@ host, whatever the device of the rest.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import operator
+from typing import TypeVar
+
+import numpy as np
 
 from ernie_kernels import _core
 from ernie_kernels._core import Tensor
@@ -15,10 +18,10 @@ from ernie_kernels.errors import ArgumentError
 from ernie_kernels.ops.gemm import PackedWeight
 from ernie_kernels.ops.packed import check_width
 
-if TYPE_CHECKING:
-    import numpy as np
+Rows = TypeVar("Rows", Tensor, np.ndarray)
 
-Rows = TypeVar("Rows", Tensor, "np.ndarray")
+MAX_SIZE = 1024
+"""The largest ``patch_size``, ``merge_size`` and ``temporal_size``; csrc/ops/vision.cpp has it too."""
 
 
 def image_patches(
@@ -120,10 +123,13 @@ def patch_embed(
 
 
 def _check_packed_width(weight: PackedWeight, patch_size: int) -> None:
-    """Panels of an odd number of columns are padded: the core cannot tell 75 from 76."""
-    if hasattr(patch_size, "__index__") and weight.in_features != 3 * patch_size**2:
-        expected = f"3 * patch_size**2={3 * min(patch_size, 1024) ** 2}"
-        message = f"patch_embed: weight: expected in_features={expected}, got {weight.in_features}"
+    """Panels of an odd number of columns are padded: the core cannot tell 75 from 76. A size that is
+    none is the core's to refuse."""
+    size = operator.index(patch_size) if hasattr(patch_size, "__index__") else 0
+    width = 3 * size**2
+    if 1 <= size <= MAX_SIZE and weight.in_features != width:
+        expected = f"in_features=3 * patch_size**2={width}"
+        message = f"patch_embed: weight: expected {expected}, got {weight.in_features}"
         raise ArgumentError(message)
 
 
@@ -170,28 +176,48 @@ def spatial_merge(x: Rows, merge_size: int = 2) -> Rows:
 
     Args:
         x: ``[num_patches, hidden_size]``, contiguous, rows in the order of :func:`image_patches`.
-        merge_size: patches on a side of a block.
+        merge_size: patches on a side of a block, 1 to 1024.
 
     Returns:
         ``x`` as ``[num_patches / merge_size**2, merge_size**2 * hidden_size]``; it shares memory.
 
     Raises:
-        ArgumentError: not of two dimensions, not of whole blocks, or (a Tensor) not contiguous.
+        ArgumentError: not of two dimensions, not of whole blocks, not contiguous, or a
+            ``merge_size`` out of range.
 
     Source: the resampler of ERNIE-4.5-VL.
     """
-    if not hasattr(x, "reshape"):
-        message = f"spatial_merge: x: expected a tensor, got {type(x).__name__}"
+    if not isinstance(x, Tensor | np.ndarray):
+        message = f"spatial_merge: x: expected a Tensor or a numpy array, got {type(x).__name__}"
         raise TypeError(message)
+    block = _merge_size(merge_size) ** 2
     shape = tuple(x.shape)
-    block = merge_size * merge_size
-    if len(shape) != 2 or merge_size < 1 or shape[0] % block != 0:
+    if len(shape) != 2 or shape[0] % block != 0:
         message = (
             f"spatial_merge: x: expected [a multiple of merge_size**2={block}, hidden_size], "
             f"got {list(shape)}"
         )
         raise ArgumentError(message)
+    if not (x.is_contiguous() if isinstance(x, Tensor) else x.flags.c_contiguous):
+        message = (
+            "spatial_merge: x: expected a contiguous tensor, got a strided view of shape "
+            f"{list(shape)}"
+        )
+        raise ArgumentError(message)
     return x.reshape(shape[0] // block, block * shape[1])
+
+
+def _merge_size(given: int) -> int:
+    """As one of Python's own integers, of which no product wraps."""
+    if not hasattr(given, "__index__"):
+        message = f"spatial_merge: merge_size: expected an integer, got {type(given).__name__}"
+        raise TypeError(message)
+    size = operator.index(given)
+    if not 1 <= size <= MAX_SIZE:
+        got = size if size.bit_length() < 64 else "one of more than 64 bits"
+        message = f"spatial_merge: merge_size: expected a value from 1 to {MAX_SIZE}, got {got}"
+        raise ArgumentError(message)
+    return size
 
 
 def scatter_rows(x: Tensor, rows: Tensor, out: Tensor) -> Tensor:

@@ -75,8 +75,8 @@ BUGS = [
     Bug(
         "vision: rows not held against the output",
         VISION_CU,
-        "row >= 0 && row < num_tokens ?",
-        "row >= 0 ?",
+        "row >= 0 && row < num_tokens}",
+        "row >= 0}",
         VISION,
         (BEYOND,),
     ),

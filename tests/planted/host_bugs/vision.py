@@ -103,8 +103,22 @@ BUGS = [
     Bug(
         "vision: a packed weight of any width accepted",
         "python/ernie_kernels/ops/vision.py",
-        "and weight.in_features != 3",
-        "and weight.in_features < 3",
+        "and weight.in_features != width",
+        "and weight.in_features < width",
+        VISION,
+    ),
+    Bug(
+        "vision: sizes of numpy multiplied as they are",
+        "python/ernie_kernels/ops/vision.py",
+        "size = operator.index(patch_size) if",
+        "size = patch_size if",
+        VISION,
+    ),
+    Bug(
+        "vision: a strided array merged into a copy",
+        "python/ernie_kernels/ops/vision.py",
+        "else x.flags.c_contiguous)",
+        "else True)",
         VISION,
     ),
 ]
