@@ -85,11 +85,13 @@ template <class T, class Q>
 void run(const AttentionArgs& a, const AttentionQueries& queries) {
   const PagedKeys<T> keys(a);
   keys.check(queries);
+  if (a.out.numel() == 0) return;
   TiledAttention<T, Q, PagedKeys<T>>(queries, keys).run();
 }
 
 template <class T, class Q>
 void run(const VarlenAttentionArgs& a, const AttentionQueries& queries) {
+  if (a.out.numel() == 0) return;
   TiledAttention<T, Q, SegmentKeys<T>>(queries, SegmentKeys<T>(a, queries)).run();
 }
 

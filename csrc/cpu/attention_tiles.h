@@ -57,8 +57,9 @@ struct AttentionQueries {
              count(s), s);
     }
     if (first_row(num_seqs()) != query.size(0))
-      fail(argument, "num_tokens=" + std::to_string(query.size(0)) + " at the end",
-           first_row(num_seqs()), num_seqs() - 1);
+      throw ArgumentError(std::string(op) + ": " + argument +
+                          ": expected num_tokens=" + std::to_string(query.size(0)) +
+                          " at the end, got " + std::to_string(first_row(num_seqs())));
   }
 };
 

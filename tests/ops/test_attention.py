@@ -260,6 +260,23 @@ def test_wrong_metadata_is_named(rng, field, value, message):
         run(batch)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("cu_seqlens_q", [0, -1], "cu_seqlens_q: expected non-decreasing values, got -1"),
+        ("seq_lens", [-1], "seq_lens: expected 0 .its query rows. to max_seq_len=20, got -1"),
+        ("block_table", [[0, 99]], "block_table: expected ids from 0 to 4, got 99 for sequence 0"),
+    ],
+)
+def test_metadata_is_checked_where_there_is_nothing_to_compute(rng, field, value, message):
+    batch = PagedBatch(
+        rng, [(0, 20)], num_heads=2, num_kv_heads=1, head_dim=8, block_size=16, dtype=F32
+    )
+    setattr(batch, field, np.array(value, np.int32))
+    with pytest.raises(ek.ArgumentError, match=f"^attention: {message}"):
+        run(batch)
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 @pytest.mark.parametrize("causal", [False, True])

@@ -164,7 +164,7 @@ def test_empty_batch(device, lengths):
     ("changes", "message"),
     [
         ({"cu_seqlens": [0, 4]}, "cu_seqlens: expected num_tokens=5 at the end, got 4"),
-        ({"cu_seqlens": [0]}, "cu_seqlens: expected num_tokens=5 at the end, got 0"),
+        ({"cu_seqlens": [0]}, "cu_seqlens: expected num_tokens=5 at the end, got 0$"),
         ({"cu_seqlens": []}, "cu_seqlens: expected 1 value or more, got none"),
         ({"cu_seqlens": [1, 5]}, "cu_seqlens: expected 0 at the start, got 1"),
         ({"cu_seqlens": [0, 4, 2, 5]}, "cu_seqlens: expected non-decreasing values, got -2"),
@@ -200,6 +200,22 @@ def test_a_gpu_refuses_rows_that_no_segment_can_have(rng):
     )
     with pytest.raises(ek.ArgumentError, match=message):
         run(batch_of(rng, [5]), "cuda", max_seqlen=4)
+
+
+@pytest.mark.parametrize(
+    ("cu_seqlens", "message"),
+    [
+        ([0, 7, 0], "cu_seqlens: expected at most max_seqlen=0 rows, got 7 for sequence 0"),
+        ([3], "cu_seqlens: expected 0 at the start, got 3"),
+        ([0, -1], "cu_seqlens: expected non-decreasing values, got -1"),
+    ],
+)
+@pytest.mark.parametrize("heads", [(4, 2), (0, 2)])
+def test_lengths_are_checked_where_there_is_nothing_to_compute(rng, cu_seqlens, heads, message):
+    batch = batch_of(rng, [], heads=heads)
+    batch.cu_seqlens = np.array(cu_seqlens, np.int32)
+    with pytest.raises(ek.ArgumentError, match=f"^varlen_attention: {message}"):
+        run(batch)
 
 
 @pytest.mark.parametrize(

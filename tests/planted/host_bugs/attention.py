@@ -148,6 +148,13 @@ BUGS = [
         VARLEN_ATTENTION,
     ),
     Bug(
+        "varlen_attention: lengths of no rows not looked at",
+        "csrc/ops/attention.cpp",
+        "return out.numel() == 0 && stream.device.type == DeviceType::kCuda;",
+        "return out.numel() == 0 && stream.device.index >= 0;",
+        VARLEN_ATTENTION,
+    ),
+    Bug(
         "varlen_attention: segments that go back",
         "csrc/cpu/attention_tiles.h",
         'if (count(s) < 0) fail(argument, "non-decreasing values", count(s), s);',
