@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <string>
-#include <utility>
 
 #include "core/batch_invariant.h"
 #include "core/check.h"
@@ -28,14 +27,26 @@ void check_group(const Check& check, const char* kv, int64_t num_kv_heads, int64
                std::to_string(num_kv_heads));
 }
 
-void check_out(const Check& check, const TensorView& out, const TensorView& query) {
+void check_indices(const Check& check, const char* name, const TensorView& t,
+                   std::initializer_list<Dim> extents) {
+  check.shape(name, t, extents);
+  check.dtype(name, t, {DType::kI32});
+  check.contiguous(name, t);
+}
+
+// All other tensors of the call are `inputs`.
+void check_out(const Check& check, const TensorView& out, const TensorView& query,
+               std::initializer_list<Check::Named> inputs, const Stream& stream) {
   check.shape(
       "out", out,
       {{"num_tokens", query.size(0)}, {"num_heads", query.size(1)}, {"head_dim", query.size(2)}});
   check.dtype("out", out, {query.dtype});
   check.inner_contiguous("out", out);
   check.writable("out", out);
+  check.device(stream.device, {{"out", &out}, {"query", &query}});
+  check.device(stream.device, inputs);
   check.disjoint("out", out, "query", query);
+  for (const auto& [name, t] : inputs) check.disjoint("out", out, name, *t);
 }
 
 void check_scale(const Check& check, float scale) {
@@ -81,51 +92,36 @@ void attention(const AttentionArgs& a, const Stream& stream) {
   check.rank("k_cache", a.k_cache, 4);
   const int64_t num_blocks = a.k_cache.size(0), num_kv_heads = a.k_cache.size(1);
   const int64_t block_size = a.k_cache.size(2);
-  check.shape("k_cache", a.k_cache,
-              {{"num_blocks", num_blocks},
-               {"num_kv_heads", num_kv_heads},
-               {"block_size", block_size},
-               {"head_dim", head_dim}});
   if (block_size != 16 && block_size != 32 && block_size != 64)
     check.fail("k_cache", "block_size 16, 32 or 64", std::to_string(block_size));
+  for (const auto& [name, t] : {Check::Named{"k_cache", &a.k_cache}, {"v_cache", &a.v_cache}}) {
+    check.shape(name, *t,
+                {{"num_blocks", num_blocks},
+                 {"num_kv_heads", num_kv_heads},
+                 {"block_size", block_size},
+                 {"head_dim", head_dim}});
+    check.dtype(name, *t, {a.query.dtype});
+    check.contiguous(name, *t);
+  }
   check_group(check, "k_cache", num_kv_heads, a.query.size(1));
-  check.shape("v_cache", a.v_cache,
-              {{"num_blocks", num_blocks},
-               {"num_kv_heads", num_kv_heads},
-               {"block_size", block_size},
-               {"head_dim", head_dim}});
-  check.dtype("k_cache", a.k_cache, {a.query.dtype});
-  check.dtype("v_cache", a.v_cache, {a.query.dtype});
-  check.contiguous("k_cache", a.k_cache);
-  check.contiguous("v_cache", a.v_cache);
 
   check.rank("seq_lens", a.seq_lens, 1);
   const int64_t num_seqs = a.seq_lens.size(0);
-  check.dtype("seq_lens", a.seq_lens, {DType::kI32});
-  check.contiguous("seq_lens", a.seq_lens);
-  check.shape("cu_seqlens_q", a.cu_seqlens_q, {{"num_seqs + 1", num_seqs + 1}});
-  check.dtype("cu_seqlens_q", a.cu_seqlens_q, {DType::kI32});
-  check.contiguous("cu_seqlens_q", a.cu_seqlens_q);
+  check_indices(check, "seq_lens", a.seq_lens, {{"num_seqs", num_seqs}});
+  check_indices(check, "cu_seqlens_q", a.cu_seqlens_q, {{"num_seqs + 1", num_seqs + 1}});
   check.rank("block_table", a.block_table, 2);
-  check.shape("block_table", a.block_table,
-              {{"num_seqs", num_seqs}, {"max_blocks", a.block_table.size(1)}});
-  check.dtype("block_table", a.block_table, {DType::kI32});
-  check.contiguous("block_table", a.block_table);
-
-  check_out(check, a.out, a.query);
-  check.disjoint("out", a.out, "k_cache", a.k_cache);
-  check.disjoint("out", a.out, "v_cache", a.v_cache);
-  check.disjoint("out", a.out, "cu_seqlens_q", a.cu_seqlens_q);
-  check.disjoint("out", a.out, "seq_lens", a.seq_lens);
-  check.disjoint("out", a.out, "block_table", a.block_table);
-  check.device(stream.device, {{"out", &a.out},
-                               {"query", &a.query},
-                               {"k_cache", &a.k_cache},
-                               {"v_cache", &a.v_cache},
-                               {"cu_seqlens_q", &a.cu_seqlens_q},
-                               {"seq_lens", &a.seq_lens},
-                               {"block_table", &a.block_table},
-                               {"workspace", &a.workspace}});
+  check_indices(check, "block_table", a.block_table,
+                {{"num_seqs", num_seqs}, {"max_blocks", a.block_table.size(1)}});
+  check.dtype("workspace", a.workspace, {DType::kU8});
+  check.contiguous("workspace", a.workspace);
+  check_out(check, a.out, a.query,
+            {{"k_cache", &a.k_cache},
+             {"v_cache", &a.v_cache},
+             {"cu_seqlens_q", &a.cu_seqlens_q},
+             {"seq_lens", &a.seq_lens},
+             {"block_table", &a.block_table},
+             {"workspace", &a.workspace}},
+            stream);
   if (a.max_seqlen_q < 0 || a.max_seqlen_q > num_tokens)
     check.fail("max_seqlen_q", "0 to num_tokens=" + std::to_string(num_tokens),
                std::to_string(a.max_seqlen_q));
@@ -135,9 +131,6 @@ void attention(const AttentionArgs& a, const Stream& stream) {
                "0 to max_blocks * block_size=" + std::to_string(capacity) + " of block_table",
                std::to_string(a.max_seq_len));
   check_scale(check, a.scale);
-  check.dtype("workspace", a.workspace, {DType::kU8});
-  check.contiguous("workspace", a.workspace);
-  check.disjoint("out", a.out, "workspace", a.workspace);
   const int64_t needed = attention_workspace_size(
       stream.device,
       attention_shape(a.query, a.k_cache, a.seq_lens, a.max_seqlen_q, a.max_seq_len));
@@ -153,7 +146,7 @@ void varlen_attention(const VarlenAttentionArgs& a, const Stream& stream) {
   const int64_t num_tokens = a.query.size(0);
   check.rank("key", a.key, 3);
   const int64_t num_kv_heads = a.key.size(1);
-  for (const auto& [name, t] : {std::pair{"key", &a.key}, {"value", &a.value}}) {
+  for (const auto& [name, t] : {Check::Named{"key", &a.key}, {"value", &a.value}}) {
     check.shape(name, *t,
                 {{"num_tokens", num_tokens},
                  {"num_kv_heads", num_kv_heads},
@@ -164,19 +157,11 @@ void varlen_attention(const VarlenAttentionArgs& a, const Stream& stream) {
   check_group(check, "key", num_kv_heads, a.query.size(1));
 
   check.rank("cu_seqlens", a.cu_seqlens, 1);
-  check.dtype("cu_seqlens", a.cu_seqlens, {DType::kI32});
-  check.contiguous("cu_seqlens", a.cu_seqlens);
+  check_indices(check, "cu_seqlens", a.cu_seqlens, {{"num_segments + 1", a.cu_seqlens.size(0)}});
   if (a.cu_seqlens.size(0) < 1) check.fail("cu_seqlens", "1 value or more", "none");
 
-  check_out(check, a.out, a.query);
-  check.disjoint("out", a.out, "key", a.key);
-  check.disjoint("out", a.out, "value", a.value);
-  check.disjoint("out", a.out, "cu_seqlens", a.cu_seqlens);
-  check.device(stream.device, {{"out", &a.out},
-                               {"query", &a.query},
-                               {"key", &a.key},
-                               {"value", &a.value},
-                               {"cu_seqlens", &a.cu_seqlens}});
+  check_out(check, a.out, a.query,
+            {{"key", &a.key}, {"value", &a.value}, {"cu_seqlens", &a.cu_seqlens}}, stream);
   if (a.max_seqlen < 0 || a.max_seqlen > num_tokens)
     check.fail("max_seqlen", "0 to num_tokens=" + std::to_string(num_tokens),
                std::to_string(a.max_seqlen));

@@ -61,20 +61,7 @@ def gelu(x: Tensor, *, out: Tensor | None = None) -> Tensor:
 def quick_gelu(x: Tensor, *, out: Tensor | None = None) -> Tensor:
     """``out[t, i] = x[t, i] * sigmoid(1.702 * x[t, i])``, ``sigmoid(v) = 1 / (1 + exp(-v))``.
 
-    Computed in float32, rounded once to ``x.dtype``; far below zero float32 values keep a relative
-    precision of some 5e-6. As the formula, it gives NaN for minus infinity.
-
-    Args:
-        x: ``[num_tokens, size]``, float32 or bfloat16, last stride 1.
-        out: where to write, same shape and dtype as ``x``, last stride 1; may be ``x``. Allocated
-            when omitted.
-
-    Returns:
-        ``out``.
-
-    Raises:
-        ArgumentError: a shape, dtype, device or stride differs from the above.
-        DeviceError: a tensor is on a GPU that this build cannot use.
+    All else is as of :func:`gelu`: arguments, rounding and precision, NaN for minus infinity.
 
     Source: Hendrycks & Gimpel 2016, arXiv:1606.08415, section 2: its cheaper approximation.
     """
