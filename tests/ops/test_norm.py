@@ -230,3 +230,19 @@ def test_out_may_not_be_read_only_or_overlap():
         ops.rms_norm(x[:-1], weight, out=x[1:])
     with pytest.raises(ek.ArgumentError, match="out: expected distinct elements"):
         ops.rms_norm(x, weight, out=np.lib.stride_tricks.as_strided(x, (4, 8), (4, 4)))
+
+
+@pytest.mark.parametrize("op", [ops.add_rms_norm, ops.add_layer_norm])
+@pytest.mark.parametrize("name", ["x", "out", "weight", "bias"])
+def test_a_residual_that_is_written_lies_apart_from_all_else(op, name):
+    if name == "bias" and op is ops.add_rms_norm:
+        pytest.skip("it has none")
+    room = np.ones((4, 8), np.float32)
+    factors = {"weight": np.ones(8, np.float32)}
+    if op is ops.add_layer_norm:
+        factors["bias"] = np.ones(8, np.float32)
+    tensors = {"x": room.copy(), "out": room.copy()} | factors
+    tensors[name] = room[1] if name in factors else room
+    x = tensors.pop("x")
+    with pytest.raises(ek.ArgumentError, match=f"residual: expected memory apart from {name}"):
+        op(x, room, **tensors)
