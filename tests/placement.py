@@ -12,7 +12,7 @@ from reference import on
 
 
 def bits(x) -> np.ndarray:
-    x = np.ascontiguousarray(x.numpy() if isinstance(x, ek.Tensor) else x)
+    x = np.ascontiguousarray(x if isinstance(x, np.ndarray) else x.numpy())
     return x.view(np.uint8)
 
 
@@ -54,6 +54,13 @@ class Backwards:
 
     def __init__(self, tensor: ek.Tensor) -> None:
         self.tensor = tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    def numpy(self) -> np.ndarray:
+        return self.tensor.numpy()[::-1]
 
     def __dlpack_device__(self):
         return self.tensor.__dlpack_device__()
