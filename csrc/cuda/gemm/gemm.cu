@@ -62,18 +62,7 @@ void linear(const LinearArgs& a, const Stream& stream) {
   const DeviceGuard guard(stream.device);
   const Gpu gpu = gpu_of(stream.device.index);
   const GemmConfig config = plan_gemm(problem_of(a, gpu));
-  const GemmOperands p{.x = a.x.data,
-                       .weight = a.weight.data,
-                       .bias = a.bias ? a.bias->data : nullptr,
-                       .out = a.out.data,
-                       .m = static_cast<int>(a.x.size(0)),
-                       .n = static_cast<int>(a.out.size(1)),
-                       .k = static_cast<int>(a.x.size(1)),
-                       .x_stride = a.x.step(0),
-                       .out_stride = a.out.step(0),
-                       .bias_is_f32 = a.weight.dtype == DType::kF32,
-                       .out_is_f32 = a.out.dtype == DType::kF32,
-                       .activation = a.activation};
+  const GemmOperands p = operands_of(a);
   switch (config.kernel) {
     case GemmKernel::kNarrowBf16:
       return launch_narrow_bf16(p, config, stream_of(stream));

@@ -28,6 +28,25 @@ struct GemmOperands {
   Activation activation = Activation::kNone;
 };
 
+// Of a call of linear, wint8_linear or wint4_linear.
+template <class Args>
+GemmOperands operands_of(const Args& a) {
+  GemmOperands p = {.x = a.x.data,
+                    .weight = a.weight.data,
+                    .bias = a.bias ? a.bias->data : nullptr,
+                    .out = a.out.data,
+                    .m = static_cast<int>(a.x.size(0)),
+                    .n = static_cast<int>(a.out.size(1)),
+                    .k = static_cast<int>(a.x.size(1)),
+                    .x_stride = a.x.step(0),
+                    .out_stride = a.out.step(0),
+                    .bias_is_f32 = a.bias && a.bias->dtype == DType::kF32,
+                    .out_is_f32 = a.out.dtype == DType::kF32};
+  if constexpr (requires { a.scale; }) p.scale = a.scale.template ptr<float>();
+  if constexpr (requires { a.activation; }) p.activation = a.activation;
+  return p;
+}
+
 inline LaunchConfig launch_config(const GemmConfig& c, cudaStream_t stream) {
   return {.grid = static_cast<unsigned>(c.blocks()),
           .block = static_cast<unsigned>(c.threads),

@@ -2,6 +2,7 @@
 #include "cuda/gemm/fragment.cuh"
 #include "cuda/gemm/kernels.h"
 #include "cuda/gemm/output.cuh"
+#include "cuda/gemm/work.cuh"
 
 namespace ernie::cuda {
 namespace {
@@ -20,15 +21,9 @@ __global__ void __launch_bounds__(32 * kGemmSlices, kTokenTiles == 1 ? 3 : 2)
   constexpr int kUnroll = kAligned ? 4 / kTokenTiles : 1;
   ERNIE_SHARED(float, partial, [kGemmSlices * kTokens * kFeatures]);
 
-  const int lane = threadIdx.x % kWarpSize, slice = threadIdx.x / kWarpSize;
-  const int quad = lane / 4, chunk = lane % 4;
-  // Blocks that share weights run side by side, so that all but one find them in L2.
-  const int token0 = static_cast<int>(blockIdx.x % token_blocks) * kTokens;
-  const int feature0 = static_cast<int>(blockIdx.x / token_blocks) * kFeatures;
-
+  const auto [token0, feature0] = BlockPlace<kTokens, kFeatures>(token_blocks);
+  const auto [quad, chunk, slice, begin, end] = SlicePlace(p.k, slice_length);
   // An `end` of 0 makes every chunk of a row that does not exist zero.
-  const int begin = slice * slice_length;
-  const int end = begin + slice_length < p.k ? begin + slice_length : p.k;
   const bf16* weight[kFeatureTiles];
   int weight_end[kFeatureTiles];
 #pragma unroll
@@ -75,9 +70,7 @@ __global__ void __launch_bounds__(32 * kGemmSlices, kTokenTiles == 1 ? 3 : 2)
   for (int i = threadIdx.x; i < kTokens * kFeatures; i += 32 * kGemmSlices) {
     const int to_token = token0 + i / kFeatures, to_feature = feature0 + i % kFeatures;
     if (to_token >= p.m || to_feature >= p.n) continue;
-    float sum = 0.f;
-#pragma unroll
-    for (int s = 0; s < kGemmSlices; ++s) sum += partial[s * kTokens * kFeatures + i];
+    const float sum = sum_of_slices<kTokens * kFeatures>(partial, i);
     store_activated<bf16>(p, to_token, to_feature, sum);
   }
 }

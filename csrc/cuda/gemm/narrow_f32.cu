@@ -1,36 +1,11 @@
 #include "cuda/common.cuh"
 #include "cuda/gemm/kernels.h"
+#include "cuda/gemm/load_floats.cuh"
 #include "cuda/gemm/output.cuh"
+#include "cuda/gemm/work.cuh"
 
 namespace ernie::cuda {
 namespace {
-
-// Elements k .. k + kCount - 1 of `row` as float; those from `end` on are zero. An aligned row lets
-// 16 bytes be read at once.
-template <bool kAligned, int kCount, class T>
-__device__ __forceinline__ void load_floats(float (&to)[kCount], const T* row, int k, int end) {
-  if constexpr (kAligned) {
-    constexpr int kVec = 16 / sizeof(T);
-    struct alignas(16) Pack {
-      T v[kVec];
-    };
-#pragma unroll
-    for (int i = 0; i < kCount; i += kVec) {
-      Pack pack = {};
-      if (k + i < end) pack = *reinterpret_cast<const Pack*>(row + k + i);
-#pragma unroll
-      for (int j = 0; j < kVec; ++j) to[i + j] = to_float(pack.v[j]);
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) to[i] = k + i < end ? to_float(row[k + i]) : 0.f;
-  }
-}
-
-template <bool kAligned>
-__device__ __forceinline__ void load_floats(float (&to)[8], const Nibbles* row, int k, int end) {
-  load_nibble_values<kAligned>(to, row, k, end);
-}
 
 // Blocks that shall fit: left alone, ptxas takes two of the wide ones, and spills on sm_80.
 template <int kFeatureTiles>
@@ -48,13 +23,8 @@ __global__ void __launch_bounds__(32 * kGemmSlices, kNarrowF32Blocks<kFeatureTil
   constexpr int kVec = std::is_same_v<W, Nibbles> ? 8 : 16 / sizeof(W);
   ERNIE_SHARED(float, partial, [kGemmSlices * kTokens * kFeatures]);
 
-  const int lane = threadIdx.x % kWarpSize, slice = threadIdx.x / kWarpSize;
-  const int quad = lane / 4, chunk = lane % 4;
-  const int token0 = static_cast<int>(blockIdx.x % token_blocks) * kTokens;
-  const int feature0 = static_cast<int>(blockIdx.x / token_blocks) * kFeatures;
-
-  const int begin = slice * slice_length;
-  const int end = begin + slice_length < p.k ? begin + slice_length : p.k;
+  const auto [token0, feature0] = BlockPlace<kTokens, kFeatures>(token_blocks);
+  const auto [quad, chunk, slice, begin, end] = SlicePlace(p.k, slice_length);
   const float* x = static_cast<const float*>(p.x) + token0 * p.x_stride;
   const int tokens = p.m - token0 < kTokens ? p.m - token0 : kTokens;
 
@@ -84,9 +54,7 @@ __global__ void __launch_bounds__(32 * kGemmSlices, kNarrowF32Blocks<kFeatureTil
   for (int t = 0; t < kTokens; ++t)
 #pragma unroll
     for (int f = 0; f < kFeatureTiles; ++f) {
-      float sum = acc[t][f];
-      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+      const float sum = sum_of_quad(acc[t][f]);
       if (chunk == 0) mine[t * kFeatures + 8 * f + quad] = sum;
     }
   __syncthreads();
@@ -94,9 +62,7 @@ __global__ void __launch_bounds__(32 * kGemmSlices, kNarrowF32Blocks<kFeatureTil
   for (int i = threadIdx.x; i < kTokens * kFeatures; i += 32 * kGemmSlices) {
     const int to_token = token0 + i / kFeatures, to_feature = feature0 + i % kFeatures;
     if (to_token >= p.m || to_feature >= p.n) continue;
-    float sum = 0.f;
-#pragma unroll
-    for (int s = 0; s < kGemmSlices; ++s) sum += partial[s * kTokens * kFeatures + i];
+    const float sum = sum_of_slices<kTokens * kFeatures>(partial, i);
     store_activated<W>(p, to_token, to_feature, sum);
   }
 }
@@ -117,16 +83,7 @@ void launch_t(const GemmOperands& p, const GemmConfig& c, cudaStream_t stream) {
 
 void launch_narrow_f32(const GemmOperands& p, DType weight, const GemmConfig& c,
                        cudaStream_t stream) {
-  switch (weight) {
-    case DType::kBF16:
-      return launch_t<bf16>(p, c, stream);
-    case DType::kI8:
-      return launch_t<int8_t>(p, c, stream);
-    case DType::kU8:
-      return launch_t<Nibbles>(p, c, stream);
-    default:
-      return launch_t<float>(p, c, stream);
-  }
+  with_weight(weight, [&]<class W>() { launch_t<W>(p, c, stream); });
 }
 
 }  // namespace ernie::cuda

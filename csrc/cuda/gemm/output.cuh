@@ -14,6 +14,21 @@ __device__ __forceinline__ const W* row_of_weight(const GemmOperands& p, int fea
   return static_cast<const W*>(p.weight) + feature * elements_of<W>(p.k);
 }
 
+// Calls f<W>() for elements W of a weight of this dtype.
+template <class F>
+void with_weight(DType weight, const F& f) {
+  switch (weight) {
+    case DType::kBF16:
+      return f.template operator()<bf16>();
+    case DType::kI8:
+      return f.template operator()<int8_t>();
+    case DType::kU8:
+      return f.template operator()<Nibbles>();
+    default:
+      return f.template operator()<float>();
+  }
+}
+
 // What the sums of one feature are multiplied by, for a quantized weight, and what is added. A
 // kernel that would wait for them at its end fetches them before it begins.
 struct FeatureTerms {

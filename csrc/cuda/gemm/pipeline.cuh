@@ -43,8 +43,15 @@ template <int kRows, int kColumns>
 struct SlicedSums {
   float acc[kRows][kColumns][4] = {};
   float total[kRows][kColumns][4] = {};
+  const int steps_per_slice;
+  int left_in_slice = steps_per_slice;
 
-  __device__ __forceinline__ void end_slice() {
+  __device__ __forceinline__ explicit SlicedSums(int steps) : steps_per_slice(steps) {}
+
+  // After the products of each step of K.
+  __device__ __forceinline__ void end_step(bool is_last) {
+    if (--left_in_slice != 0 && !is_last) return;
+    left_in_slice = steps_per_slice;
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
 #pragma unroll

@@ -3,6 +3,7 @@
 #include "cuda/gemm/kernels.h"
 #include "cuda/gemm/output.cuh"
 #include "cuda/gemm/pipeline.cuh"
+#include "cuda/gemm/work.cuh"
 
 namespace ernie::cuda {
 namespace {
@@ -43,52 +44,43 @@ __global__ void __launch_bounds__(2 * kTile)
   constexpr int kStageChunks = 2 * kTile * kChunks;
   ERNIE_DYNAMIC_SHARED(uint4, stages);
 
-  const int token0 = static_cast<int>(blockIdx.x % token_blocks) * kTile;
-  const int feature0 = static_cast<int>(blockIdx.x / token_blocks) * kTile;
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  const int quad = lane / 4, chunk = lane % 4;
-  const int warp_token = warp % 2 * (kTile / 2), warp_feature = warp / 2 * 32;
-
+  const TilePlace<kTile> at(token_blocks);
   const int steps = (p.k + kStepK - 1) / kStepK;
-  const int steps_per_slice = slice_length / kStepK;
-  int left_in_slice = steps_per_slice;
-  SlicedSums<kTokenTiles, kFeatureTiles> sums;
+  SlicedSums<kTokenTiles, kFeatureTiles> sums(slice_length / kStepK);
   for_each_stage<kStages, kStageChunks>(
       stages, steps,
       [&](uint4* stage, int step) {
-        load_stage<kTile, kAligned>(stage, p, token0, feature0, step * kStepK);
+        load_stage<kTile, kAligned>(stage, p, at.token0, at.feature0, step * kStepK);
       },
       [&](const uint4* x, int step) {
         const uint4* weight = x + kTile * kChunks;
         uint4 w[kFeatureTiles];
 #pragma unroll
         for (int f = 0; f < kFeatureTiles; ++f)
-          w[f] = weight[(warp_feature + 8 * f + quad) * kChunks + chunk];
+          w[f] = weight[(at.warp_feature + 8 * f + at.quad) * kChunks + at.chunk];
 #pragma unroll
         for (int t = 0; t < kTokenTiles; ++t) {
-          const uint4 x_low = x[(warp_token + 16 * t + quad) * kChunks + chunk];
-          const uint4 x_high = x[(warp_token + 16 * t + 8 + quad) * kChunks + chunk];
+          const int row = at.warp_token + 16 * t + at.quad;
+          const uint4 x_low = x[row * kChunks + at.chunk];
+          const uint4 x_high = x[(row + 8) * kChunks + at.chunk];
 #pragma unroll
           for (int f = 0; f < kFeatureTiles; ++f)
             multiply_step(sums.acc[t][f], x_low, x_high, w[f]);
         }
-        if (--left_in_slice == 0 || step + 1 == steps) {
-          left_in_slice = steps_per_slice;
-          sums.end_slice();
-        }
+        sums.end_step(step + 1 == steps);
       });
 
   static_assert(kTile * kTile <= kStages * kStageChunks * 4, "the stages hold a tile of floats");
   store_tile<bf16, kTile>(
-      p, token0, feature0, reinterpret_cast<float*>(stages), [&](const auto& store) {
+      p, at.token0, at.feature0, reinterpret_cast<float*>(stages), [&](const auto& store) {
 #pragma unroll
         for (int t = 0; t < kTokenTiles; ++t)
 #pragma unroll
           for (int f = 0; f < kFeatureTiles; ++f)
 #pragma unroll
             for (int i = 0; i < 4; ++i)
-              store(warp_token + 16 * t + quad + 8 * (i / 2),
-                    warp_feature + 8 * f + 2 * chunk + i % 2, sums.total[t][f][i]);
+              store(at.warp_token + 16 * t + at.quad + 8 * (i / 2),
+                    at.warp_feature + 8 * f + 2 * at.chunk + i % 2, sums.total[t][f][i]);
       });
 }
 

@@ -1,6 +1,8 @@
 #include "cuda/common.cuh"
 #include "cuda/gemm/kernels.h"
+#include "cuda/gemm/load_floats.cuh"
 #include "cuda/gemm/output.cuh"
+#include "cuda/gemm/work.cuh"
 
 namespace ernie::cuda {
 namespace {
@@ -10,44 +12,13 @@ constexpr int kTokens = 8, kFeatures = 4;  // outputs of one thread
 // Transposed tiles [k][row]. Four words of padding keep rows 16-byte aligned and spread the stores.
 constexpr int kPitch = kTile + 4;
 
-// One thread's part of a tile on its way from global to shared memory: 8 consecutive k of one row.
-struct Piece {
-  float v[kTileK / 2];
-};
+// A thread's part of a tile on its way from global to shared memory: consecutive k of one row.
+constexpr int kPiece = kTileK / 2;
 
-template <bool kAligned, class T>
-__device__ __forceinline__ Piece load_piece(const T* row, int k, int end) {
-  constexpr int kVec = sizeof(T) == 1 ? 8 : 16 / sizeof(T);  // not beyond the piece
-  struct alignas(kVec * sizeof(T)) Pack {
-    T v[kVec];
-  };
-  Piece piece;
+__device__ __forceinline__ void store_piece(float* tile, int row, int k,
+                                            const float (&piece)[kPiece]) {
 #pragma unroll
-  for (int i = 0; i < kTileK / 2; i += kVec) {
-    Pack pack = {};
-    if constexpr (kAligned) {
-      if (k + i < end) pack = *reinterpret_cast<const Pack*>(row + k + i);
-    } else {
-#pragma unroll
-      for (int j = 0; j < kVec; ++j)
-        if (k + i + j < end) pack.v[j] = row[k + i + j];
-    }
-#pragma unroll
-    for (int j = 0; j < kVec; ++j) piece.v[i + j] = to_float(pack.v[j]);
-  }
-  return piece;
-}
-
-template <bool kAligned>
-__device__ __forceinline__ Piece load_piece(const Nibbles* row, int k, int end) {
-  Piece piece;
-  load_nibble_values<kAligned>(piece.v, row, k, end);
-  return piece;
-}
-
-__device__ __forceinline__ void store_piece(float* tile, int row, int k, const Piece& piece) {
-#pragma unroll
-  for (int i = 0; i < kTileK / 2; ++i) tile[(k + i) * kPitch + row] = piece.v[i];
+  for (int i = 0; i < kPiece; ++i) tile[(k + i) * kPitch + row] = piece[i];
 }
 
 template <int kCount>
@@ -69,9 +40,8 @@ __global__ void __launch_bounds__(kThreads) tile_f32_kernel(GemmOperands p, int 
   static_assert(kTile * kTile <= 4 * kTileK * kPitch, "room for a tile of outputs");
   float *x_tiles = tiles, *weight_tiles = tiles + 2 * kTileK * kPitch;
 
-  const int token0 = static_cast<int>(blockIdx.x % token_blocks) * kTile;
-  const int feature0 = static_cast<int>(blockIdx.x / token_blocks) * kTile;
-  const int row = threadIdx.x % kTile, part = threadIdx.x / kTile * (kTileK / 2);
+  const auto [token0, feature0] = BlockPlace<kTile, kTile>(token_blocks);
+  const int row = threadIdx.x % kTile, part = threadIdx.x / kTile * kPiece;
   const int my_token = threadIdx.x / 16 * kTokens, my_feature = threadIdx.x % 16 * kFeatures;
 
   const int x_end = token0 + row < p.m ? p.k : 0;
@@ -79,8 +49,9 @@ __global__ void __launch_bounds__(kThreads) tile_f32_kernel(GemmOperands p, int 
   const float* x = static_cast<const float*>(p.x) + (token0 + row) * p.x_stride;
   const W* weight = row_of_weight<W>(p, feature0 + row);
 
-  Piece x_piece = load_piece<kAligned>(x, part, x_end);
-  Piece weight_piece = load_piece<kAligned>(weight, part, weight_end);
+  float x_piece[kPiece], weight_piece[kPiece];
+  load_floats<kAligned>(x_piece, x, part, x_end);
+  load_floats<kAligned>(weight_piece, weight, part, weight_end);
   float acc[kTokens][kFeatures] = {};
   for (int k0 = 0, stage = 0; k0 < p.k; k0 += kTileK, stage ^= 1) {
     float* x_tile = x_tiles + stage * kTileK * kPitch;
@@ -88,8 +59,8 @@ __global__ void __launch_bounds__(kThreads) tile_f32_kernel(GemmOperands p, int 
     store_piece(x_tile, row, part, x_piece);
     store_piece(weight_tile, row, part, weight_piece);
     __syncthreads();  // one is enough: the tile written next was last read before this barrier
-    x_piece = load_piece<kAligned>(x, k0 + kTileK + part, x_end);
-    weight_piece = load_piece<kAligned>(weight, k0 + kTileK + part, weight_end);
+    load_floats<kAligned>(x_piece, x, k0 + kTileK + part, x_end);
+    load_floats<kAligned>(weight_piece, weight, k0 + kTileK + part, weight_end);
 
 #pragma unroll
     for (int k = 0; k < kTileK; ++k) {
@@ -123,16 +94,7 @@ void launch_t(const GemmOperands& p, const GemmConfig& c, cudaStream_t stream) {
 
 void launch_tile_f32(const GemmOperands& p, DType weight, const GemmConfig& c,
                      cudaStream_t stream) {
-  switch (weight) {
-    case DType::kBF16:
-      return launch_t<bf16>(p, c, stream);
-    case DType::kI8:
-      return launch_t<int8_t>(p, c, stream);
-    case DType::kU8:
-      return launch_t<Nibbles>(p, c, stream);
-    default:
-      return launch_t<float>(p, c, stream);
-  }
+  with_weight(weight, [&]<class W>() { launch_t<W>(p, c, stream); });
 }
 
 }  // namespace ernie::cuda

@@ -1,4 +1,6 @@
 #include "cuda/common.cuh"
+#include "cuda/gemm/load_floats.cuh"
+#include "cuda/gemm/work.cuh"
 #include "cuda/grouped_gemm/weight.cuh"
 #include "cuda/grouped_gemm/work.cuh"
 
@@ -9,35 +11,11 @@ constexpr int kPieceK = 8;  // of one row, for one lane and step
 constexpr int kRows = 8, kWeightRows = 16, kFeatureTiles = kWeightRows / 8;
 constexpr int kThreads = 32 * kGemmSlices;
 
-// Elements k .. k + 7 of a row of dtype kDtype as float; those from `end` on are zero. An aligned
-// row lets them be read by loads of up to 16 bytes.
-template <DType kDtype, bool kAligned>
-__device__ __forceinline__ void load_piece(float (&to)[kPieceK], const char* row, int k, int end) {
-  if constexpr (kDtype == DType::kU8) {
-    load_nibble_values<kAligned>(to, reinterpret_cast<const Nibbles*>(row), k, end);
-  } else {
-    using T = std::conditional_t<kDtype == DType::kF32, float,
-                                 std::conditional_t<kDtype == DType::kBF16, bf16, int8_t>>;
-    constexpr int kVec = sizeof(T) == 4 ? 4 : kPieceK;
-    struct alignas(kVec * sizeof(T)) Pack {
-      T v[kVec];
-    };
-    const T* from = reinterpret_cast<const T*>(row) + k;
-#pragma unroll
-    for (int i = 0; i < kPieceK; i += kVec) {
-      Pack pack = {};
-      if constexpr (kAligned) {
-        if (k < end) pack = *reinterpret_cast<const Pack*>(from + i);
-      } else {
-#pragma unroll
-        for (int j = 0; j < kVec; ++j)
-          if (k + i + j < end) pack.v[j] = from[i + j];
-      }
-#pragma unroll
-      for (int j = 0; j < kVec; ++j) to[i + j] = to_float(pack.v[j]);
-    }
-  }
-}
+template <DType kDtype>
+using Element = std::conditional_t<
+    kDtype == DType::kF32, float,
+    std::conditional_t<kDtype == DType::kBF16, bf16,
+                       std::conditional_t<kDtype == DType::kI8, int8_t, Nibbles>>>;
 
 // Float32 x. A block owns up to 8 rows of one expert by 16 rows of its weight; warp s sums slice s
 // of K, where the four lanes of a quad take alternate pieces of a weight's row. A sum is 32 chains
@@ -56,14 +34,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   const RowTile tile = find_row_tile<kThreads>(p, kRows, blockIdx.x / feature_blocks);
   if (tile.expert < 0) return;
   const int64_t output0 = int64_t{blockIdx.x % feature_blocks} * kOutputs;
-  const int lane = threadIdx.x % kWarpSize, slice = threadIdx.x / kWarpSize;
-  const int quad = lane / 4, column = lane % 4;
+  const auto [quad, column, slice, begin, end] = SlicePlace(p.k, slice_length);
   if (static_cast<int>(threadIdx.x) < tile.rows.count)
     x_offsets[threadIdx.x] = x_offset(p, tile.rows.begin + static_cast<int>(threadIdx.x));
   __syncthreads();
 
-  const int begin = slice * slice_length;
-  const int end = begin + slice_length < p.k ? begin + slice_length : p.k;
   const char* weight[kFeatureTiles];
   int weight_end[kFeatureTiles];
 #pragma unroll
@@ -79,13 +54,14 @@ __global__ void __launch_bounds__(kThreads, 2)
     float w[kFeatureTiles][kPieceK];
 #pragma unroll
     for (int f = 0; f < kFeatureTiles; ++f)
-      load_piece<kDtype, kAligned>(w[f], weight[f], k, weight_end[f]);
+      load_floats<kAligned>(w[f], reinterpret_cast<const Element<kDtype>*>(weight[f]), k,
+                            weight_end[f]);
 #pragma unroll
     for (int t = 0; t < kRows; ++t) {
       if (t >= tile.rows.count) break;
       const float* x = static_cast<const float*>(p.x) + x_offsets[t];
       float v[kPieceK];
-      load_piece<DType::kF32, kAligned>(v, reinterpret_cast<const char*>(x), k, end);
+      load_floats<kAligned>(v, x, k, end);
 #pragma unroll
       for (int f = 0; f < kFeatureTiles; ++f)
 #pragma unroll
@@ -98,17 +74,13 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int t = 0; t < kRows; ++t)
 #pragma unroll
     for (int f = 0; f < kFeatureTiles; ++f) {
-      float sum = acc[t][f];
-      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+      const float sum = sum_of_quad(acc[t][f]);
       if (column == 0) mine[t * kWeightRows + 8 * f + quad] = sum;
     }
   __syncthreads();
 
   const auto sum_of = [&](int row, int local) {
-    float sum = 0.f;
-#pragma unroll
-    for (int s = 0; s < kGemmSlices; ++s) sum += partial[(s * kRows + row) * kWeightRows + local];
+    const float sum = sum_of_slices<kRows * kWeightRows>(partial, row * kWeightRows + local);
     const int64_t at = weight_row(output0, local, kGated, p.n).row;
     return sum * factor_of(p, tile.expert, rows_of_weight, at, 1.f);
   };

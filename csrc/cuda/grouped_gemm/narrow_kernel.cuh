@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/common.cuh"
+#include "cuda/gemm/work.cuh"
 #include "cuda/grouped_gemm/weight.cuh"
 #include "cuda/grouped_gemm/work.cuh"
 
@@ -32,12 +33,8 @@ __global__ void __launch_bounds__(32 * kGemmSlices, 2)
   const RowTile tile = find_row_tile<kThreads>(p, kRows, blockIdx.x / feature_blocks);
   if (tile.expert < 0) return;
   const int64_t output0 = int64_t{blockIdx.x % feature_blocks} * kOutputs;
-  const int lane = threadIdx.x % kWarpSize, slice = threadIdx.x / kWarpSize;
-  const int quad = lane / 4, column = lane % 4;
-
+  const auto [quad, column, slice, begin, end] = SlicePlace(p.k, slice_length);
   // An `end` of 0 makes every chunk of a row that does not exist zero.
-  const int begin = slice * slice_length;
-  const int end = begin + slice_length < p.k ? begin + slice_length : p.k;
   const char* weight[2 * kPairs];
   int weight_end[2 * kPairs];
 #pragma unroll
@@ -117,10 +114,7 @@ __global__ void __launch_bounds__(32 * kGemmSlices, 2)
 
   if (to_output >= p.n) return;
   const auto sum_of = [&](int row, int at) {
-    float sum = 0.f;
-#pragma unroll
-    for (int s = 0; s < kGemmSlices; ++s) sum += partial[(s * kRows + row) * kPitch + at];
-    return sum;
+    return sum_of_slices<kRows * kPitch>(partial, row * kPitch + at);
   };
   for (int row = static_cast<int>(threadIdx.x) / kOutputs; row < tile.rows.count;
        row += kThreads / kOutputs) {

@@ -31,13 +31,7 @@ __device__ __forceinline__ void load_stage(uint4* stage, const TileSource& from,
     const int row = at / kXChunks, chunk = at % kXChunks, k = k0 + 8 * chunk;
     const int64_t offset = from.x_offsets[row];
     const bf16* source = static_cast<const bf16*>(p.x) + (offset < 0 ? 0 : offset);
-    uint4* target = stage + place_of<kXChunks>(row, chunk);
-    if constexpr (kAligned) {
-      const bool inside = offset >= 0 && k < p.k;
-      cp_async_16(target, source + (inside ? k : 0), inside ? 16 : 0);
-    } else {
-      *target = load_chunk<false>(source, k, offset < 0 ? 0 : p.k);
-    }
+    copy_chunk<kAligned>(stage + place_of<kXChunks>(row, chunk), source, k, offset < 0 ? 0 : p.k);
   }
   uint4* weights = stage + kRows * kXChunks;
 #pragma unroll
@@ -122,59 +116,34 @@ __global__ void __launch_bounds__(kTileThreads)
   const int warp_row = warp % 2 * (kRows / 2), warp_local = warp / 2 * 32;
 
   const int steps = (p.k + kStep - 1) / kStep;
-  const int steps_per_slice = slice_length / kStep;
+  SlicedSums<kRowTiles, kPairs> sums(slice_length / kStep);
+  for_each_stage<kStages, kStageChunks>(
+      stages, steps,
+      [&](uint4* stage, int step) {
+        load_stage<kDtype, kRows, kGated, kAligned>(stage, from, step * kStep);
+      },
+      [&](const uint4* x, int step) {
+        const uint4* weights = x + kRows * kXChunks;
+        uint4 bytes[2 * kPairs];
 #pragma unroll
-  for (int s = 0; s < kStages - 1; ++s) {
-    if (s < steps)
-      load_stage<kDtype, kRows, kGated, kAligned>(stages + s * kStageChunks, from, s * kStep);
-    cp_async_commit_group();
-  }
-
-  float acc[kRowTiles][kPairs][4] = {};
-  float total[kRowTiles][kPairs][4] = {};
-  int left_in_slice = steps_per_slice;
-  for (int step = 0; step < steps; ++step) {
-    cp_async_wait_group<kStages - 2>();
-    __syncthreads();  // this step's tiles are there, and all have left the stage that is refilled
-    const int next = step + kStages - 1;
-    if (next < steps)
-      load_stage<kDtype, kRows, kGated, kAligned>(stages + next % kStages * kStageChunks, from,
-                                                  next * kStep);
-    cp_async_commit_group();  // empty at the end: the count of groups is what is waited for
-
-    const uint4* x = stages + step % kStages * kStageChunks;
-    const uint4* weights = x + kRows * kXChunks;
-    uint4 bytes[2 * kPairs];
+        for (int f = 0; f < 2 * kPairs; ++f)
+          bytes[f] = weights[(warp_local + 8 * f + quad) * 4 + column];
 #pragma unroll
-    for (int f = 0; f < 2 * kPairs; ++f)
-      bytes[f] = weights[(warp_local + 8 * f + quad) * 4 + column];
+        for (int c = 0; c < kChunks; ++c) {
+          uint4 wide[2 * kPairs];
 #pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-      uint4 wide[2 * kPairs];
+          for (int f = 0; f < 2 * kPairs; ++f) wide[f] = Weight::chunk(bytes[f], c);
 #pragma unroll
-      for (int f = 0; f < 2 * kPairs; ++f) wide[f] = Weight::chunk(bytes[f], c);
+          for (int t = 0; t < kRowTiles; ++t) {
+            const uint4 v = x[place_of<kXChunks>(warp_row + 8 * t + quad, kChunks * column + c)];
 #pragma unroll
-      for (int t = 0; t < kRowTiles; ++t) {
-        const uint4 v = x[place_of<kXChunks>(warp_row + 8 * t + quad, kChunks * column + c)];
-#pragma unroll
-        for (int f = 0; f < kPairs; ++f) multiply_chunk(acc[t][f], wide[2 * f], wide[2 * f + 1], v);
-      }
-    }
-
-    if (--left_in_slice == 0 || step + 1 == steps) {
-      left_in_slice = steps_per_slice;
-#pragma unroll
-      for (int t = 0; t < kRowTiles; ++t)
-#pragma unroll
-        for (int f = 0; f < kPairs; ++f)
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            total[t][f][i] += acc[t][f][i];
-            acc[t][f][i] = 0.f;
+            for (int f = 0; f < kPairs; ++f)
+              multiply_chunk(sums.acc[t][f], wide[2 * f], wide[2 * f + 1], v);
           }
-    }
-  }
-  store_sums<kDtype, kGated>(from, tile.rows, total, warp_row + 2 * column, warp_local + quad);
+        }
+        sums.end_step(step + 1 == steps);
+      });
+  store_sums<kDtype, kGated>(from, tile.rows, sums.total, warp_row + 2 * column, warp_local + quad);
 }
 
 // ------------------------------------------------------------------------------------- launcher

@@ -34,18 +34,7 @@ template <class Args>
 void launch_wint(const Args& a, const WintKernels& kernels, const Stream& stream) {
   const DeviceGuard guard(stream.device);
   const GemmConfig config = plan_wint(wint_problem_of(a, gpu_of(stream.device.index)));
-  const GemmOperands p{.x = a.x.data,
-                       .weight = a.weight.data,
-                       .scale = a.scale.template ptr<float>(),
-                       .bias = a.bias ? a.bias->data : nullptr,
-                       .out = a.out.data,
-                       .m = static_cast<int>(a.x.size(0)),
-                       .n = static_cast<int>(a.out.size(1)),
-                       .k = static_cast<int>(a.x.size(1)),
-                       .x_stride = a.x.step(0),
-                       .out_stride = a.out.step(0),
-                       .bias_is_f32 = a.bias && a.bias->dtype == DType::kF32,
-                       .out_is_f32 = a.out.dtype == DType::kF32};
+  const GemmOperands p = operands_of(a);
   switch (config.kernel) {
     case GemmKernel::kNarrowBf16:
       return kernels.narrow(p, config, stream_of(stream));

@@ -3,6 +3,7 @@
 
 #include "cuda/common.cuh"
 #include "cuda/gemm/pipeline.cuh"
+#include "cuda/gemm/work.cuh"
 #include "cuda/wint8/fragment.cuh"
 
 namespace ernie::cuda {
@@ -86,27 +87,20 @@ __global__ void __launch_bounds__(2 * kTile)
   constexpr int kStageChunks = kTile * (kXChunks + 4);
   ERNIE_DYNAMIC_SHARED(uint4, stages);
 
-  const int token0 = static_cast<int>(blockIdx.x % token_blocks) * kTile;
-  const int feature0 = static_cast<int>(blockIdx.x / token_blocks) * kTile;
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  const int quad = lane / 4, chunk = lane % 4;
-  const int warp_token = warp % 2 * (kTile / 2), warp_feature = warp / 2 * 32;
-
+  const TilePlace<kTile> at(token_blocks);
   const int steps = (p.k + kStepK - 1) / kStepK;
-  const int steps_per_slice = slice_length / kStepK;
-  int left_in_slice = steps_per_slice;
-  SlicedSums<kTokenTiles, kPairs> sums;
+  SlicedSums<kTokenTiles, kPairs> sums(slice_length / kStepK);
   for_each_stage<kStages, kStageChunks>(
       stages, steps,
       [&](uint4* stage, int step) {
-        load_stage<Weight, kTile, kAligned>(stage, p, token0, feature0, step * kStepK);
+        load_stage<Weight, kTile, kAligned>(stage, p, at.token0, at.feature0, step * kStepK);
       },
       [&](const uint4* x, int step) {
         const uint4* weights = x + kTile * kXChunks;
         uint4 bytes[2 * kPairs];
 #pragma unroll
         for (int f = 0; f < 2 * kPairs; ++f)
-          bytes[f] = weights[(warp_feature + 8 * f + quad) * 4 + chunk];
+          bytes[f] = weights[(at.warp_feature + 8 * f + at.quad) * 4 + at.chunk];
 #pragma unroll
         for (int i = 0; i < kWides; ++i) {
           Wide wide[2 * kPairs];
@@ -114,21 +108,19 @@ __global__ void __launch_bounds__(2 * kTile)
           for (int f = 0; f < 2 * kPairs; ++f) wide[f] = widen<Weight>(bytes[f], i);
 #pragma unroll
           for (int t = 0; t < kTokenTiles; ++t) {
-            const int row = warp_token + 8 * t + quad, at = 2 * (kWides * chunk + i);
-            const uint4 low = x[place_of<kXChunks>(row, at)];
-            const uint4 high = x[place_of<kXChunks>(row, at + 1)];
+            const int row = at.warp_token + 8 * t + at.quad, first = 2 * (kWides * at.chunk + i);
+            const uint4 low = x[place_of<kXChunks>(row, first)];
+            const uint4 high = x[place_of<kXChunks>(row, first + 1)];
 #pragma unroll
             for (int f = 0; f < kPairs; ++f)
               multiply_wide(sums.acc[t][f], wide[2 * f], wide[2 * f + 1], low, high);
           }
         }
-        if (--left_in_slice == 0 || step + 1 == steps) {
-          left_in_slice = steps_per_slice;
-          sums.end_slice();
-        }
+        sums.end_step(step + 1 == steps);
       });
 
-  const int to_token = token0 + warp_token + 2 * chunk, to_feature = feature0 + warp_feature + quad;
+  const int to_token = at.token0 + at.warp_token + 2 * at.chunk;
+  const int to_feature = at.feature0 + at.warp_feature + at.quad;
   if (p.out_is_f32)
     store_sums<Weight, float>(p, sums.total, to_token, to_feature);
   else

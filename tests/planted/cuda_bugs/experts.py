@@ -9,6 +9,7 @@ CORE = "csrc/ops/grouped_gemm_core.h"
 FOLDER = "csrc/cuda/grouped_gemm/"
 WORK, WEIGHT = FOLDER + "work.cuh", FOLDER + "weight.cuh"
 NARROW, TILE = FOLDER + "narrow_kernel.cuh", FOLDER + "tile_kernel.cuh"
+GEMM_WORK, PIPELINE = "csrc/cuda/gemm/work.cuh", "csrc/cuda/gemm/pipeline.cuh"
 NARROW_F32, CUTLASS = FOLDER + "narrow_f32.cu", FOLDER + "cutlass.cu"
 NIBBLES = "csrc/cuda/wint4/fragment.cuh"
 LAUNCHER = FOLDER + "grouped_gemm.cu"
@@ -155,9 +156,9 @@ BUGS = [
     ),
     Bug(
         "grouped narrow: slices reach to the end of K",
-        NARROW,
-        "const int end = begin + slice_length < p.k ? begin + slice_length : p.k;",
-        "const int end = p.k;",
+        GEMM_WORK,
+        "end(begin + slice_length < k ? begin + slice_length : k)",
+        "end(k)",
         CUDA_GROUPED,
         (WRONG,),
         BF16,
@@ -191,8 +192,8 @@ BUGS = [
     ),
     Bug(
         "grouped tile: a slice's sums stay for the next",
-        TILE,
-        "            acc[t][f][i] = 0.f;\n",
+        PIPELINE,
+        "          acc[r][c][i] = 0.f;\n",
         "",
         CUDA_GROUPED,
         (WRONG,),
@@ -201,8 +202,8 @@ BUGS = [
     Bug(
         "grouped tile: the last slice is left out",
         TILE,
-        "--left_in_slice == 0 || step + 1 == steps",
-        "--left_in_slice == 0",
+        "sums.end_step(step + 1 == steps);",
+        "sums.end_step(false);",
         CUDA_GROUPED,
         (WRONG,),
         TILE_BF16,
@@ -218,9 +219,9 @@ BUGS = [
     ),
     Bug(
         "grouped tile: copies beyond the end of a row of x",
-        TILE,
-        "const bool inside = offset >= 0 && k < p.k;",
-        "const bool inside = offset >= 0;",
+        "csrc/cuda/gemm/fragment.cuh",
+        "const bool inside = k < end;",
+        "const bool inside = end > 0;",
         CUDA_GROUPED,
         (BEYOND, WRONG),
         TILE_BF16,
@@ -235,11 +236,12 @@ BUGS = [
     ),
     Bug(
         "grouped f32: quads add one neighbour's sums",
-        NARROW_F32,
-        "      sum += __shfl_xor_sync(0xffffffffu, sum, 2);\n",
+        GEMM_WORK,
+        "  sum += __shfl_xor_sync(0xffffffffu, sum, 2);\n",
         "",
         CUDA_GROUPED,
         (WRONG,),
+        NARROW_F32,
     ),
     Bug(
         "grouped: 16-byte loads whatever the address",

@@ -11,6 +11,7 @@ NARROW_BF16 = "csrc/cuda/gemm/narrow_bf16.cu"
 NARROW_F32 = "csrc/cuda/gemm/narrow_f32.cu"
 OUTPUT = "csrc/cuda/gemm/output.cuh"
 PIPELINE = "csrc/cuda/gemm/pipeline.cuh"
+WORK = "csrc/cuda/gemm/work.cuh"
 TILE_BF16 = "csrc/cuda/gemm/tile_bf16.cu"
 TILE_F32 = "csrc/cuda/gemm/tile_f32.cu"
 
@@ -75,11 +76,12 @@ BUGS = [
     ),
     Bug(
         "narrow_f32: sum of a quad from the wrong lane",
-        NARROW_F32,
+        WORK,
         "sum += __shfl_xor_sync(0xffffffffu, sum, 2);",
         "sum += __shfl_xor_sync(0xffffffffu, sum, 4);",
         CUDA_GEMM,
         (WRONG,),
+        NARROW_F32,
     ),
     Bug(
         "narrow_f32: four lanes write a sum",
@@ -117,17 +119,18 @@ BUGS = [
     ),
     Bug(
         "tile_bf16: two warps own the same features",
-        TILE_BF16,
-        "warp_feature = warp / 2 * 32;",
-        "warp_feature = warp % 2 * 32;",
+        WORK,
+        "warp_feature(threadIdx.x / kWarpSize / 2 * 32)",
+        "warp_feature(threadIdx.x / kWarpSize % 2 * 32)",
         CUDA_GEMM,
         (RACE,),
+        TILE_BF16,
     ),
     Bug(
         "tile_bf16: the last step's slice left out",
         TILE_BF16,
-        "if (--left_in_slice == 0 || step + 1 == steps) {",
-        "if (--left_in_slice == 0) {",
+        "sums.end_step(step + 1 == steps);",
+        "sums.end_step(false);",
         CUDA_GEMM,
         (WRONG,),
     ),

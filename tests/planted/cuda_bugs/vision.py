@@ -73,6 +73,14 @@ BUGS = [
         (WRONG, BEYOND, RACE),
     ),
     Bug(
+        "vision: rows below the first taken for rows without a place",
+        VISION_CU,
+        "if (!copy.has_place)",
+        "if (!copy.has_place || copy.from < 0)",
+        VISION,
+        (WRONG, UNWRITTEN),
+    ),
+    Bug(
         "vision: rows not held against the output",
         VISION_CU,
         "row >= 0 && row < num_tokens}",

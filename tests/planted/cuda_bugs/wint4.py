@@ -30,8 +30,8 @@ BUGS = [
     Bug(
         "wint4 tile: the second half of a lane's weights meets the first's x",
         "csrc/cuda/wint8/tile_kernel.cuh",
-        "2 * (kWides * chunk + i)",
-        "2 * (kWides * chunk)",
+        "2 * (kWides * at.chunk + i)",
+        "2 * (kWides * at.chunk)",
         CUDA_WINT4,
         (WRONG,),
         TILE,

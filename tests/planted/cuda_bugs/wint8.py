@@ -59,7 +59,7 @@ BUGS = [
     ),
     Bug(
         "wint8: every bias taken as float32",
-        LAUNCH,
+        "csrc/cuda/gemm/kernels.h",
         "a.bias && a.bias->dtype == DType::kF32",
         "a.bias.has_value()",
         CUDA_WINT8,
@@ -105,8 +105,8 @@ BUGS = [
     Bug(
         "wint8 tile: chunks of x are looked for where they are not",
         TILE,
-        "x[place_of<kXChunks>(row, at + 1)]",
-        "x[row * kXChunks + at + 1]",
+        "x[place_of<kXChunks>(row, first + 1)]",
+        "x[row * kXChunks + first + 1]",
         CUDA_WINT8,
         (WRONG,),
         TILE_UNIT,
