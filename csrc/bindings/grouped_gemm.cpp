@@ -28,7 +28,7 @@ int64_t num_rows_of(const char* op, const TensorView& x,
 
 int64_t columns_of(const char* op, const Number& out_features) {
   const int64_t n = out_features.get(op, "out_features");
-  if (n < 0) Check(op).fail("out_features", "0 or more", std::to_string(n));
+  if (n < 0) Check(op).fail("weight", "out_features of 0 or more", std::to_string(n));
   return n;
 }
 
