@@ -30,6 +30,7 @@ import ernie_kernels as ek
 from bench_image import photograph
 from ernie_kernels import ops
 from ernie_kernels.models.ernie_vl import VisualEncoder
+from ernie_kernels.models.slices import all_at_once
 from ernie_kernels.vision import VisionLimits, VisionProcessor
 from ernie_kernels.vision.digest import item_key
 from ernie_kernels.vision.image import load_image
@@ -105,13 +106,13 @@ def run_once(
 
     begin = time.perf_counter()
     stored = stage("decode", lambda: load_image(data, "image", VisionLimits()))
-    rows, columns = processor._target_size("image", "image", *stored.shape[:2])
+    rows, columns = processor.target_size("image", "image", *stored.shape[:2])
     pixels = stage("resize", lambda: bicubic_resize(stored, rows, columns)[None])
     grid = (1, rows // 14, columns // 14)
     key = stage("digest", lambda: item_key("image", grid, b"", pixels))
     item = ek.vision.VisualItem("image", grid, pixels, None, key)
     with timed_ops(names) as of_ops:
-        features = encoder([item])
+        features = all_at_once(encoder.slices([item]))
     times |= of_ops
     times[WHOLE] = time.perf_counter() - begin
     return times, features
@@ -164,7 +165,7 @@ def main(words: Sequence[str] | None = None) -> None:
             if args.only not in f"{width}x{height}":
                 continue
             data = photograph(width, height)
-            expected = encoder([processor.image(data)]).numpy()
+            expected = all_at_once(encoder.slices([processor.image(data)])).numpy()
             runs = []
             for _ in range(args.rounds):
                 times, features = run_once(data, processor, encoder, names)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +19,11 @@ from ernie_kernels.models.config import ModelConfig, load_config_file
 from ernie_kernels.models.ernie_vl import VisualEncoder
 from ernie_kernels.models.loader import NUMPY_DTYPES
 from ernie_kernels.models.quantization import Quantization
+from ernie_kernels.models.slices import products_per_slice
 from ernie_kernels.models.vision_tower import FrameBatch, TowerBuffers
 from ernie_kernels.models.vision_weight_specs import RESAMPLER, TOWER, vision_specs
 from ernie_kernels.models.weights import WeightReader
-from ernie_kernels.vision import VisionSettings
+from ernie_kernels.vision import VisionSettings, VisualItem
 from random_checkpoint import CONFIG_21B
 from synthetic_model import SyntheticCheckpoint
 
@@ -148,17 +150,30 @@ class OurEncoder:
         self._hidden_states = ek.from_numpy(rows, self._device)
 
     def tower(self) -> ek.Tensor:
-        picture = self._picture
-        buffers = TowerBuffers.make(self._vision, len(picture.patches), self.dtype, self._device)
-        self.encoder.tower.embed_pixels(picture.pixels, picture.grid, buffers.residual)
-        frames = FrameBatch.of([picture.grid], self._vision, self._device)
-        return self.encoder.tower(frames, buffers)
+        buffers, tower, grid = self._buffers(), self.encoder.tower, self._picture.grid
+        frames, height, width = grid
+        item = VisualItem("video", grid, self._picture.pixels, None, b"")
+        for frame in range(frames):
+            rows = slice(frame * height * width, (frame + 1) * height * width)
+            tower.embed(item, frame, slice(0, height), buffers.residual[rows])
+        batch = FrameBatch.of([grid], self._vision, self._device)
+        for _ in tower.slices(batch, buffers, products_per_slice(self._device)):
+            pass
+        return buffers.hidden_states
 
     def resampler(self) -> ek.Tensor:
         frames, rows, columns = self._picture.grid
         tokens = (frames + 1) // 2 * rows * columns // 4
         out = ek.empty([tokens, self._hidden_size], self.dtype, self._device)
-        return self.encoder.resampler(self._hidden_states, [self._picture.grid], out=out)
+        buffers = replace(self._buffers(), hidden_states=self._hidden_states)
+        products = products_per_slice(self._device)
+        for _ in self.encoder.resampler.slices([self._picture.grid], buffers, products, out=out):
+            pass
+        return out
+
+    def _buffers(self) -> TowerBuffers:
+        count = len(self._picture.patches)
+        return TowerBuffers.make(self._vision, count, self.dtype, self._device)
 
     def values(self, rows: ek.Tensor) -> np.ndarray:
         return rows.numpy().astype(np.float32)

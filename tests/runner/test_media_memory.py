@@ -55,7 +55,6 @@ class FailingAllocations:
         (ernie_vl, "empty"),
         (visual_features, "empty"),
         (step_media, "empty"),
-        (step_media, "from_numpy"),
         (batch, "from_numpy"),
         (processor, "bicubic_resize"),
         (processor, "item_key"),

@@ -25,6 +25,7 @@ from ernie_kernels.models.layers import MLP, DecoderLayer, Embedding, LayerKVCac
 from ernie_kernels.models.loader import Checkpoint
 from ernie_kernels.models.mtp import MultiTokenPredictor, check_has_module
 from ernie_kernels.models.quantization import Quantization
+from ernie_kernels.models.slices import all_at_once
 from ernie_kernels.models.weight_specs import EMBEDDING, HEAD, mtp_specs, weight_specs
 from ernie_kernels.models.weights import WeightReader
 from ernie_kernels.vision.settings import VisionSettings
@@ -196,12 +197,7 @@ class ErnieForCausalLM:
         Raises:
             UnsupportedError: the model has no vision tower.
         """
-        slices = self.visual_slices(items)
-        while True:
-            try:
-                next(slices)
-            except StopIteration as end:
-                return end.value
+        return all_at_once(self.visual_slices(items))
 
     def visual_slices(self, items: Sequence[VisualItem]) -> Generator[int, None, Tensor]:
         """The same slice by slice, as :meth:`.VisualEncoder.slices`."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import TypeVar
 
 from ernie_kernels import _core
+
+Result = TypeVar("Result")
 
 # A slow core's second at 16 Gflop/s, a tenth of one where bfloat16 has instructions of its own.
 PRODUCTS_PER_THREAD = 1 << 33
@@ -25,3 +28,12 @@ def slices_of(count: int, products_of_one: int, products: int) -> Iterator[slice
     size = -(-count // max(1, -(-count // most)))
     for begin in range(0, count, max(1, size)):
         yield slice(begin, min(begin + size, count))
+
+
+def all_at_once(slices: Generator[int, None, Result]) -> Result:
+    """What a generator of slices returns at its end."""
+    while True:
+        try:
+            next(slices)
+        except StopIteration as end:
+            return end.value

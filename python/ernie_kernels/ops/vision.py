@@ -8,9 +8,7 @@ host, whatever the device of the rest.
 from __future__ import annotations
 
 import operator
-from typing import TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeVar
 
 from ernie_kernels import _core
 from ernie_kernels._core import Tensor
@@ -18,7 +16,10 @@ from ernie_kernels.errors import ArgumentError
 from ernie_kernels.ops.gemm import PackedWeight
 from ernie_kernels.ops.packed import check_width
 
-Rows = TypeVar("Rows", Tensor, np.ndarray)
+if TYPE_CHECKING:
+    import numpy as np
+
+Rows = TypeVar("Rows", Tensor, "np.ndarray")
 
 MAX_SIZE = 1024
 """The largest ``patch_size``, ``merge_size`` and ``temporal_size``; csrc/ops/vision.cpp has it too."""
@@ -187,6 +188,8 @@ def spatial_merge(x: Rows, merge_size: int = 2) -> Rows:
 
     Source: the resampler of ERNIE-4.5-VL.
     """
+    import numpy as np  # not while the package is imported
+
     if not isinstance(x, Tensor | np.ndarray):
         message = f"spatial_merge: x: expected a Tensor or a numpy array, got {type(x).__name__}"
         raise TypeError(message)
