@@ -42,5 +42,6 @@ report "failing allocations" run_tests tests/runner/test_failing_allocations.py
 report "batch invariance" run_tests tests/runner/test_batch_invariance.py
 report "isolation" run_tests tests/runner/test_isolation.py
 report "random requests" run_tests tests/runner/test_random_requests.py
-report "fuzz" python tests/fuzz/run.py --target scheduler cache_api --seconds "$fuzz_seconds" --seed 7
+report "fuzz" python tests/fuzz/run.py --target scheduler cache_api \
+  image_bytes video_header content_parts --seconds "$fuzz_seconds" --seed 7
 echo "written to $results"

@@ -65,6 +65,12 @@ def jpeg_claiming(width: int, height: int) -> bytes:
     return b"\xff\xd8\xff\xe0\0\x04ab\xff\xff\xff\xc0" + frame + b"\xff\xd9"
 
 
+def late_jpeg_claiming(width: int, height: int) -> bytes:
+    """Its size stands behind 128 KiB of what an application has to say."""
+    data = jpeg_claiming(width, height)
+    return data[:2] + (b"\xff\xe1\xff\xff" + bytes(0xFFFD)) * 2 + data[2:-2]
+
+
 def webp_claiming(width: int, height: int) -> bytes:
     sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     return b"RIFF" + struct.pack("<I", 30) + b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + sides

@@ -14,7 +14,15 @@ from ernie_kernels.errors import ArgumentError, InputError, LimitError
 from ernie_kernels.vision.image import load_image
 from ernie_kernels.vision.limits import VisionLimits
 
-from pictures import encoded, gif_claiming, jpeg_claiming, noise, png_claiming, webp_claiming
+from pictures import (
+    encoded,
+    gif_claiming,
+    jpeg_claiming,
+    late_jpeg_claiming,
+    noise,
+    png_claiming,
+    webp_claiming,
+)
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -164,6 +172,7 @@ def test_row_41_a_bomb_costs_little(tmp_path):
         "full": png_claiming(16384, 16384, b"x" * (31 << 20)),
         "long": png_claiming(1, 1 << 31),
         "jpeg": jpeg_claiming(65500, 65500) + bytes(31 << 20),
+        "late": late_jpeg_claiming(65500, 65500) + b"\xff\0" * (31 << 19),
         "webp": webp_claiming(1 << 24, 1 << 24) + bytes(31 << 20),
     }
     for name, data in files.items():
@@ -181,12 +190,13 @@ def test_row_41_a_bomb_costs_little(tmp_path):
 
 def test_row_41_jpeg_fill_bytes_cost_little():
     data = b"\xff\xd8" + b"\xff" * (16 << 20)
-    with pytest.raises(InputError, match="not a readable"):
+    with pytest.raises(LimitError, match="more than 4096 segments"):
         load_image(data, "image", VisionLimits())
 
 
 def test_sizes_of_real_files_are_read_right(rng):
     from ernie_kernels.vision.image_header import ImageHeader, read_image_header
+    from ernie_kernels.vision.sources import reader_of
 
     for height, width in [(1, 1), (1, 16383), (16383, 1), *rng.integers(1, 300, (20, 2)).tolist()]:
         pixels = np.zeros((height, width, 3), np.uint8)
@@ -199,5 +209,44 @@ def test_sizes_of_real_files_are_read_right(rng):
             ("WEBP", {"exif": b"Exif\0\0"}),
             ("GIF", {}),
         ]:
-            header = read_image_header(encoded(pixels, kind, **options), "image")
+            header = read_image_header(reader_of(encoded(pixels, kind, **options)), "image")
             assert header == ImageHeader(kind, width, height), options
+
+
+PEAK = """
+    import sys
+    import numpy as np
+    from PIL import Image, JpegImagePlugin, PngImagePlugin
+    from ernie_kernels.vision import VisionProcessor
+    def peak():
+        lines = open("/proc/self/status").read().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+    processor = VisionProcessor()
+    processor.image(np.zeros((56, 56, 3), np.uint8))
+    before = peak()
+    item = processor.image(sys.argv[1])
+    print(peak() - before, *item.grid_thw)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["JPEG", "turned JPEG", "RGBA PNG"])
+def test_the_largest_image_takes_256_mib(tmp_path, kind):
+    """Of memory, from the file to the pixels of its patches."""
+    channels = 4 if "RGBA" in kind else 3
+    pixels = np.repeat(np.repeat(noise(512, 1024), 8, axis=0), 8, axis=1)
+    pixels = np.concatenate([pixels, pixels[:, :, :1]], axis=2)[:, :, :channels]
+    image, options = Image.fromarray(pixels), {}
+    if "turned" in kind:
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+    image.save(tmp_path / "image", kind.split()[-1], **options)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PEAK), str(tmp_path / "image")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kibibytes, _, rows, columns = map(int, done.stdout.split())
+    assert kibibytes <= 256 << 10
+    assert (rows < columns) != ("turned" in kind)

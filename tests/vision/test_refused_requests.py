@@ -15,7 +15,7 @@ import ernie_kernels as ek
 from media_messages import FILM, OTHER, PARAMS, PICTURE, count, data_url, image, load, user, video
 from vl_chat_checkpoint import IDS, write_vl_chat_checkpoint
 
-from pictures import encoded, gif, jpeg_claiming, png_claiming, webp_claiming
+from pictures import encoded, gif, jpeg_claiming, late_jpeg_claiming, png_claiming, webp_claiming
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -200,6 +200,7 @@ def test_a_model_of_text_alone_takes_the_folder_too(tmp_path):
 BOMBS = {
     "png": lambda: png_claiming(16384, 16384, b"x" * (31 << 20)),
     "jpeg": lambda: jpeg_claiming(65500, 65500) + bytes(31 << 20),
+    "late": lambda: late_jpeg_claiming(65500, 65500) + b"\xff\0" * (31 << 19),
     "webp": lambda: webp_claiming(1 << 24, 1 << 24) + bytes(31 << 20),
 }
 

@@ -9,12 +9,13 @@ import numpy as np
 
 from ernie_kernels.errors import ArgumentError, InputError, LimitError
 from ernie_kernels.vision.extras import pillow
-from ernie_kernels.vision.image_header import read_image_header, unreadable
+from ernie_kernels.vision.image_header import check_structure, read_image_header, unreadable
 from ernie_kernels.vision.limits import VisionLimits
-from ernie_kernels.vision.sources import Source, encoded_bytes, is_encoded
+from ernie_kernels.vision.sources import Reader, Source, encoded_bytes, is_encoded, reader_of
 
 ORIENTATION_TAG = 0x0112  # of EXIF
 PREMULTIPLIED = ("La", "RGBa")
+STRIP_ROWS = 64
 
 
 def load_image(source: Source, where: str, limits: VisionLimits) -> np.ndarray:
@@ -38,10 +39,15 @@ def load_image(source: Source, where: str, limits: VisionLimits) -> np.ndarray:
         UnsupportedError: Pillow is needed and missing.
     """
     if is_encoded(source):
-        data = encoded_bytes(
-            source, where, limits, limits.image_bytes, lambda head: _inspect(head, where, limits)
+
+        def inspect(read: Reader) -> None:
+            header = read_image_header(read, where)
+            limits.check_size(where, header.width, header.height)
+
+        # Not held here: a large file is let go as soon as it is decoded.
+        return _decode(
+            encoded_bytes(source, where, limits, limits.image_bytes, inspect), where, limits
         )
-        return _decode(data, where, limits)
     if isinstance(source, np.ndarray):
         return _from_array(source, where, limits)
     if _is_pillow_image(source):
@@ -59,17 +65,10 @@ def _is_pillow_image(source: Any) -> bool:
     return "PIL.Image.Image" in names
 
 
-def _inspect(head: bytes, where: str, limits: VisionLimits) -> None:
-    try:
-        header = read_image_header(head, where)
-    except InputError:  # the rest of the file decides
-        return
-    limits.check_size(where, header.width, header.height)
-
-
 def _decode(data: bytes, where: str, limits: VisionLimits) -> np.ndarray:
-    header = read_image_header(data, where)
-    limits.check_size(where, header.width, header.height)
+    header = read_image_header(reader_of(data), where)
+    limits.check_size(where, header.width, header.height)  # a file may have changed meanwhile
+    check_structure(data, header, where)
     if header.format == "GIF":
         raise InputError(f"{where}: a GIF is a video here; pass it as one, or convert it to PNG")
     image_module = pillow()
@@ -83,47 +82,59 @@ def _decode(data: bytes, where: str, limits: VisionLimits) -> np.ndarray:
         raise unreadable(where) from None
     if not agrees:
         raise unreadable(where)
+    del data
     with image:
         return _to_rgb(image, where, limits)
 
 
 def _to_rgb(image: Any, where: str, limits: VisionLimits) -> np.ndarray:
+    """Strip by strip, so that a large image is in memory twice and no more."""
     try:
         image.load()
-        limits.check_size(where, *image.size)
-        image = _upright(image)
-        if image.mode.startswith("I;16"):
-            # convert() would clip: all but the darkest 256 of 65536 levels would be white.
-            grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-            return np.repeat(grey[:, :, None], 3, axis=2)
-        if image.mode in PREMULTIPLIED:  # Pillow has no direct way to RGB
-            image = image.convert(image.mode.upper())
-        return np.array(image.convert("RGB"), order="C")
+        width, height = image.size
+        limits.check_size(where, width, height)
+        orientation = _orientation(image)
+        is_turned = orientation >= 5
+        pixels = np.empty((width, height, 3) if is_turned else (height, width, 3), np.uint8)
+        stored = _as_stored(pixels, orientation)
+        for top in range(0, height, STRIP_ROWS):
+            bottom = min(top + STRIP_ROWS, height)
+            stored[top:bottom] = _strip_to_rgb(image.crop((0, top, width, bottom)))
+        return pixels
     except (MemoryError, LimitError):
         raise
     except Exception:  # noqa: BLE001  (see above)
         raise unreadable(where) from None
 
 
-def _upright(image: Any) -> Any:
+def _strip_to_rgb(strip: Any) -> np.ndarray:
+    if strip.mode.startswith("I;16"):
+        # convert() would clip: all but the darkest 256 of 65536 levels would be white.
+        grey = (np.asarray(strip).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if strip.mode in PREMULTIPLIED:  # Pillow has no direct way to RGB
+        strip = strip.convert(strip.mode.upper())
+    return np.asarray(strip.convert("RGB"))
+
+
+def _orientation(image: Any) -> int:
+    """1 to 8 as EXIF numbers them; from 5 on rows are columns."""
     try:
         orientation = image.getexif().get(ORIENTATION_TAG, 1)
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001  (broken metadata is no reason to refuse the pixels)
-        return image
-    turn = pillow().Transpose
-    turns = {
-        2: turn.FLIP_LEFT_RIGHT,
-        3: turn.ROTATE_180,
-        4: turn.FLIP_TOP_BOTTOM,
-        5: turn.TRANSPOSE,
-        6: turn.ROTATE_270,
-        7: turn.TRANSVERSE,
-        8: turn.ROTATE_90,
-    }
-    how = turns.get(orientation) if isinstance(orientation, int) else None
-    return image if how is None else image.transpose(how)
+        return 1
+    is_known = isinstance(orientation, int) and 1 <= orientation <= 8
+    return int(orientation) if is_known else 1
+
+
+def _as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of an upright picture whose first row is the first one in the file."""
+    view = upright.swapaxes(0, 1) if orientation >= 5 else upright
+    rows = -1 if orientation in (3, 4, 6, 7) else 1
+    columns = -1 if orientation in (2, 3, 7, 8) else 1
+    return view[::rows, ::columns]
 
 
 def _from_array(array: np.ndarray, where: str, limits: VisionLimits) -> np.ndarray:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ernie_kernels.errors import InputError, LimitError
+from ernie_kernels.vision.sources import Reader, reader_of
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # A JPEG's start-of-frame markers: all of 0xC0..0xCF but tables (C4), arithmetic (CC) and JPG (C8).
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-FILL = re.compile(b"\xff+")  # before a marker, as many as a writer likes
+PIECE = 512  # bytes read at a time: fill before a marker, and what stands behind it
 JPEG_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a length
 # Behind the head of a scan: 0xFF and what is neither an escaped byte, fill nor a restart.
 MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
@@ -37,19 +39,19 @@ class ImageHeader:
     height: int
 
 
-def read_image_header(data: bytes | memoryview, where: str) -> ImageHeader:
-    """Format and size of a PNG, JPEG, WebP or GIF.
+def read_image_header(read: Reader, where: str) -> ImageHeader:
+    """Format and size of a PNG, JPEG, WebP or GIF, of which no more is read than where these stand.
 
     Raises:
         InputError: another format, or a header that is cut off or contradicts itself.
-        LimitError: a JPEG with more scans or segments than a picture needs.
+        LimitError: a JPEG with more segments before its size than a picture needs.
     """
-    head = bytes(data[:64])
+    head = read(0, 64)
     try:
-        if head.startswith(PNG_SIGNATURE):
-            return _png(data, where)
+        if head.startswith(PNG_SIGNATURE) and head[8:16] == b"\0\0\0\rIHDR":
+            return ImageHeader("PNG", *struct.unpack_from(">II", head, 16))
         if head.startswith(b"\xff\xd8\xff"):
-            return _jpeg(bytes(data), where)
+            return _jpeg(read, where)
         if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
             return _webp(head, where)
         if head[:6] in (b"GIF87a", b"GIF89a"):
@@ -65,45 +67,63 @@ def unreadable(where: str) -> InputError:
     )
 
 
-def _png(data: bytes | memoryview, where: str) -> ImageHeader:
-    if bytes(data[8:16]) != b"\0\0\0\rIHDR":
-        raise unreadable(where)
-    header = ImageHeader("PNG", *struct.unpack_from(">II", data, 16))
+def check_structure(data: bytes, header: ImageHeader, where: str) -> None:
+    """Raises LimitError where a decoder would take long over a small picture: a PNG of many chunks, a JPEG
+    of many segments or scans."""
+    if header.format == "PNG":
+        _check_chunks(data, where)
+    elif header.format == "JPEG":
+        first_scan = 2
+        for segment in _jpeg_segments(reader_of(data), where):
+            first_scan = segment.end
+        _check_scans(data, first_scan, where)
+
+
+def _check_chunks(data: bytes, where: str) -> None:
     at = 8
     for _ in range(MAX_PNG_CHUNKS):
         if at + 8 > len(data):  # cut off, if the decoder misses what is not there
-            return header
+            return
         at += 12 + struct.unpack_from(">I", data, at)[0]
     raise LimitError(f"{where}: a PNG of more than {MAX_PNG_CHUNKS} chunks; save it again")
 
 
-def _jpeg(data: bytes, where: str) -> ImageHeader:
-    header = None
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    marker: int
+    body: bytes  # its beginning, from its length on
+    end: int  # where the next one begins
+
+
+def _jpeg_segments(read: Reader, where: str) -> Iterator[_Segment]:
+    """Those before the first scan, or before what is none."""
     at = 2
     for _ in range(MAX_JPEG_SEGMENTS):
-        fill = FILL.match(data, at)
-        if fill is None:
-            break
-        marker_at = fill.end()
-        if marker_at + 3 > len(data):
-            break
-        marker = data[marker_at]
+        piece = read(at, PIECE)
+        behind = piece.lstrip(b"\xff")  # fill before a marker, as many as a writer likes
+        fill = len(piece) - len(behind)
+        if fill == 0 or (len(behind) < 3 and len(piece) < PIECE):
+            return
+        if len(behind) < 16 and len(piece) == PIECE:
+            at += max(1, fill - 1)
+            continue
+        marker = behind[0]
         if marker in (0xD9, 0xDA):  # the end, or pixels
-            break
-        at = marker_at + 1
+            return
+        at += fill + 1
         if marker in JPEG_ALONE:
             continue
-        length = struct.unpack_from(">H", data, at)[0]
-        if marker in JPEG_FRAMES and header is None:
-            height, width = struct.unpack_from(">HH", data, at + 3)
-            header = ImageHeader("JPEG", width, height)
-        at += max(2, length)
-    else:
-        raise _too_many_segments(where)
-    if header is None:
-        raise unreadable(where)
-    _check_scans(data, at, where)
-    return header
+        at += max(2, struct.unpack_from(">H", behind, 1)[0])
+        yield _Segment(marker, behind[1:], at)
+    raise _too_many_segments(where)
+
+
+def _jpeg(read: Reader, where: str) -> ImageHeader:
+    for segment in _jpeg_segments(read, where):
+        if segment.marker in JPEG_FRAMES:
+            height, width = struct.unpack_from(">HH", segment.body, 3)
+            return ImageHeader("JPEG", width, height)
+    raise unreadable(where)
 
 
 def _check_scans(data: bytes, at: int, where: str) -> None:

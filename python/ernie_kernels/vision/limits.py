@@ -21,9 +21,11 @@ class VisionLimits:
         request_pixels: of all images and all frames that are kept, of a request, before they are
             resized; counted by who takes requests.
         call_pixels: of those of all requests that come together, after they are resized.
-        frames: of a video, that are kept.
+        frames: of a video, that are kept. The others are decoded on the way, within ``decode_seconds``
+            and ``stored_frames``: half a minute at 60 a second has more than 1024. Of a GIF every one
+            counts.
         stored_frames: of a video, that its file holds.
-        video_pixels: of all the frames that are kept, before they are resized.
+        video_pixels: of all the frames that are kept, before they are resized; of a GIF, of all.
         video_seconds: how long a video may play.
         decode_seconds: time that the decoding of a video may take.
         decode_bytes: memory of the process that decodes a video.

@@ -11,6 +11,7 @@ from ernie_kernels.vision.extras import pillow
 
 FACTOR = 28  # pixels of a patch, times patches that become one token, along a side
 MAX_ASPECT = 200
+STRIP_ROWS = 512
 RESIZE_RULES = ("transformers", "baidu")
 
 
@@ -90,7 +91,11 @@ def bicubic_resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
         uint8 ``[height, width, 3]``, C-contiguous.
     """
     image_module = pillow()
-    image = image_module.fromarray(pixels)
     bicubic = image_module.Resampling.BICUBIC
-    image = image.resize((width, image.height), bicubic).resize((width, height), bicubic)
+    # Strip by strip, as each row is for itself here: Pillow's copy has four bytes a pixel.
+    narrowed = np.empty((len(pixels), width, 3), np.uint8)
+    for top in range(0, len(pixels), STRIP_ROWS):
+        strip = image_module.fromarray(pixels[top : top + STRIP_ROWS])
+        narrowed[top : top + STRIP_ROWS] = np.asarray(strip.resize((width, strip.height), bicubic))
+    image = image_module.fromarray(narrowed).resize((width, height), bicubic)
     return np.array(image, order="C")

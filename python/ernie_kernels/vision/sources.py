@@ -13,8 +13,9 @@ from ernie_kernels.errors import InputError, LimitError
 from ernie_kernels.vision.limits import VisionLimits
 from ernie_kernels.vision.local_files import FILE_URL, open_file
 
-HEAD_BYTES = 1 << 16
 Source = Any  # str | os.PathLike | bytes | PIL.Image.Image | numpy.ndarray
+# Of an encoded file: bytes from a place on, as many as are asked for or as there are.
+Reader = Callable[[int, int], bytes]
 
 
 def is_encoded(source: Source) -> bool:
@@ -38,13 +39,13 @@ def encoded_bytes(
     where: str,
     limits: VisionLimits,
     max_bytes: int,
-    inspect: Callable[[bytes], None] = lambda head: None,
+    inspect: Callable[[Reader], None] = lambda read: None,
 ) -> bytes:
     """The encoded file behind ``source``, at most ``max_bytes``.
 
     Args:
         source: bytes, a ``data:`` URL in base64, or the path or ``file://`` URL of a regular file.
-        inspect: may raise on the first 64 KiB of a file or URL, before more of it is read.
+        inspect: may look at parts of it, and raise, before the whole is read, decoded or copied.
 
     Raises:
         InputError: no such file, not a regular one, unreadable, not allowed by ``limits``; a
@@ -52,9 +53,12 @@ def encoded_bytes(
         LimitError: more than ``max_bytes``, found before the whole is read or decoded.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        size = source.nbytes if isinstance(source, memoryview) else len(source)
-        limits.check_bytes(where, size, max_bytes)
-        return bytes(source)
+        view = memoryview(source)
+        limits.check_bytes(where, view.nbytes, max_bytes)
+        if not view.c_contiguous or view.nbytes == 0:
+            view = memoryview(bytes(view))
+        inspect(reader_of(view.cast("B")))
+        return source if isinstance(source, bytes) else bytes(view)
     if is_local(source):
         with open_file(source, where, limits.allowed_local_media_path, max_bytes) as file:
             return _contents(file, where, max_bytes, inspect)
@@ -66,15 +70,25 @@ def encoded_bytes(
     )
 
 
+def reader_of(data: bytes | memoryview) -> Reader:
+    return lambda at, count: bytes(data[at : at + count])
+
+
 def _data_url(
-    url: str, where: str, limits: VisionLimits, max_bytes: int, inspect: Callable[[bytes], None]
+    url: str, where: str, limits: VisionLimits, max_bytes: int, inspect: Callable[[Reader], None]
 ) -> bytes:
     comma = url.find(",", 0, 256)
     if comma < 0 or not url[:comma].lower().endswith(";base64"):
         raise InputError(f"{where}: expected a data URL of the form data:image/png;base64,...")
     begin = comma + 1
     limits.check_bytes(where, (len(url) - begin) * 3 // 4 - 2, max_bytes)
-    inspect(_decoded(url[begin : begin + HEAD_BYTES // 3 * 4], where))
+
+    def read(at: int, count: int) -> bytes:
+        first, last = at // 3, -(-(at + count) // 3)  # groups of three bytes, four letters each
+        piece = _decoded(url[begin + 4 * first : begin + 4 * last], where)
+        return piece[at - 3 * first :][:count]
+
+    inspect(read)
     return _decoded(url[begin:], where)
 
 
@@ -86,12 +100,14 @@ def _decoded(base64_text: str, where: str) -> bytes:
 
 
 def _contents(
-    file: BinaryIO, where: str, max_bytes: int, inspect: Callable[[bytes], None]
+    file: BinaryIO, where: str, max_bytes: int, inspect: Callable[[Reader], None]
 ) -> bytes:
-    # Of some files of the system reading gives None, as there is nothing yet.
-    head = file.read(HEAD_BYTES) or b""
-    inspect(head)
-    data = head + (file.read(max_bytes + 1 - len(head)) or b"")
+    def read(at: int, count: int) -> bytes:
+        file.seek(at)
+        return file.read(count) or b""  # of some files of the system None, as there is nothing yet
+
+    inspect(read)
+    data = read(0, max_bytes + 1)
     if len(data) > max_bytes:  # it grew meanwhile
         raise LimitError(f"{where}: a file of more than {max_bytes} bytes; send a smaller one")
     return data

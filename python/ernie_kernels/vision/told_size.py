@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import NoReturn
 
 import numpy as np
 
 from ernie_kernels.errors import InputError
-from ernie_kernels.vision.image_header import read_image_header
+from ernie_kernels.vision.image_header import ImageHeader, read_image_header
 from ernie_kernels.vision.limits import VisionLimits
-from ernie_kernels.vision.sources import HEAD_BYTES, Source, encoded_bytes, is_encoded
+from ernie_kernels.vision.sources import Reader, Source, encoded_bytes, is_encoded
 
 
-class _Head(Exception):
-    """The beginning of a file, which has been read far enough."""
+class _Told(Exception):
+    """A file has been read far enough."""
 
-    def __init__(self, head: bytes) -> None:
-        self.head = head
+    def __init__(self, header: ImageHeader) -> None:
+        self.header = header
 
 
 def told_size(source: Source, where: str, limits: VisionLimits) -> tuple[int, int] | None:
     """Height and width of an image; None where the source does not tell, or is no image.
 
-    Of an encoded one no more than the beginning is read: whatever else is wrong is for who decodes it.
+    Of an encoded one no more is read than where it stands: whatever else is wrong is for who decodes it.
 
     Raises:
         LimitError: more pixels than an image may have.
     """
     if is_encoded(source):
+
+        def stop(read: Reader) -> NoReturn:
+            raise _Told(read_image_header(read, where))
+
         try:
-            header = read_image_header(_head(source, where, limits), where)
+            encoded_bytes(source, where, limits, limits.image_bytes, stop)
         except InputError:
             return None
-        width, height = header.width, header.height
+        except _Told as told:
+            width, height = told.header.width, told.header.height
     elif isinstance(source, np.ndarray):
         if source.ndim not in (2, 3):
             return None
@@ -51,22 +54,3 @@ def told_size(source: Source, where: str, limits: VisionLimits) -> tuple[int, in
             raise
         return None
     return height, width
-
-
-def _head(source: Source, where: str, limits: VisionLimits) -> bytes:
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(memoryview(source).cast("B")[:HEAD_BYTES])
-    if isinstance(source, str) and source[:5].lower() == "data:":
-        begin = source.find(",", 0, 256) + 1
-        try:
-            return base64.b64decode(source[begin : begin + HEAD_BYTES // 3 * 4])
-        except (binascii.Error, ValueError):
-            return b""
-
-    def stop(head: bytes) -> NoReturn:
-        raise _Head(head)
-
-    try:
-        return encoded_bytes(source, where, limits, limits.image_bytes, stop)
-    except _Head as found:
-        return found.head

@@ -258,8 +258,8 @@ BUGS = [
     Bug(
         "sources: a data URL is decoded before its head is looked at",
         "python/ernie_kernels/vision/sources.py",
-        "    inspect(_decoded(url[begin : begin + HEAD_BYTES // 3 * 4], where))\n",
-        "",
+        "    inspect(read)\n    return _decoded(url[begin:], where)\n",
+        "    data = _decoded(url[begin:], where)\n    inspect(read)\n    return data\n",
         REFUSED,
     ),
     Bug(
