@@ -109,7 +109,7 @@ class LLM:
             max_num_seqs: sequences that run at the same time, 1..1024.
             kv_cache_memory: bytes for the cache. None: on the CPU a tenth of the available memory,
                 whose pages are taken from the system when they are first used; on a GPU nine
-                tenths of what the weights and 256 MiB leave of its free memory.
+                tenths of what the weights, 256 MiB and the largest image leave of its free memory.
             num_threads: of the process, 1..1024. None: leave as it is.
             speculative_config: ``{"method": "mtp", "num_speculative_tokens": 1}`` guesses one token
                 (up to 8) ahead with the checkpoint's multi-token prediction module and checks it in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,8 @@ from ernie_kernels.errors import OutOfMemoryError
 
 
 def out_of_memory(error: MemoryError, stage: str) -> OutOfMemoryError:
+    """Says so, and lets go of what the calls that failed had got: whoever catches it may try again."""
+    traceback.clear_frames(error.__traceback__)
     if isinstance(error, OutOfMemoryError):
         return OutOfMemoryError(f"{stage}: {error}")
     return OutOfMemoryError(f"{stage}: host memory exhausted")

@@ -83,13 +83,35 @@ def test_images_of_a_folder_that_says_how_large_they_are(capfd, tmp_path):
     for pixels in (6177 * 784, 20000 * 784):
         settings = {"size": {"shortest_edge": 3136, "longest_edge": pixels}}
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
-        _, out, _ = run(capfd, "fit", str(tmp_path), "--memory", "64GB", "--json")
-        way = json.loads(out)["ways"][0]
-        found.append((way["host"]["visual_bytes"], way["fits"]["host"]["tokens"]))
+        for path in (tmp_path, tmp_path / "config.json"):
+            _, out, _ = run(capfd, "fit", str(path), "--memory", "64GB", "--json")
+            way = json.loads(out)["ways"][0]
+            counted = way["host"]["visual_bytes"], way["fits"]["host"]["tokens"]
+            assert path == tmp_path or counted == found[-1]
+            found += [counted] if path == tmp_path else []
+        options = json.dumps({"image_max_pixels": 6177 * 784})
+        _, out, _ = run(
+            capfd,
+            "fit",
+            str(tmp_path),
+            "--memory",
+            "64GB",
+            "--mm-processor-kwargs",
+            options,
+            "--json",
+        )
+        assert json.loads(out)["ways"][0]["host"]["visual_bytes"] == found[0][0]
     more = found[1][0] - found[0][0]
     assert more == 4 * (20000 - 6177) * (6 * 2560 + 320 + 16 + 588 + 3 * 2560 * 2 // 4)
     fewer = found[0][1] - found[1][1]
     assert abs(fewer * 57344 - more) < 64 * 57344
+
+
+def test_files_about_images_do_not_matter_to_text_alone(capfd, released, tmp_path):
+    (tmp_path / "config.json").write_text(Path(released("0.3B")).read_text())
+    (tmp_path / "preprocessor_config.json").write_text("{")
+    code, _, err = run(capfd, "fit", str(tmp_path), "--memory", "64GB")
+    assert (code, err) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -312,8 +334,11 @@ def test_drafts_count_where_they_are_asked_for(capfd, released, tmp_path):
 def test_no_drafts_of_a_vision_language_model(capfd, released):
     """As where it is loaded."""
     code, out, err = run(capfd, "fit", released("VL-28B"), "--speculative-config", DRAFTS)
-    assert (code, out) == (1, "")
-    assert "speculative_config: not for a vision-language model: no released one is known" in err
+    assert (code, out) == (2, "")
+    assert (
+        "--speculative-config: speculative_config: not for a vision-language model: no released one is known"
+        in err
+    )
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,17 @@ def test_how_they_are_prepared(capfd, folder, pictures):
     assert lengths[0] > lengths[1] == 1
 
 
+def test_a_name_may_begin_at_home(capfd, folder, pictures, monkeypatch):
+    """As in ``--image=~/one.png``, which a shell leaves as it is; and means and deviations are lists."""
+    monkeypatch.setenv("HOME", str(pictures))
+    options = json.dumps({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]})
+    code, _, err = run(
+        capfd, "generate", *model(folder), "--prompt", "What?", "--image=~/one.png",
+        "--mm-processor-kwargs", options,
+    )  # fmt: skip
+    assert code == 0, err
+
+
 def test_a_file_named_in_a_conversation_about_text_alone(capfd, pictures, monkeypatch):
     lines = f"/image {pictures / 'one.png'}\nHello\n"
     asked, err = conversation(capfd, monkeypatch, lines, "--device", "cpu", "--max-length", "2")

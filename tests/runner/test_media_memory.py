@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 from test_media_generation import IMAGE, PICTURES, VIDEO, film, load, prompt_of, text
@@ -149,3 +151,31 @@ def test_whoever_loads_images_says_that_memory_is_exhausted(tmp_path, monkeypatc
         with pytest.raises(ek.OutOfMemoryError, match="host memory exhausted"):
             CALLS[call](llm)
         llm._engine.check()
+
+
+def test_an_error_that_is_kept_holds_no_buffers(folder, monkeypatch):
+    """Who catches it may try a smaller picture at once."""
+    buffers = []
+    make = ernie_vl.TowerBuffers.make
+
+    def watched(*arguments):
+        made = make(*arguments)
+        buffers.append(weakref.ref(made.qkv))
+        return made
+
+    def fail(*arguments, **named):
+        raise MemoryError
+        yield
+
+    with load(folder) as llm:
+        expected = run(llm)
+        forget(llm)
+        with monkeypatch.context() as patch:
+            patch.setattr(ernie_vl.TowerBuffers, "make", watched)
+            patch.setattr(llm.model.visual.resampler, "slices", fail)
+            with pytest.raises(ek.OutOfMemoryError) as kept:
+                run(llm)
+        assert buffers
+        assert [made() for made in buffers] == [None] * len(buffers)
+        assert run(llm) == expected
+        assert kept.value is not None

@@ -20,6 +20,7 @@ from test_media_generation import (
 import ernie_kernels as ek
 from ernie_kernels.models.slices import slices_of
 from ernie_kernels.runner.media import parts_of
+from ernie_kernels.runner.model_runner import ModelRunner
 from ernie_kernels.runner.requests import make_requests
 from media_prompt import visual_item
 from vl_checkpoint import write_vl_checkpoint
@@ -243,6 +244,40 @@ def test_an_interrupt_between_slices(folder, monkeypatch, small_slices):
         assert other._call.sequences[0].output_token_ids == expected[0]
         assert llm.stats()["num_free_blocks"] == llm.stats()["num_blocks"]
         assert tokens_of(llm, WITH_LARGE, LARGE) == expected[1]
+
+
+def test_work_for_who_has_gone_is_given_up(folder, monkeypatch, small_slices):
+    """Though an error that somebody keeps, as a notebook does, still refers to the prompt."""
+    small = {"image": picture(8, 56, 56)}
+    with load(folder) as llm:
+        expected = [tokens_of(llm, OTHER), tokens_of(llm, WITH_LARGE, small)]
+    with load(folder) as llm:
+        llm._engine._runner.products_per_step = 20 * FEW_PRODUCTS
+        run = ModelRunner.run
+
+        def interrupted(self, spans):
+            if llm._engine._features._jobs:
+                raise KeyboardInterrupt
+            return run(self, spans)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ModelRunner, "run", interrupted)
+            with pytest.raises(KeyboardInterrupt) as kept:
+                llm.generate(
+                    prompt_token_ids=[OTHER, WITH_LARGE],
+                    multi_modal_data=[None, LARGE],
+                    params=PARAMS,
+                )
+        asked = []
+        encode = llm.model.visual_slices
+        monkeypatch.setattr(
+            llm.model, "visual_slices", lambda items: asked.append(len(items)) or encode(items)
+        )
+        assert tokens_of(llm, OTHER) == expected[0]
+        assert not llm._engine._features._jobs
+        assert tokens_of(llm, WITH_LARGE, small) == expected[1]
+        assert asked == [1]
+        assert kept.value is not None
 
 
 def test_one_whose_picture_is_encoded_keeps_its_place_when_another_is_interrupted(

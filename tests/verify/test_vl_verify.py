@@ -94,6 +94,18 @@ def test_one_placeholder_for_images_and_videos_passes(tmp_path):
     assert verify(tmp_path, device="cpu").failures == []
 
 
+def test_files_of_the_other_convention_are_the_same_model(tmp_path):
+    """transformers has an id for videos, Baidu that of images."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    write_vl_checkpoint(one)
+    write_vl_checkpoint(other, video_token_id=None)
+    assert verify(one, reference=other, device="cpu").failures == []
+    assert verify(other, reference=one, device="cpu").failures == []
+    write_vl_checkpoint(other, image_start_token_id=196)
+    with pytest.raises(ek.ConfigError, match="image_start_token_id is 192 in the model and 196"):
+        verify(one, reference=other, device="cpu")
+
+
 def test_a_model_too_short_for_the_prompt_is_refused(tmp_path):
     write_vl_checkpoint(tmp_path)
     with pytest.raises(ek.LimitError, match="has 38 tokens, more than max_model_len=32"):

@@ -195,6 +195,7 @@ def test_what_is_no_regular_file_is_refused_at_once(places, monkeypatch):
         ("file:///a%00.png", r"'a\\x00.png' is not a path that can be followed"),
         ("/a\0.png", "is not a path that can be followed"),
         ("a\ud800.png", "is not a path that can be followed"),
+        ("file:///a\ud800.png", "not a path that can be followed"),
         ("file:///missing%ff%zz.png", r"cannot be read \(ENOENT\)"),
         ("x" * 5000, r"cannot be read \(ENAMETOOLONG\)"),
         ("/x" * 5000, r"cannot be read \(ENAMETOOLONG\)"),

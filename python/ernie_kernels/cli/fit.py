@@ -21,10 +21,14 @@ from ernie_kernels.cli.fit_report import (
     other_machine,
     this_machine,
 )
-from ernie_kernels.cli.options import add_speculative_config
-from ernie_kernels.errors import ArgumentError
+from ernie_kernels.cli.options import add_mm_processor_kwargs, add_speculative_config
+from ernie_kernels.errors import ArgumentError, UnsupportedError
 from ernie_kernels.llm import DEMO_FOLDER
-from ernie_kernels.load_arguments import check_speculative_config, check_speculative_of
+from ernie_kernels.load_arguments import (
+    check_mm_processor_kwargs,
+    check_speculative_config,
+    check_speculative_of,
+)
 from ernie_kernels.models.config import (
     CONFIG_FILE,
     LayerPlan,
@@ -114,6 +118,7 @@ def add_parser(commands: Any) -> None:
         help="how fast memory is read; 'bench' tells of this machine",
     )
     add_speculative_config(parser)
+    add_mm_processor_kwargs(parser)
     add_json(parser)
     parser.add_argument("-v", "--verbose", action="store_true", help=argparse.SUPPRESS)
 
@@ -135,7 +140,10 @@ def run(arguments: argparse.Namespace) -> int:
     config = config_at(path)
     speculative = arguments.speculative_config
     drafts = check_speculative_config(speculative)
-    check_speculative_of(config, drafts)
+    try:
+        check_speculative_of(config, drafts)
+    except UnsupportedError as error:
+        raise ArgumentError(f"fit: --speculative-config: {error}") from None
     if drafts and not config.num_nextn_predict_layers:
         raise ArgumentError(
             f"fit: --speculative-config: the configuration of {quoted(path.resolve().name)} names no "
@@ -147,7 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
         places,
         bandwidth and bandwidth * 1e9,
         speculative_config=speculative,
-        settings=settings_at(path),
+        settings=settings_at(path, config, arguments.mm_processor_kwargs),
     )
     if arguments.json:
         print(json.dumps(report.as_dict(), indent=2))
@@ -169,9 +177,12 @@ def config_at(path: Path) -> ModelConfig:
     return load_config(path) if is_folder else load_config_file(path)
 
 
-def settings_at(path: Path) -> VisionSettings:
-    """How large the files beside a configuration let images be."""
-    return VisionSettings.from_folder(path) if path.is_dir() else VisionSettings()
+def settings_at(path: Path, config: ModelConfig, options: dict[str, Any] | None) -> VisionSettings:
+    """How large the files beside a configuration let images be, and the options before them."""
+    settings = check_mm_processor_kwargs(options).settings
+    if config.vision is None:
+        return VisionSettings()
+    return VisionSettings.from_folder(path if path.is_dir() else path.parent, **settings)
 
 
 def bytes_of(option: str, text: str) -> int:

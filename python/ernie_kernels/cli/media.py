@@ -43,10 +43,13 @@ def media_parts(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def check_files(arguments: argparse.Namespace) -> None:
-    """Raises InputError for an image or video that is not there: a model takes a while to load."""
+    """Raises InputError for an image or video that is not there: a model takes a while to load.
+
+    Names that begin with ``~`` become paths: in ``--image=~/a.png`` a shell leaves it.
+    """
     for kind in KINDS:
-        for name in getattr(arguments, kind):
-            existing_file(f"--{kind}", name)
+        names = getattr(arguments, kind)
+        setattr(arguments, kind, [existing_file(f"--{kind}", name) for name in names])
 
 
 def check_sees(llm: LLM, name: str) -> None:
@@ -75,7 +78,7 @@ def typed_part(line: str) -> dict[str, Any] | None:
     Raises:
         InputError: no file is named, or there is no such file.
     """
-    word, _, rest = line.partition(" ")
+    word, rest = [*line.split(maxsplit=1), "", ""][:2]
     kind = word.removeprefix("/")
     if kind not in KINDS or word == kind:
         return None

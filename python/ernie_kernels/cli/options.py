@@ -37,13 +37,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "default: leave them as they are",
     )
     add_speculative_config(group)
-    group.add_argument(
-        "--mm-processor-kwargs",
-        type=json_object,
-        metavar="JSON",
-        help="how images and videos are prepared, in place of what the checkpoint's files say: "
-        '\'{"image_max_pixels": 500000, "fps": 1, "max_frames": 32}\' takes fewer tokens',
-    )
+    add_mm_processor_kwargs(group)
     group.add_argument(
         "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N"
     )
@@ -56,6 +50,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--verbose",
         action="store_true",
         help="say on stderr what is loaded, and every five seconds how it goes",
+    )
+
+
+def add_mm_processor_kwargs(parser: Any) -> None:
+    parser.add_argument(
+        "--mm-processor-kwargs",
+        type=json_object,
+        metavar="JSON",
+        help="how images and videos are prepared, in place of what the checkpoint's files say: "
+        '\'{"image_max_pixels": 500000, "fps": 1, "max_frames": 32}\' takes fewer tokens',
     )
 
 

@@ -367,6 +367,10 @@ class Engine:
                 self._forget(call)
             for _ in range(num_ended):
                 self._ended.popleft()
+        every = (s for call in self._calls.values() for s in call.sequences)
+        self._features.give_up_all_but(
+            {s.media for s in every if s.media is not None and not s.is_finished}
+        )
         self._is_torn = False
 
     def _abort(self, sequences: Iterable[Sequence]) -> None:

@@ -7,7 +7,8 @@ to the head of the queue: it is computed again later, to the same bits. So whoev
 all who run, and the oldest always goes forward.
 
 A prompt whose next tokens show images that the vision tower is not done with keeps its place and gets
-blocks for all its tokens, but does not run: nobody behind it waits for the tower.
+blocks for all its tokens, but does not run: nobody behind it waits for the tower while there are
+places and blocks for both.
 
 Guesses at a sequence's next tokens run behind its last one. They have a place in the step for sure,
 and blocks if some are left: nobody waits or goes for a guess.

@@ -7,7 +7,7 @@ prompts that show the same picture again where its keys and values are not in th
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -71,7 +71,7 @@ class FeatureStore:
         self._max_bytes = max_bytes
         self._held: WeakValueDictionary[bytes, Features] = WeakValueDictionary()
         self._recent: OrderedDict[bytes, Features] = OrderedDict()  # least recently used first
-        # At most one, given up with the last reference to its prompt.
+        # At most one, of a prompt that is not done.
         self._jobs: WeakKeyDictionary[PromptMedia, _Job] = WeakKeyDictionary()
 
     @property
@@ -137,6 +137,11 @@ class FeatureStore:
             return 0
         self._jobs[media] = job
         return products
+
+    def give_up_all_but(self, wanted: Collection[PromptMedia]) -> None:
+        """What is under way for other prompts: theirs have ended, whoever still holds them."""
+        for media in [media for media in self._jobs if media not in wanted]:
+            self._jobs.pop(media, None)
 
     def clear(self) -> None:
         """Forget what nobody holds, and what is under way."""

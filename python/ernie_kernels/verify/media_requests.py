@@ -64,6 +64,8 @@ class MediaRequests:
             LimitError: that one is longer than the model allows.
         """
         ids = shape.media_ids
+        if ids is not None and llm.config.media_tokens is not None:
+            ids = replace(ids, video=llm.config.media_tokens.video)  # the one that may differ
         texts = make_prompts(
             llm.tokenizer,
             llm.config.vocab_size,

@@ -14,6 +14,7 @@ Pairs = dict[str, tuple[Any, Any]]
 def check_shapes(config: ModelConfig, reference: Architecture) -> None:
     """Raises ConfigError where the two differ in a number that decides a shape or a rule."""
     pairs = _text(config, reference) | _experts(config, reference) | _vision(config, reference)
+    pairs |= _media_ids(config, reference)
     for key, (ours, theirs) in pairs.items():
         if ours != theirs:
             raise ConfigError(
@@ -53,6 +54,15 @@ def _vision(config: ModelConfig, reference: Architecture) -> Pairs:
         return {"vision_config": (_presence(ours), _presence(theirs))}
     names = ("depth", "hidden_size", "num_heads", "intermediate_size")
     return {f"vision_config.{name}": (getattr(ours, name), getattr(theirs, name)) for name in names}
+
+
+def _media_ids(config: ModelConfig, reference: Architecture) -> Pairs:
+    """But for that of videos: nothing stands in its row, and Baidu's files have that of images."""
+    ours, theirs = config.media_tokens, reference.media_ids
+    if ours is None or theirs is None:
+        return {}
+    names = ("image", "image_start", "image_end", "video_start", "video_end")
+    return {f"{name}_token_id": (getattr(ours, name), getattr(theirs, name)) for name in names}
 
 
 def _presence(part: Any) -> str:

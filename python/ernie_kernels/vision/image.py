@@ -50,7 +50,7 @@ def load_image(source: Source, where: str, limits: VisionLimits) -> np.ndarray:
         )
     if isinstance(source, np.ndarray):
         return _from_array(source, where, limits)
-    if _is_pillow_image(source):
+    if is_pillow_image(source):
         limits.check_size(where, *source.size)
         return _to_rgb(source, where, limits)
     raise TypeError(
@@ -59,7 +59,7 @@ def load_image(source: Source, where: str, limits: VisionLimits) -> np.ndarray:
     )
 
 
-def _is_pillow_image(source: Any) -> bool:
+def is_pillow_image(source: Any) -> bool:
     # Asked of the type, so that arrays and files of another kind need no Pillow.
     names = {f"{base.__module__}.{base.__name__}" for base in type(source).__mro__}
     return "PIL.Image.Image" in names

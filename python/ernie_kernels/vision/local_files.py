@@ -81,8 +81,11 @@ def open_file(
         InputError: missing, not regular, unreadable, or not allowed, whether it is there or not.
         LimitError: larger; not a byte of it has been read.
     """
-    path = path_of(source, where)
-    name = quoted(Path(path).name)
+    try:
+        path = path_of(source, where)
+        name = quoted(Path(path).name)
+    except UnicodeError:  # a character that no name of a file has
+        raise InputError(f"{where}: not a path that can be followed") from None
     try:
         descriptor = _open_regular(path) if allowed is None else _open_inside(allowed, path, where)
     except InputError:

@@ -63,6 +63,9 @@ class VisionSettings:
             raise _wrong("image_max_pixels, video_max_pixels", f"at least {FACTOR**2}")
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
+            if isinstance(values, list):  # as JSON has them
+                values = tuple(values)
+                object.__setattr__(self, name, values)
             if not (isinstance(values, tuple) and len(values) == 3 and all(map(is_finite, values))):
                 raise _wrong(name, "three finite numbers")
             if not all(abs(value) < MAX_LEVEL for value in values):

@@ -7,6 +7,7 @@ from typing import NoReturn
 import numpy as np
 
 from ernie_kernels.errors import InputError
+from ernie_kernels.vision.image import is_pillow_image
 from ernie_kernels.vision.image_header import ImageHeader, read_image_header
 from ernie_kernels.vision.limits import VisionLimits
 from ernie_kernels.vision.sources import Reader, Source, encoded_bytes, is_encoded
@@ -42,11 +43,10 @@ def told_size(source: Source, where: str, limits: VisionLimits) -> tuple[int, in
         if source.ndim not in (2, 3):
             return None
         height, width = source.shape[:2]
+    elif is_pillow_image(source):
+        width, height = source.size
     else:
-        size = getattr(source, "size", None)
-        if not (isinstance(size, tuple) and len(size) == 2 and all(type(n) is int for n in size)):
-            return None
-        width, height = size
+        return None
     try:
         limits.check_size(where, width, height)
     except InputError:

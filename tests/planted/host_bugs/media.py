@@ -256,6 +256,13 @@ BUGS = [
         REFUSED,
     ),
     Bug(
+        "features: work for who has gone goes on",
+        STORE,
+        "            self._jobs.pop(media, None)\n",
+        "            pass\n",
+        ("tests/runner/test_tower_slices.py",),
+    ),
+    Bug(
         "sources: a data URL is decoded before its head is looked at",
         "python/ernie_kernels/vision/sources.py",
         "    inspect(read)\n    return _decoded(url[begin:], where)\n",
