@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from expert_cases import Experts
 
+import reference_vision
 from ernie_kernels import ops
 
 import reference
@@ -62,6 +63,25 @@ def case_rms_norm(rng, device):
     reference.check(out, expected, magnitude=magnitude, terms=hidden)
 
 
+def case_layer_norm(rng, device):
+    """Of a sum half of the time, which it keeps."""
+    dtype, tokens, hidden = dtype_of(rng), extent(rng, 12), extent(rng, 300)
+    x, residual = (reference.random(rng, (tokens, hidden), dtype, magnitude_of(rng)) for _ in "xr")
+    weight, bias = (reference.random(rng, (hidden,), dtype) for _ in "wb")
+    eps, out = float(rng.choice([1e-5, 1e-6, 1e-2])), poisoned(x.shape, dtype, device)
+    factors = on(weight, device), on(bias, device)
+    if rng.random() < 0.5:
+        ops.layer_norm(on(strided(rng, x), device), *factors, eps=eps, out=out)
+    else:
+        total = (x.astype(F32) + residual.astype(F32)).astype(dtype)
+        stream = reference.ek.from_numpy(residual, device)
+        ops.add_layer_norm(on(strided(rng, x), device), stream, *factors, eps=eps, out=out)
+        np.testing.assert_array_equal(stream.numpy(), total)
+        x = total
+    expected, magnitude = reference_vision.layer_norm(x, weight, bias, eps)
+    reference.check(out, expected, magnitude=magnitude, terms=hidden)
+
+
 def case_linear(rng, device):
     x_dtype = dtype_of(rng)
     w_dtype = BF16 if x_dtype == BF16 else dtype_of(rng)
@@ -73,10 +93,12 @@ def case_linear(rng, device):
     packed = device == "cpu" and rng.random() < 0.7
     given = ops.linear_pack(weight) if packed else on(weight, device)
     out = poisoned((tokens, n), out_dtype, device)
-    ops.linear(
-        on(strided(rng, x), device), given, None if bias is None else on(bias, device), out=out
-    )
+    given_bias = None if bias is None else on(bias, device)
+    activation = (None, None, None, "gelu", "quick_gelu")[rng.integers(5)]
+    ops.linear(on(strided(rng, x), device), given, given_bias, activation=activation, out=out)
     expected, magnitude = reference.linear(x, weight, bias)
+    if activation:
+        expected, magnitude = reference_vision.activated_linear(x, weight, bias, activation)
     reference.check(out, expected, magnitude=magnitude, terms=k)
 
 
@@ -162,6 +184,38 @@ def case_rope(rng, device):
     ops.rope(*rotated, on(positions, device), theta=theta)
     for got, (value, magnitude) in zip(rotated, expected, strict=True):
         reference.check(got, value, magnitude=magnitude, terms=2)
+
+
+def case_rope_2d(rng, device):
+    """With a table of its own; and that of text with media, the same where all three rows are."""
+    dtype, tokens, head_dim = dtype_of(rng), extent(rng, 9), 4 * extent(rng, 32)
+    query, key = (reference.random(rng, (tokens, extent(rng, 6), head_dim), dtype) for _ in "qk")
+    positions = rng.integers(0, 1 << int(rng.integers(1, 12)), (2, tokens))
+    table = ops.rope_2d_table(on(positions, device), head_dim)
+    exact = reference_vision.rope_2d_table(positions, head_dim, 10000.0)
+    np.testing.assert_allclose(table.numpy(), exact, rtol=0, atol=2**-24)
+    rotated = [reference.ek.from_numpy(x, device) for x in (query, key)]
+    ops.rope_2d(*rotated, table)
+    for got, before in zip(rotated, (query, key), strict=True):
+        expected, magnitude = reference_vision.rope_2d(before, reference.f64(table.numpy()))
+        reference.check(got, expected, magnitude=magnitude, terms=2)
+    axes = rng.integers(0, 1 << 20, (3, tokens))
+    allocation = int(rng.integers(0, head_dim // 2 + 1))
+    options = {"theta": 500000.0, "freq_allocation": allocation - allocation % 2}
+    media = ops.mrope_table(on(axes, device), head_dim, **options)
+    exact = reference_vision.mrope_table(axes, head_dim, **options)
+    np.testing.assert_allclose(media.numpy(), exact, rtol=0, atol=2**-24)
+
+
+def case_gelu(rng, device):
+    dtype, tokens, width = dtype_of(rng), extent(rng, 12), extent(rng, 200)
+    name = ("gelu", "quick_gelu")[rng.integers(2)]
+    # Below -13 gelu is denormal; test_activation.py has all bfloat16 inputs.
+    x = reference.random(rng, (tokens, width), dtype, min(magnitude_of(rng), 2.0))
+    out = poisoned(x.shape, dtype, device)
+    getattr(ops, name)(on(strided(rng, x), device), out=out)
+    expected, magnitude = getattr(reference_vision, name)(x)
+    reference.check(out, expected, magnitude=magnitude, terms=1)
 
 
 def case_silu_and_mul(rng, device):
@@ -363,7 +417,8 @@ def case_temporal_merge(rng, device):
 
 # op -> (case, share of all cases)
 CASES = {
-    "rms_norm": (case_rms_norm, 0.08),
+    "rms_norm": (case_rms_norm, 0.05),
+    "layer_norm": (case_layer_norm, 0.03),
     "linear": (case_linear, 0.1),
     "wint8_linear": (case_wint8_linear, 0.1),
     "patch_embed": (case_patch_embed, 0.02),
@@ -371,8 +426,10 @@ CASES = {
     "wint4_linear": (case_wint4_linear, 0.06),
     "attention": (case_attention, 0.2),
     "varlen_attention": (case_varlen_attention, 0.05),
-    "rope": (case_rope, 0.05),
-    "silu_and_mul": (case_silu_and_mul, 0.05),
+    "rope": (case_rope, 0.03),
+    "rope_2d": (case_rope_2d, 0.02),
+    "silu_and_mul": (case_silu_and_mul, 0.03),
+    "gelu": (case_gelu, 0.02),
     "embedding": (case_embedding, 0.04),
     "moe_route": (case_moe_route, 0.08),
     "moe_route of banks": (case_moe_route_of_banks, 0.02),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,6 +139,30 @@ def test_together(model, alone):
 def test_two_at_a_time_from_the_last(model, alone):
     with model.load() as llm:
         assert logits_of(llm, [*reversed(range(COUNT))], at_once=2) == alone
+
+
+@pytest.mark.parametrize("threads", [1, 3, 8])
+def test_nine_at_once_with_threads(model, alone, threads):
+    """Those that choose the likeliest token are there twice, with other seeds, which say nothing then."""
+    twice = [i for i in range(COUNT) if params_of(i).temperature == 0]
+    again = {i + 100: replace(params_of(i), seed=i + 100) for i in twice}
+    chosen, params = [*range(COUNT), *twice], [*map(params_of, range(COUNT)), *again.values()]
+    expected = alone | {(i + 100, n): row for (i, n), row in alone.items() if i in twice}
+    before = _core.num_threads()
+    try:
+        with (
+            model.load(num_threads=threads, max_num_seqs=len(chosen)) as llm,
+            Recorder(llm) as recorder,
+        ):
+            llm.generate(
+                prompt_token_ids=[PROMPTS[i][0] for i in chosen],
+                multi_modal_data=[PROMPTS[i][1] for i in chosen],
+                params=params,
+            )
+        assert len(chosen) == 9
+        assert recorder.logits == expected
+    finally:
+        _core.set_num_threads(before)
 
 
 @pytest.mark.parametrize("tokens", [8, 37])
