@@ -346,7 +346,7 @@ def test_values_of_processors_that_no_code_is_for(tmp_path, values, words):
         {"min_frames": 0},
         {"max_frames": 15},
         {"draw_timestamps": 1},
-        {"image_mean": [1, 1, 1]},
+        {"image_mean": [1, 1]},
         {"image_max_pixels": 1 << 40},
         {"nonsense": 1},
     ],

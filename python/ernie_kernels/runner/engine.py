@@ -361,16 +361,18 @@ class Engine:
                 )
             for _ in range(num_aborted):
                 self._aborted.popleft()
+        if self._features.is_encoding:
+            going = [call for call in self._calls.values() if not call.is_abandoned]
+            every = (sequence for call in going for sequence in call.sequences)
+            self._features.give_up_all_but(
+                {s.media for s in every if s.media is not None and not s.is_finished}
+            )
         if num_ended:
             for call in [call for call in self._calls.values() if call.is_abandoned]:
                 self._abort(call.sequences)
                 self._forget(call)
             for _ in range(num_ended):
                 self._ended.popleft()
-        every = (s for call in self._calls.values() for s in call.sequences)
-        self._features.give_up_all_but(
-            {s.media for s in every if s.media is not None and not s.is_finished}
-        )
         self._is_torn = False
 
     def _abort(self, sequences: Iterable[Sequence]) -> None:

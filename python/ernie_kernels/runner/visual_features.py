@@ -138,6 +138,11 @@ class FeatureStore:
         self._jobs[media] = job
         return products
 
+    @property
+    def is_encoding(self) -> bool:
+        """Whether :meth:`advance` has begun something that it has not ended."""
+        return bool(self._jobs)
+
     def give_up_all_but(self, wanted: Collection[PromptMedia]) -> None:
         """What is under way for other prompts: theirs have ended, whoever still holds them."""
         for media in [media for media in self._jobs if media not in wanted]:
